@@ -1,0 +1,1 @@
+//! What a file system is: trees, chunks, the flist file.

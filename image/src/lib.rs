@@ -1,0 +1,1 @@
+//! Outside to flist and back: OCI registry, layer tar, directory.

@@ -1,0 +1,1 @@
+//! Flist as a directory: EROFS on FUSE blobs, pure FUSE, writable union.

@@ -1,0 +1,1 @@
+//! The node's daemons: holder, mount daemon, agent.

@@ -1,0 +1,1 @@
+//! Where packs live: one trait, its stores, its wrappers.
