@@ -1,0 +1,1 @@
+"""Benchmarks of Lamina against native file systems and its peers, and the images they use."""

@@ -1,0 +1,1 @@
+"""Container images built from ordinary packages, for benchmarks and the demo."""
