@@ -1,1 +1,31 @@
 //! What a file system is: trees, chunks, the flist file.
+//!
+//! Pure: no async, no network, no unsafe. Everything that crosses a crate
+//! boundary as "a file system" is one of three things defined here: a [`Tree`]
+//! in memory, a [`BlobLayout`] with its [`ChunkRecord`]s (where the bytes of
+//! regular files are), and the flist file that holds both.
+
+pub mod blob;
+pub mod chunk;
+pub mod id;
+pub mod name;
+pub mod tree;
+
+pub use blob::{BlobBuilder, BlobEntry, BlobLayout, BlobMap, MapEntry};
+pub use chunk::{ChunkRecord, Codec, PackRecord, Splitter};
+pub use id::{BlobId, ChunkId, FlistDigest, IndexId, PackId, Sha256Digest};
+pub use name::EntryName;
+pub use tree::{
+    Device, Directory, Extent, FileContent, FileData, Metadata, Node, NodeId, NodeKind, Segment,
+    Timestamp, Tree, TreeError,
+};
+
+/// EROFS block size and the alignment of every file extent in a blob.
+pub const BLOCK: u64 = 4096;
+
+/// Regular files up to this many bytes live in the flist itself.
+///
+/// A quarter of a block: the inode (64 bytes) and the data share one metadata
+/// block with their neighbours, so such files cost no fetch at all, and the
+/// metadata stays small enough to be read whole.
+pub const INLINE_MAX: u64 = 1024;
