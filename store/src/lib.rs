@@ -1,1 +1,38 @@
 //! Where packs live: one trait, its stores, its wrappers.
+//!
+//! - [`StoreSpec`] and [`StoreUrl`] say where; [`StoreSet`] is the sharded, replicated whole.
+//! - [`PackSink`] writes chunks into packs, [`ChunkReader`] reads them back verified, [`ChunkIndex`] knows
+//!   what is already stored.
+//! - [`Store`] is the trait below them; `conformance` holds the tests every implementation passes.
+//!
+//! What always holds: objects are named by the hash of their content and never change; nothing is listed
+//! before it is durable; no byte is handed out that does not match its name.
+
+mod api;
+pub mod backend;
+mod chunk_index;
+mod codec;
+mod error;
+pub mod index;
+mod key;
+mod options;
+pub mod pack;
+mod reader;
+mod retry;
+mod set;
+pub mod sink;
+mod spec;
+pub mod url;
+
+pub use api::{Listed, PackRef, Store};
+pub use chunk_index::{ChunkIndex, Known, LoadOptions, default_index_cache};
+pub use codec::{ChunkError, decode};
+pub use error::{ErrorKind, Result, StoreError};
+pub use key::{ObjectKey, ObjectKind};
+pub use options::{StoreOptions, UrlTrust};
+pub use reader::{ChunkReader, ChunkSource, ReadError, ReadOptions};
+pub use retry::Retry;
+pub use set::StoreSet;
+pub use sink::{PackOptions, PackSink, PackStats, PackTarget, Packed, SinkError};
+pub use spec::{ShardRange, StoreSpec};
+pub use url::{StoreUrl, StoreUrlError};

@@ -1,0 +1,162 @@
+//! Chunks out of packs: neighbouring chunks in one request, several requests at once, every byte verified.
+//!
+//! A chunk is handed out only if its plain bytes hash to its id. Where an answer does not, the next
+//! replica is asked; where a request of many chunks fails as wrong on all replicas, each chunk is asked
+//! for alone, so two replicas damaged in different places still serve everything.
+
+mod plan;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
+use lamina_flist::{ChunkId, ChunkRecord, PackId, PackRecord};
+
+use crate::api::PackRef;
+use crate::codec;
+use crate::error::{ErrorKind, StoreError};
+use crate::set::StoreSet;
+use plan::Span;
+
+/// A chunk and the pack it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkSource {
+    /// The chunk.
+    pub chunk: ChunkRecord,
+    /// Its pack: entry [`ChunkRecord::pack`] of the pack table.
+    pub pack: PackRecord,
+}
+
+/// How to read.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// Requests at once.
+    pub parallel: usize,
+    /// Chunks closer than this in a pack are fetched in one request: 32 KiB cost less than a round trip.
+    pub gap_max: u32,
+    /// Longest request; with `parallel` it bounds memory (twice this per request: stored and plain).
+    pub span_max: u32,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            parallel: 8,
+            gap_max: 32 << 10,
+            span_max: 2 << 20,
+        }
+    }
+}
+
+/// A chunk could not be read from any replica.
+#[derive(Debug, thiserror::Error)]
+#[error("read chunk {chunk} from pack {pack}")]
+pub struct ReadError {
+    /// The chunk (the first, if a request was for several).
+    pub chunk: ChunkId,
+    /// Its pack.
+    pub pack: PackId,
+    /// Which store failed how; its kind says what can be done.
+    #[source]
+    pub source: StoreError,
+}
+
+impl ReadError {
+    /// What can be done about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// Reads chunks from a set of stores. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ChunkReader {
+    set: StoreSet,
+    options: ReadOptions,
+}
+
+impl ChunkReader {
+    /// A reader of `set`.
+    pub fn new(set: StoreSet, options: ReadOptions) -> Self {
+        Self { set, options }
+    }
+
+    /// The stores it reads from.
+    pub fn stores(&self) -> &StoreSet {
+        &self.set
+    }
+
+    /// The plain bytes of these chunks, in this order. All of them are in memory at the end: for much
+    /// data use [`ChunkReader::stream`].
+    pub async fn fetch(&self, wanted: &[ChunkSource]) -> Result<Vec<Bytes>, ReadError> {
+        let mut plain = vec![Bytes::new(); wanted.len()];
+        let mut arriving = Box::pin(self.stream(wanted));
+        while let Some((at, bytes)) = arriving.try_next().await? {
+            plain[at] = bytes;
+        }
+        Ok(plain)
+    }
+
+    /// Each chunk's position in `wanted` and its plain bytes, as they arrive. At most
+    /// [`ReadOptions::parallel`] requests are under way or waiting to be taken.
+    pub fn stream<'a>(
+        &'a self,
+        wanted: &'a [ChunkSource],
+    ) -> impl Stream<Item = Result<(usize, Bytes), ReadError>> + Send + 'a {
+        let spans = plan::plan(wanted, self.options.gap_max, self.options.span_max);
+        stream::iter(spans)
+            .map(move |span| self.fetch_span(wanted, span))
+            .buffer_unordered(self.options.parallel.max(1))
+            .map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)))
+            .try_flatten()
+    }
+
+    async fn fetch_span(
+        &self,
+        wanted: &[ChunkSource],
+        span: Span,
+    ) -> Result<Vec<(usize, Bytes)>, ReadError> {
+        match self.read_span(wanted, &span).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt && span.chunks.len() > 1 => {
+                let mut plain = Vec::with_capacity(span.chunks.len());
+                for at in span.chunks {
+                    plain.extend(self.read_span(wanted, &Span::single(wanted, at)).await?);
+                }
+                Ok(plain)
+            }
+            result => result,
+        }
+    }
+
+    async fn read_span(
+        &self,
+        wanted: &[ChunkSource],
+        span: &Span,
+    ) -> Result<Vec<(usize, Bytes)>, ReadError> {
+        let first = &wanted[span.chunks[0]];
+        let todo: Arc<[(usize, ChunkRecord)]> = span
+            .chunks
+            .iter()
+            .map(|at| (*at, wanted[*at].chunk))
+            .collect();
+        let (pack, start) = (PackRef::from(&first.pack), span.range.start);
+        let read = self.set.read(&pack, span.range.clone(), move |bytes| {
+            todo.iter()
+                .map(|(at, chunk)| Ok((*at, cut_out(&bytes, start, chunk)?)))
+                .collect()
+        });
+        read.await.map_err(|source| ReadError {
+            chunk: first.chunk.id,
+            pack: first.pack.id,
+            source,
+        })
+    }
+}
+
+/// One verified chunk out of the bytes that start at `start` of its pack.
+fn cut_out(bytes: &Bytes, start: u64, chunk: &ChunkRecord) -> Result<Bytes, String> {
+    let from = (u64::from(chunk.offset) - start) as usize;
+    let stored = bytes.slice(from..from + chunk.stored_len as usize);
+    codec::decode(&chunk.id, chunk.codec, &stored, chunk.len)
+        .map_err(|e| format!("chunk {} {e}", chunk.id))
+}
