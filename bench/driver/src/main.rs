@@ -1,0 +1,128 @@
+//! `lamina-bench`: one measured loop per call, one line of JSON as its answer.
+//!
+//! The benchmarks in `bench/` decide what is measured, in which order and against what; here is
+//! only what an interpreter would distort. Time is taken around the loop alone: opening files,
+//! listing names and allocating buffers happen before.
+
+mod measure;
+mod reads;
+mod relay;
+mod stall;
+mod sys;
+mod tree;
+
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Parser)]
+#[command(name = "lamina-bench", about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Read a file once, each job its own part, in blocks
+    Seq {
+        path: PathBuf,
+        #[arg(long, default_value_t = 131_072)]
+        block: usize,
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Times the file is read
+        #[arg(long, default_value_t = 1)]
+        passes: usize,
+    },
+    /// Read blocks at random aligned places
+    Random {
+        path: PathBuf,
+        #[arg(long, default_value_t = 4096)]
+        block: usize,
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Reads of each job
+        #[arg(long, default_value_t = 100_000)]
+        count: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Map a file and touch pages at random
+    Mmap {
+        path: PathBuf,
+        #[arg(long, default_value_t = 100_000)]
+        count: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Open, read and close every regular file of at most 64 KiB
+    Small {
+        root: PathBuf,
+        /// At most this many files, in name order
+        #[arg(long, default_value_t = 5000)]
+        count: usize,
+    },
+    /// List every directory and stat every entry
+    Walk { root: PathBuf },
+    /// Read every byte of every regular file, in walking order
+    All { root: PathBuf },
+    /// Read random places until told to stop; report the longest wait and every error
+    Stall {
+        path: PathBuf,
+        #[arg(long, default_value_t = 64)]
+        jobs: usize,
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Forward TCP connections, every byte delivered this much later
+    Relay {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        connect: SocketAddr,
+        /// One-way delay, milliseconds
+        #[arg(long, default_value_t = 5)]
+        delay_ms: u64,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let result = match Cli::parse().command {
+        Command::Seq {
+            path,
+            block,
+            jobs,
+            passes,
+        } => reads::sequential(&path, block, jobs, passes)?,
+        Command::Random {
+            path,
+            block,
+            jobs,
+            count,
+            seed,
+        } => reads::random(&path, block, jobs, count, seed)?,
+        Command::Mmap { path, count, seed } => reads::mapped(&path, count, seed)?,
+        Command::Small { root, count } => tree::small_files(&root, count)?,
+        Command::Walk { root } => tree::walk(&root)?,
+        Command::All { root } => tree::read_all(&root)?,
+        Command::Stall {
+            path,
+            jobs,
+            seconds,
+            seed,
+        } => stall::longest_wait(&path, jobs, Duration::from_secs_f64(seconds), seed)?,
+        Command::Relay {
+            listen,
+            connect,
+            delay_ms,
+        } => {
+            return relay::run(listen, connect, Duration::from_millis(delay_ms));
+        }
+    };
+    println!("{}", serde_json::to_string(&result)?);
+    Ok(())
+}
