@@ -1,0 +1,6 @@
+//! Every `unsafe` of this crate: one file per family of system calls.
+#![allow(unsafe_code)]
+
+pub(crate) mod fuse_dev;
+pub(crate) mod loopdev;
+pub(crate) mod probe;

@@ -1,0 +1,426 @@
+//! UPPER: where a union's changes live.
+//!
+//! ```text
+//!   UPPER/           0700 when made by us; locked while a union is alive
+//!     upper/         becomes the union's root: same owner, mode, xattrs as
+//!                    the lower's root, or `/` of a container would change
+//!     work/    0700  the kernel's; emptied by the kernel at each mount
+//!     boot           only with `volatile`: the boot id the writes belong to
+//! ```
+//!
+//! What always holds: `upper` and `work` are real directories (no symbolic
+//! link, whatever a previous writer left there) on one file system, UPPER is
+//! in no lower and no lower in UPPER, and no second union in reach uses it.
+//!
+//! A volatile union never syncs. The kernel leaves a marker in `work` and
+//! refuses the next mount, since after a crash the upper may hold anything.
+//! When the machine was not restarted since, the page cache still holds every
+//! write and the marker is only in the way: it is removed. After a restart the
+//! upper is refused.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::mount::MountAttrFlags;
+
+use crate::fscontext::{FsContext, FsError};
+use crate::unmount::mountinfo::MountTable;
+
+/// Directories may be nested this deep before the containment check gives up.
+const DEPTH_MAX: usize = 4096;
+
+/// Where changes go.
+#[derive(Debug, Clone)]
+pub enum Upper {
+    /// On disk, made if missing, used again if there.
+    Directory(PathBuf),
+    /// In memory: a tmpfs of at most `bytes_max` is mounted on `at` first.
+    /// It stays until `at` is unmounted, so that the changes can be read.
+    Tmpfs {
+        /// An existing directory.
+        at: PathBuf,
+        /// Limit; writes beyond it fail with `ENOSPC`.
+        bytes_max: u64,
+    },
+}
+
+/// UPPER cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UpperError {
+    /// A system call on it failed.
+    #[error("{what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// `upper` and `work` are on different file systems.
+    #[error("{} and its upper and work directories must be on one file system", .0.display())]
+    DifferentFileSystems(PathBuf),
+    /// UPPER and a lower directory contain one another.
+    #[error("{} and a lower directory are inside one another; choose another place for the changes", .0.display())]
+    Overlap(PathBuf),
+    /// Another union uses it.
+    #[error("{} is in use by another union", .0.display())]
+    InUse(PathBuf),
+    /// A volatile union used it before the machine restarted.
+    #[error("{} was written without syncing and the machine restarted since: its contents cannot be trusted; remove it", .0.display())]
+    Unsynced(PathBuf),
+    /// The tmpfs cannot be made.
+    #[error("making the tmpfs for the changes")]
+    Tmpfs(#[source] FsError),
+}
+
+fn io_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(rustix::io::Errno) -> UpperError + 'a {
+    move |errno| UpperError::Io {
+        what,
+        path: path.to_owned(),
+        source: errno.into(),
+    }
+}
+
+/// UPPER, opened, checked and locked for as long as this lives.
+#[derive(Debug)]
+pub struct UpperDirs {
+    path: PathBuf,
+    /// Holds the lock.
+    base: OwnedFd,
+    upper: OwnedFd,
+    work: OwnedFd,
+}
+
+impl UpperDirs {
+    /// UPPER itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory holding the changes.
+    pub fn upper_fd(&self) -> BorrowedFd<'_> {
+        self.upper.as_fd()
+    }
+
+    pub(super) fn work_fd(&self) -> BorrowedFd<'_> {
+        self.work.as_fd()
+    }
+
+    /// The descriptor that holds the lock on UPPER: whoever keeps a duplicate
+    /// (a holder process) keeps others out.
+    pub fn lock_fd(&self) -> BorrowedFd<'_> {
+        self.base.as_fd()
+    }
+
+    pub(super) fn prepare(
+        upper: Upper,
+        lowers: &[BorrowedFd<'_>],
+        volatile: bool,
+        userxattr: bool,
+    ) -> Result<Self, UpperError> {
+        let path = match upper {
+            Upper::Directory(path) => path,
+            Upper::Tmpfs { at, bytes_max } => {
+                mount_tmpfs(&at, bytes_max)?;
+                at
+            }
+        };
+        let base = open_base(&path)?;
+        lock(&path, &base)?;
+        check_apart(&path, &base, lowers)?;
+        let upper = open_child(&path, &base, "upper")?;
+        let work = open_child(&path, &base, "work")?;
+        check_not_mounted(&path, &upper)?;
+        check_one_file_system(&path, [&base, &upper.fd, &work.fd])?;
+        if upper.fresh {
+            copy_root_metadata(&path, lowers[0], &upper.fd, userxattr)?;
+        }
+        let volatile_state = VolatileState { path: &path, base: base.as_fd(), work: work.fd.as_fd() };
+        volatile_state.clear_marker()?;
+        if volatile {
+            volatile_state.remember_boot()?;
+        }
+        Ok(Self {
+            path,
+            base,
+            upper: upper.fd,
+            work: work.fd,
+        })
+    }
+}
+
+struct Child {
+    fd: OwnedFd,
+    fresh: bool,
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+fn open_base(path: &Path) -> Result<OwnedFd, UpperError> {
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(io_error("making", path)(errno)),
+    }
+    rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))
+}
+
+fn open_child(path: &Path, base: &OwnedFd, name: &str) -> Result<Child, UpperError> {
+    let full = path.join(name);
+    let fresh = match rustix::fs::mkdirat(base, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::EXIST) => false,
+        Err(errno) => return Err(io_error("making", &full)(errno)),
+    };
+    let fd = rustix::fs::openat(base, name, DIRECTORY, Mode::empty())
+        .map_err(io_error("opening", &full))?;
+    Ok(Child { fd, fresh })
+}
+
+fn lock(path: &Path, base: &OwnedFd) -> Result<(), UpperError> {
+    match rustix::fs::flock(base, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(UpperError::InUse(path.to_owned())),
+        Err(errno) => Err(io_error("locking", path)(errno)),
+    }
+}
+
+/// Two unions over one upper corrupt each other, and with `index=off` the
+/// kernel only warns. The lock catches unions whose maker still lives; this
+/// catches the others in this mount namespace.
+fn check_not_mounted(path: &Path, upper: &Child) -> Result<(), UpperError> {
+    if upper.fresh {
+        return Ok(());
+    }
+    let table = MountTable::read().map_err(|source| UpperError::Io {
+        what: "reading the mount table for",
+        path: path.to_owned(),
+        source,
+    })?;
+    let ours = rustix::fs::fstat(&upper.fd).map_err(io_error("inspecting", path))?;
+    let taken = table
+        .overlay_uppers()
+        // A name that means something else in every process.
+        .filter(|upper| !upper.starts_with("/proc"))
+        .filter_map(|upper| rustix::fs::stat(upper).ok())
+        .any(|stat| (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino));
+    if taken {
+        return Err(UpperError::InUse(path.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_one_file_system(path: &Path, fds: [&OwnedFd; 3]) -> Result<(), UpperError> {
+    let mut devices = Vec::with_capacity(fds.len());
+    for fd in fds {
+        devices.push(
+            rustix::fs::fstat(fd)
+                .map_err(io_error("inspecting", path))?
+                .st_dev,
+        );
+    }
+    if devices.iter().all(|device| *device == devices[0]) {
+        Ok(())
+    } else {
+        Err(UpperError::DifferentFileSystems(path.to_owned()))
+    }
+}
+
+type FileId = (u64, u64);
+
+fn check_apart(path: &Path, base: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<(), UpperError> {
+    let id = |fd: BorrowedFd<'_>| {
+        let stat = rustix::fs::fstat(fd).map_err(io_error("inspecting a lower of", path))?;
+        Ok::<FileId, UpperError>((stat.st_dev, stat.st_ino))
+    };
+    let base_id = id(base.as_fd())?;
+    let base_parents = ancestors(path, base.as_fd())?;
+    for lower in lowers {
+        let lower_id = id(*lower)?;
+        let inside = lower_id == base_id
+            || base_parents.contains(&lower_id)
+            || ancestors(path, *lower)?.contains(&base_id);
+        if inside {
+            return Err(UpperError::Overlap(path.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// The directories above `fd`, up to the root of this process.
+fn ancestors(path: &Path, fd: BorrowedFd<'_>) -> Result<Vec<FileId>, UpperError> {
+    let mut ids: Vec<FileId> = Vec::new();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut here = rustix::fs::openat(fd, "..", flags, Mode::empty())
+        .map_err(io_error("walking up from", path))?;
+    while ids.len() < DEPTH_MAX {
+        let stat = rustix::fs::fstat(&here).map_err(io_error("walking up from", path))?;
+        let id = (stat.st_dev, stat.st_ino);
+        if ids.last() == Some(&id) {
+            break; // `..` of the root is the root
+        }
+        ids.push(id);
+        here = rustix::fs::openat(&here, "..", flags, Mode::empty())
+            .map_err(io_error("walking up from", path))?;
+    }
+    Ok(ids)
+}
+
+/// A fresh upper's root replaces the lower's in the union, so it must look
+/// the same.
+fn copy_root_metadata(
+    path: &Path,
+    lower: BorrowedFd<'_>,
+    upper: &OwnedFd,
+    userxattr: bool,
+) -> Result<(), UpperError> {
+    let context = "copying the root's metadata to";
+    // The lower may be an O_PATH descriptor: open it for reading.
+    let lower = rustix::fs::openat(lower, ".", DIRECTORY, Mode::empty())
+        .map_err(io_error(context, path))?;
+    let stat = rustix::fs::fstat(&lower).map_err(io_error(context, path))?;
+    rustix::fs::fchown(
+        upper,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )
+    .map_err(io_error(context, path))?;
+    rustix::fs::fchmod(upper, Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .map_err(io_error(context, path))?;
+    copy_xattrs(&lower, upper, userxattr).map_err(io_error(context, path))?;
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: rustix::fs::Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: stat.st_mtime_nsec.cast_signed(),
+        },
+    };
+    rustix::fs::futimens(upper, &times).map_err(io_error(context, path))
+}
+
+/// Names that mean something to overlayfs itself are its own and are left out.
+fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Result<()> {
+    let own_prefix: &[u8] = if userxattr { b"user.overlay." } else { b"trusted.overlay." };
+    let mut names = vec![0_u8; 64 * 1024];
+    let len = match rustix::fs::flistxattr(from, &mut names) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::NOTSUP) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let mut value = vec![0_u8; 64 * 1024];
+    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if name.starts_with(own_prefix) {
+            continue;
+        }
+        let name = std::ffi::OsStr::from_bytes(name);
+        let len = rustix::fs::fgetxattr(from, name, &mut value)?;
+        match rustix::fs::fsetxattr(to, name, &value[..len], XattrFlags::empty()) {
+            // A tmpfs upper may know no `user.` names (before Linux 6.6).
+            Ok(()) | Err(rustix::io::Errno::NOTSUP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Where the kernel notes that an upper was used without syncing.
+const MARKER: &str = "work/incompat/volatile";
+/// Where we note in which boot that was.
+const BOOT: &str = "boot";
+
+struct VolatileState<'a> {
+    path: &'a Path,
+    base: BorrowedFd<'a>,
+    work: BorrowedFd<'a>,
+}
+
+impl VolatileState<'_> {
+    fn clear_marker(&self) -> Result<(), UpperError> {
+        match rustix::fs::statat(self.work, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
+            Err(errno) => return Err(io_error("inspecting the work directory of", self.path)(errno)),
+            Ok(_) => {}
+        }
+        if self.recorded_boot()?.as_deref() != Some(&boot_id(self.path)?) {
+            return Err(UpperError::Unsynced(self.path.to_owned()));
+        }
+        remove_marker(self.path, self.work)
+    }
+
+    fn recorded_boot(&self) -> Result<Option<Vec<u8>>, UpperError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = match rustix::fs::openat(self.base, BOOT, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(io_error("opening the boot note of", self.path)(errno)),
+        };
+        let mut buffer = [0_u8; 64];
+        let len = rustix::io::read(&fd, &mut buffer)
+            .map_err(io_error("reading the boot note of", self.path))?;
+        Ok(Some(buffer[..len].to_vec()))
+    }
+
+    fn remember_boot(&self) -> Result<(), UpperError> {
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::TRUNC
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC
+            | OFlags::NONBLOCK;
+        let error = |errno| io_error("writing the boot note of", self.path)(errno);
+        let fd = rustix::fs::openat(self.base, BOOT, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(error)?;
+        rustix::io::write(&fd, &boot_id(self.path)?).map_err(error)?;
+        Ok(())
+    }
+}
+
+fn boot_id(path: &Path) -> Result<Vec<u8>, UpperError> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").map_err(|source| UpperError::Io {
+        what: "reading the boot id for",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn remove_marker(path: &Path, work: BorrowedFd<'_>) -> Result<(), UpperError> {
+    match rustix::fs::unlinkat(work, MARKER, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(io_error("clearing the work directory of", path)(errno)),
+    }
+}
+
+/// Makes a volatile UPPER durable after its union is gone: syncs its file
+/// system, then removes the kernel's marker.
+///
+/// # Errors
+/// When UPPER cannot be opened or synced.
+pub fn seal_upper(path: &Path) -> Result<(), UpperError> {
+    let base = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))?;
+    let work = rustix::fs::openat(&base, "work", DIRECTORY, Mode::empty())
+        .map_err(io_error("opening the work directory of", path))?;
+    rustix::fs::syncfs(&base).map_err(io_error("syncing", path))?;
+    remove_marker(path, work.as_fd())
+}
+
+fn mount_tmpfs(at: &Path, bytes_max: u64) -> Result<(), UpperError> {
+    let build = || {
+        let context = FsContext::open("tmpfs")?;
+        context.string("source", "lamina-upper")?;
+        context.string("size", bytes_max.to_string())?;
+        context.string("mode", "0700")?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        context.mount(attributes)?.attach(at)
+    };
+    build().map_err(UpperError::Tmpfs)
+}
