@@ -4,3 +4,4 @@
 pub(crate) mod fuse_dev;
 pub(crate) mod loopdev;
 pub(crate) mod probe;
+pub(crate) mod shared_map;

@@ -1,0 +1,355 @@
+//! The writing side of a cached blob: open or make it, verify what cannot be
+//! trusted, write verified entries, seal it.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lamina_flist::{BlobId, BlobMap, ChunkId};
+use memmap2::Mmap;
+use rustix::fs::{FlockOperation, flock};
+
+use super::CacheError;
+use super::files;
+use super::present::Present;
+use super::seal::Seal;
+use crate::sys::shared_map::map_immutable;
+
+/// Whether bits set by a writer that did not close the blob are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Verify every entry unless the blob was closed cleanly.
+    Closed,
+    /// Also believe a writer that was killed in this boot: for blobs that are
+    /// mounted right now, whose readers must not wait for a verification. The
+    /// bits are true unless somebody else wrote to the file.
+    SameBoot,
+}
+
+/// What opening found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Files that were missing or wrong and were replaced.
+    pub replaced: usize,
+    /// Entries whose bytes were read and hashed again.
+    pub verified: usize,
+    /// Entries found bad, now absent.
+    pub cleared: usize,
+}
+
+/// A blob opened for filling. One per blob and machine (locked).
+#[derive(Debug)]
+pub struct BlobFile {
+    id: BlobId,
+    dir: PathBuf,
+    map: BlobMap<Mmap>,
+    data: File,
+    present: Present,
+    report: OpenReport,
+}
+
+impl BlobFile {
+    /// Opens the blob in `dir`, creating or repairing whatever is not right.
+    /// `map_bytes` is asked for only if the map on disk is not the blob's.
+    ///
+    /// # Errors
+    /// [`CacheError::Busy`] if another process has it open for writing,
+    /// [`CacheError::WrongMap`] if the bytes offered are not the blob's map,
+    /// [`CacheError::Full`] and other refusals of the file system.
+    pub fn open(
+        dir: &Path,
+        id: &BlobId,
+        map_bytes: impl FnOnce() -> Vec<u8>,
+        trust: Trust,
+    ) -> Result<Self, CacheError> {
+        files::ensure_dir(dir)?;
+        let mut report = OpenReport::default();
+        let map = open_map(dir, id, map_bytes, &mut report)?;
+        let (data, data_is_fresh) = open_data(dir, id, map.blob_len(), &mut report)?;
+        let present = open_present(dir, map.len(), data_is_fresh, &mut report)?;
+        let mut blob = Self {
+            id: *id,
+            dir: dir.to_owned(),
+            map,
+            data,
+            present,
+            report,
+        };
+        if !data_is_fresh && !blob.is_trusted(trust)? {
+            blob.verify_present()?;
+        }
+        blob.write_seal(false)?;
+        Ok(blob)
+    }
+
+    /// The blob's id.
+    pub fn id(&self) -> &BlobId {
+        &self.id
+    }
+
+    /// The blob's map.
+    pub fn map(&self) -> &BlobMap<Mmap> {
+        &self.map
+    }
+
+    /// What opening found.
+    pub fn report(&self) -> OpenReport {
+        self.report
+    }
+
+    /// Whether every entry of the range is in the data file.
+    pub fn is_present(&self, mut entries: Range<usize>) -> bool {
+        entries.end <= self.map.len() && entries.all(|entry| self.present.get(entry))
+    }
+
+    /// The smallest range of `within` that holds every missing entry of it.
+    pub fn missing(&self, within: Range<usize>) -> Option<Range<usize>> {
+        self.present
+            .missing(within.start..within.end.min(self.map.len()))
+    }
+
+    /// How many entries are in the data file.
+    pub fn present_count(&self) -> usize {
+        self.present.count()
+    }
+
+    /// Whether nothing is missing: the data file may be given to the kernel.
+    pub fn is_complete(&self) -> bool {
+        self.present.count() == self.map.len()
+    }
+
+    /// Verifies `plain` against entry `entry` of the map, writes it, then marks
+    /// it present. Says whether it was new. Safe from several threads.
+    ///
+    /// # Errors
+    /// [`CacheError::Length`], [`CacheError::Mismatch`], [`CacheError::Full`]:
+    /// nothing is marked present then.
+    pub fn write_entry(&self, entry: usize, plain: &[u8]) -> Result<bool, CacheError> {
+        if entry >= self.map.len() {
+            let blob = self.id;
+            return Err(CacheError::NoEntry { blob, entry });
+        }
+        if self.present.get(entry) {
+            return Ok(false);
+        }
+        let expected = self.map.get(entry);
+        if plain.len() != expected.len as usize {
+            return Err(CacheError::Length {
+                blob: self.id,
+                entry,
+                expected: expected.len as usize,
+                got: plain.len(),
+            });
+        }
+        if ChunkId::of(plain) != expected.id {
+            let blob = self.id;
+            return Err(CacheError::Mismatch { blob, entry });
+        }
+        self.data
+            .write_all_at(plain, expected.offset)
+            .map_err(|source| CacheError::io("write", &self.data_path(), source))?;
+        self.present.set(entry);
+        Ok(true)
+    }
+
+    /// Reads bytes that are present (gaps between entries are zeros).
+    ///
+    /// # Errors
+    /// [`CacheError::Absent`] if an entry of the range is missing or the range
+    /// ends past the blob.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), CacheError> {
+        let end = offset.saturating_add(buffer.len() as u64);
+        let whole = end <= self.map.blob_len();
+        if !whole || !self.is_present(self.map.overlapping(offset..end)) {
+            return Err(CacheError::Absent {
+                blob: self.id,
+                start: offset,
+                end,
+            });
+        }
+        self.data
+            .read_exact_at(buffer, offset)
+            .map_err(|source| CacheError::io("read", &self.data_path(), source))
+    }
+
+    /// Closes the blob so that the next opener believes the bitmap.
+    ///
+    /// # Errors
+    /// When the seal cannot be written; the blob is then verified on next use.
+    pub fn seal(self) -> Result<(), CacheError> {
+        self.write_seal(true)
+    }
+
+    fn data_path(&self) -> PathBuf {
+        self.dir.join(files::DATA)
+    }
+
+    fn current_seal(&self, closed: bool) -> Result<Seal, CacheError> {
+        Seal::of(&self.data, closed)
+            .map_err(|source| CacheError::io("stat", &self.data_path(), source))
+    }
+
+    fn write_seal(&self, closed: bool) -> Result<(), CacheError> {
+        self.current_seal(closed)?
+            .store(&self.dir.join(files::SEAL))
+    }
+
+    fn is_trusted(&self, trust: Trust) -> Result<bool, CacheError> {
+        let now = self.current_seal(true)?;
+        let Some(seal) = Seal::load(&self.dir.join(files::SEAL)) else {
+            return Ok(false);
+        };
+        let open_in_this_boot = trust == Trust::SameBoot && !seal.closed && seal.same_life(&now);
+        Ok(seal.proves_untouched(&now) || open_in_this_boot)
+    }
+
+    /// Hashes every entry marked present, on all CPUs; clears the bad ones and
+    /// whatever was written into the padding between entries.
+    fn verify_present(&mut self) -> Result<(), CacheError> {
+        let (verified, cleared) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let next = AtomicUsize::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let mut buffer = Vec::new();
+                    loop {
+                        let entry = next.fetch_add(1, Ordering::Relaxed);
+                        if entry >= self.map.len() {
+                            break;
+                        }
+                        if !self.present.get(entry) {
+                            continue;
+                        }
+                        verified.fetch_add(1, Ordering::Relaxed);
+                        if !self.entry_is_good(entry, &mut buffer) {
+                            self.present.clear(entry);
+                            cleared.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        self.report.verified = verified.into_inner();
+        self.report.cleared = cleared.into_inner();
+        self.zero_padding()
+    }
+
+    /// An entry that cannot be read is not good: it will be fetched again.
+    fn entry_is_good(&self, entry: usize, buffer: &mut Vec<u8>) -> bool {
+        let expected = self.map.get(entry);
+        buffer.resize(expected.len as usize, 0);
+        self.data.read_exact_at(buffer, expected.offset).is_ok()
+            && ChunkId::of(buffer) == expected.id
+    }
+
+    /// Padding follows the last chunk of a file up to the next page and is
+    /// readable through mmap: it must be zeros.
+    fn zero_padding(&self) -> Result<(), CacheError> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut at = 0;
+        let ends = (0..self.map.len())
+            .map(|entry| self.map.get(entry))
+            .map(|entry| (entry.offset, entry.offset + u64::from(entry.len)));
+        for (start, end) in ends.chain([(self.map.blob_len(), 0)]) {
+            let mut buffer = [0u8; 4096];
+            while at < start {
+                let length = (start - at).min(4096) as usize;
+                let path = || self.data_path();
+                self.data
+                    .read_exact_at(&mut buffer[..length], at)
+                    .map_err(|source| CacheError::io("read", &path(), source))?;
+                if buffer[..length] != ZEROS[..length] {
+                    self.data
+                        .write_all_at(&ZEROS[..length], at)
+                        .map_err(|source| CacheError::io("write", &path(), source))?;
+                }
+                at += length as u64;
+            }
+            at = at.max(end);
+        }
+        Ok(())
+    }
+}
+
+fn open_map(
+    dir: &Path,
+    id: &BlobId,
+    map_bytes: impl FnOnce() -> Vec<u8>,
+    report: &mut OpenReport,
+) -> Result<BlobMap<Mmap>, CacheError> {
+    let path = dir.join(files::MAP);
+    if let Ok(map) = load_map(&path, Some(id)) {
+        return Ok(map);
+    }
+    let bytes = map_bytes();
+    if BlobId::of(&bytes) != *id {
+        return Err(CacheError::WrongMap(*id));
+    }
+    report.replaced += 1;
+    files::replace_bytes(&path, &bytes)?;
+    load_map(&path, Some(id))
+}
+
+/// Maps and parses a blob map; with an id, the bytes must have it.
+pub(super) fn load_map(path: &Path, id: Option<&BlobId>) -> Result<BlobMap<Mmap>, CacheError> {
+    let file = files::open_regular(path, false)?;
+    let bytes = map_immutable(&file).map_err(|source| CacheError::io("map", path, source))?;
+    if id.is_some_and(|id| BlobId::of(&bytes) != *id) {
+        return Err(CacheError::damaged(path, "not the map of this blob"));
+    }
+    BlobMap::parse(bytes).map_err(|error| CacheError::damaged(path, error.to_string()))
+}
+
+fn open_data(
+    dir: &Path,
+    id: &BlobId,
+    len: u64,
+    report: &mut OpenReport,
+) -> Result<(File, bool), CacheError> {
+    let path = dir.join(files::DATA);
+    let (file, fresh) = match files::open_sized(&path, true, len) {
+        Ok(file) => (file, false),
+        Err(CacheError::Damaged { .. }) => {
+            report.replaced += 1;
+            // Bits first: a crash between the two leaves an empty blob.
+            files::replace_sized(&dir.join(files::PRESENT), 0)?;
+            (files::replace_sized(&path, len)?, true)
+        }
+        Err(error) => return Err(error),
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_would_block| CacheError::Busy(*id))?;
+    Ok((file, fresh))
+}
+
+fn open_present(
+    dir: &Path,
+    entries: usize,
+    must_be_fresh: bool,
+    report: &mut OpenReport,
+) -> Result<Present, CacheError> {
+    let path = dir.join(files::PRESENT);
+    let len = Present::file_len(entries);
+    let found = if must_be_fresh {
+        None
+    } else {
+        match files::open_sized(&path, true, len) {
+            Ok(file) => Some(file),
+            Err(CacheError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        }
+    };
+    let file = if let Some(file) = found {
+        file
+    } else {
+        report.replaced += 1;
+        files::replace_sized(&path, len)?
+    };
+    let present = Present::open(&file, entries, true)
+        .map_err(|source| CacheError::io("map", &path, source))?;
+    present.clear_padding();
+    Ok(present)
+}

@@ -1,0 +1,77 @@
+//! The seal: how a blob's data file was left, so that the next opener knows
+//! whether the bitmap can be believed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::CacheError;
+use super::files;
+
+/// What is written to `seal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seal {
+    /// `true`: nobody writes the blob and `data` looks as below. `false`: it
+    /// was opened for writing and not closed yet.
+    pub(super) closed: bool,
+    pub(super) boot_id: String,
+    pub(super) ino: u64,
+    pub(super) size: u64,
+    pub(super) mtime_ns: i128,
+    pub(super) ctime_ns: i128,
+}
+
+impl Seal {
+    pub(super) fn of(data: &File, closed: bool) -> io::Result<Self> {
+        let meta = data.metadata()?;
+        Ok(Self {
+            closed,
+            boot_id: boot_id()?,
+            ino: meta.ino(),
+            size: meta.len(),
+            mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+            ctime_ns: i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
+        })
+    }
+
+    /// Reads a seal; anything unreadable is no seal.
+    pub(super) fn load(path: &Path) -> Option<Self> {
+        use std::io::Read;
+        let mut text = String::new();
+        files::open_regular(path, false)
+            .ok()?
+            .take(4096)
+            .read_to_string(&mut text)
+            .ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    pub(super) fn store(&self, path: &Path) -> Result<(), CacheError> {
+        let bytes = serde_json::to_vec(self).expect("a seal is plain data");
+        files::replace_bytes(path, &bytes)
+    }
+
+    /// Left alone since a clean close in this boot.
+    pub(super) fn proves_untouched(&self, now: &Self) -> bool {
+        self.closed
+            && Self {
+                closed: true,
+                ..now.clone()
+            } == *self
+    }
+
+    /// Same file, same boot: whatever our own writer did to it before it was
+    /// killed is in the page cache, data before bits.
+    pub(super) fn same_life(&self, now: &Self) -> bool {
+        self.boot_id == now.boot_id && self.ino == now.ino && self.size == now.size
+    }
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}

@@ -1,0 +1,247 @@
+//! Control messages of the mount daemon, and their client.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lamina_flist::BlobId;
+use lamina_mount::blobfs::BlobStats;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{Client, WireError};
+
+/// Name of the control socket in the run directory.
+pub const MOUNTD_SOCKET: &str = "mountd.sock";
+
+/// A blob to serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRegistration {
+    /// Its id.
+    pub id: BlobId,
+    /// Its directory in the cache, opened by its writer before.
+    pub dir: PathBuf,
+}
+
+/// A blob that is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredBlob {
+    /// Its id.
+    pub id: BlobId,
+    /// Its directory in the cache.
+    pub dir: PathBuf,
+    /// The file to give to EROFS as a device.
+    pub path: PathBuf,
+}
+
+/// What is mounted, as the mount daemon remembers it for whoever comes after
+/// the agent that mounted it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// Unique name of the mount.
+    pub id: String,
+    /// The flist mounted.
+    pub flist: PathBuf,
+    /// Where.
+    pub target: PathBuf,
+    /// How (`erofs`, `erofs-loop`, `fuse`).
+    pub mode: String,
+    /// Its blobs in table order; they stay registered as long as the record.
+    pub blobs: Vec<BlobId>,
+    /// Anything else the agent wants to find again.
+    pub extra: BTreeMap<String, String>,
+}
+
+/// Counters of the daemon since it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountdStats {
+    /// Its process.
+    pub pid: u32,
+    /// Whether the connection to the agent stands.
+    pub agent_connected: bool,
+    /// Fills asked for and not answered yet.
+    pub fills_pending: u64,
+    /// Per blob, by id.
+    pub blobs: BTreeMap<BlobId, BlobStats>,
+}
+
+/// What the daemon can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Request {
+    Ping,
+    RegisterBlobs(Vec<BlobRegistration>),
+    Unregister(Vec<BlobId>),
+    ListBlobs,
+    ListMounts,
+    PutMountRecord(MountRecord),
+    RemoveMountRecord { id: String },
+    Stats,
+    Shutdown { force: bool },
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Done,
+    Blobs(Vec<RegisteredBlob>),
+    Mounts(Vec<MountRecord>),
+    Stats(MountdStats),
+    Failed { kind: ErrorKind, message: String },
+}
+
+/// What kind of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorKind {
+    /// A mount record needs it.
+    InUse,
+    /// There is no such blob or record.
+    NotFound,
+    /// The blob's files are not what they must be.
+    Damaged,
+    /// The daemon could not write its state, or something else broke.
+    Internal,
+}
+
+/// A call to the mount daemon failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MountdError {
+    /// It could not be talked to.
+    #[error("talk to the mount daemon")]
+    Wire(#[from] WireError),
+    /// It refused.
+    #[error("the mount daemon refused: {message}")]
+    Refused {
+        /// What kind of refusal.
+        kind: ErrorKind,
+        /// In words.
+        message: String,
+    },
+    /// It answered something else than was asked.
+    #[error("unexpected answer of the mount daemon")]
+    Unexpected,
+}
+
+/// How long any call may take: registering hashes blob maps, nothing is slow.
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A connection to the mount daemon. Blocking: from async code use
+/// `spawn_blocking`. After an error, connect again.
+#[derive(Debug)]
+pub struct MountdClient {
+    client: Client,
+}
+
+impl MountdClient {
+    /// Connects to the mount daemon of a run directory, waiting up to
+    /// `patience` for one that is being restarted.
+    ///
+    /// # Errors
+    /// [`MountdError::Wire`].
+    pub fn connect(run_dir: &Path, patience: Duration) -> Result<Self, MountdError> {
+        let path = run_dir.join(MOUNTD_SOCKET);
+        let client = Client::connect_patiently(&path, CALL_DEADLINE, patience)?;
+        Ok(Self { client })
+    }
+
+    /// Asks whether it is there.
+    ///
+    /// # Errors
+    /// See [`MountdError`]; so for every call.
+    pub fn ping(&mut self) -> Result<(), MountdError> {
+        self.done(&Request::Ping)
+    }
+
+    /// Serves blobs; those it serves already keep their node, and are opened
+    /// again if their data file was replaced. In the order given.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`]: none of them was added then.
+    pub fn register_blobs(
+        &mut self,
+        blobs: Vec<BlobRegistration>,
+    ) -> Result<Vec<RegisteredBlob>, MountdError> {
+        self.blobs(&Request::RegisterBlobs(blobs))
+    }
+
+    /// Stops serving blobs. Unknown ones are ignored.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`] if a mount record names one: none is removed then.
+    pub fn unregister(&mut self, blobs: Vec<BlobId>) -> Result<(), MountdError> {
+        self.done(&Request::Unregister(blobs))
+    }
+
+    /// The blobs served.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn list_blobs(&mut self) -> Result<Vec<RegisteredBlob>, MountdError> {
+        self.blobs(&Request::ListBlobs)
+    }
+
+    /// The mount records.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn list_mounts(&mut self) -> Result<Vec<MountRecord>, MountdError> {
+        match self.call(&Request::ListMounts)? {
+            Reply::Mounts(mounts) => Ok(mounts),
+            _ => Err(MountdError::Unexpected),
+        }
+    }
+
+    /// Adds a mount record, or replaces the one with its id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if one of its blobs is not registered.
+    pub fn put_mount_record(&mut self, record: MountRecord) -> Result<(), MountdError> {
+        self.done(&Request::PutMountRecord(record))
+    }
+
+    /// Forgets a mount record; unknown ones are ignored.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn remove_mount_record(&mut self, id: &str) -> Result<(), MountdError> {
+        self.done(&Request::RemoveMountRecord { id: id.to_owned() })
+    }
+
+    /// Counters.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn stats(&mut self) -> Result<MountdStats, MountdError> {
+        match self.call(&Request::Stats)? {
+            Reply::Stats(stats) => Ok(stats),
+            _ => Err(MountdError::Unexpected),
+        }
+    }
+
+    /// Ends the daemon for good: its file system is unmounted, its exit code 0.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InUse`] while there are mount records, unless `force`.
+    pub fn shutdown(&mut self, force: bool) -> Result<(), MountdError> {
+        self.done(&Request::Shutdown { force })
+    }
+
+    fn done(&mut self, request: &Request) -> Result<(), MountdError> {
+        match self.call(request)? {
+            Reply::Done => Ok(()),
+            _ => Err(MountdError::Unexpected),
+        }
+    }
+
+    fn blobs(&mut self, request: &Request) -> Result<Vec<RegisteredBlob>, MountdError> {
+        match self.call(request)? {
+            Reply::Blobs(blobs) => Ok(blobs),
+            _ => Err(MountdError::Unexpected),
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Reply, MountdError> {
+        match self.client.call(request)? {
+            Reply::Failed { kind, message } => Err(MountdError::Refused { kind, message }),
+            reply => Ok(reply),
+        }
+    }
+}

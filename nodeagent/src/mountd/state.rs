@@ -1,0 +1,127 @@
+//! What the mount daemon must remember over its own death: node ids, where the
+//! blobs are, what is mounted. One small JSON file, replaced atomically.
+//!
+//! It lives in the run directory (memory): it is worthless after a reboot, as
+//! is everything it describes, so it is not synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lamina_flist::BlobId;
+use lamina_mount::blobfs::ROOT_INO;
+use serde::{Deserialize, Serialize};
+
+use super::protocol::MountRecord;
+
+const FILE: &str = "mountd.json";
+const VERSION: u32 = 1;
+
+/// The remembered state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    version: u32,
+    /// The next node id to give; ids are never used twice while the kernel may
+    /// remember what they meant.
+    next_ino: u64,
+    pub(super) blobs: BTreeMap<BlobId, BlobPlace>,
+    pub(super) mounts: BTreeMap<String, MountRecord>,
+}
+
+/// A registered blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BlobPlace {
+    pub(super) ino: u64,
+    pub(super) dir: PathBuf,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            next_ino: ROOT_INO + 1,
+            blobs: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+        }
+    }
+}
+
+impl State {
+    /// The state left in `run_dir`, or an empty one if there is none.
+    ///
+    /// # Errors
+    /// An unreadable state is an error, not an empty one: forgetting node ids
+    /// would give readers the bytes of another blob.
+    pub(super) fn load(run_dir: &Path) -> anyhow::Result<Self> {
+        let path = run_dir.join(FILE);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(anyhow::Error::from(error).context("read the mount state")),
+        };
+        let state: Self = serde_json::from_slice(&text)
+            .map_err(|error| anyhow::Error::from(error).context("parse the mount state"))?;
+        anyhow::ensure!(state.version == VERSION, "mount state of another version");
+        Ok(state)
+    }
+
+    /// Writes the state; a reader finds the old one or the new one, whole.
+    pub(super) fn store(&self, run_dir: &Path) -> io::Result<()> {
+        let staged = run_dir.join("mountd.json.new");
+        std::fs::write(&staged, serde_json::to_vec(self)?)?;
+        std::fs::rename(staged, run_dir.join(FILE))
+    }
+
+    /// Gives a blob its node id, the one it has if it is known.
+    pub(super) fn place(&mut self, id: BlobId, dir: PathBuf) -> u64 {
+        if let Some(place) = self.blobs.get_mut(&id) {
+            place.dir = dir;
+            return place.ino;
+        }
+        let ino = self.next_ino;
+        self.next_ino += 1;
+        self.blobs.insert(id, BlobPlace { ino, dir });
+        ino
+    }
+
+    /// The mount record that needs a blob, if any.
+    pub(super) fn user_of(&self, id: &BlobId) -> Option<&MountRecord> {
+        self.mounts
+            .values()
+            .find(|record| record.blobs.contains(id))
+    }
+
+    /// For a connection that begins anew: the kernel knows no node id.
+    pub(super) fn forget_blobs(&mut self) {
+        self.blobs.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ids_are_kept_and_never_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::default();
+        let (a, b) = (BlobId::of(b"a"), BlobId::of(b"b"));
+        let first = state.place(a, "/a".into());
+        let second = state.place(b, "/b".into());
+        state.blobs.remove(&b);
+        state.store(dir.path()).unwrap();
+        let mut loaded = State::load(dir.path()).unwrap();
+        assert_eq!(loaded, state);
+        assert_eq!(loaded.place(a, "/moved".into()), first);
+        let third = loaded.place(b, "/b".into());
+        assert!(third > second && second > first && first > ROOT_INO);
+    }
+
+    #[test]
+    fn a_damaged_state_is_an_error_and_a_missing_one_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(State::load(dir.path()).unwrap(), State::default());
+        std::fs::write(dir.path().join(FILE), b"{\"version\":1,").unwrap();
+        assert!(State::load(dir.path()).is_err());
+    }
+}

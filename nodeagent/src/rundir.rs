@@ -1,0 +1,96 @@
+//! The run directory of an instance: sockets, locks and state of its daemons.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// The run directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// The system refused.
+    #[error("prepare {path}")]
+    Io {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else owns the directory: what is in it cannot be trusted.
+    #[error("{path} belongs to uid {uid}, not to this user")]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// Another process holds the lock.
+    #[error("{path} is held by another process")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+}
+
+/// Makes the directory, for its owner only.
+///
+/// # Errors
+/// See [`RunDirError`].
+pub fn ensure(dir: &Path) -> Result<(), RunDirError> {
+    let failed = |source| RunDirError::Io {
+        path: dir.to_owned(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed)?;
+    let meta = std::fs::metadata(dir).map_err(failed)?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(RunDirError::Owner {
+            path: dir.to_owned(),
+            uid: meta.uid(),
+        });
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+/// Takes a lock for as long as the file returned lives, waiting for whoever
+/// has it. The kernel gives it up only when every thread of a killed owner has
+/// stopped running: who gets the lock is alone.
+///
+/// # Errors
+/// [`RunDirError::Locked`] when the wait is over.
+pub fn lock(dir: &Path, name: &str, patience: Duration) -> Result<File, RunDirError> {
+    /// The wait is for a process that is exiting; it is short or very long.
+    const RETRY: Duration = Duration::from_millis(2);
+    let path = dir.join(name);
+    let failed = |source| RunDirError::Io {
+        path: path.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&path)
+        .map_err(failed)?;
+    let end = Instant::now() + patience;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => {
+                std::thread::sleep(RETRY);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(RunDirError::Locked { path }),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The kill test: readers of a lazy image go on while the mount daemon and the
+//! agent are killed at random moments.
+
+use std::time::Duration;
+
+use lamina_mount::erofs::ErofsOptions;
+
+use crate::content::mix;
+use crate::image;
+use crate::support::{Node, Readers, Setup, eventually, kill, memory_kib, require_root};
+
+const PROCESSES: u64 = 8;
+const THREADS: u64 = 8;
+const KILLS: u64 = 30;
+const IMAGE_BYTES: u64 = 192 << 20;
+
+#[test]
+fn readers_survive_kills_on_a_directio_mount() {
+    survive_kills(1, true, false);
+}
+
+#[test]
+fn readers_survive_kills_on_a_buffered_mount() {
+    survive_kills(2, false, false);
+}
+
+#[test]
+fn readers_survive_kills_through_an_overlay_on_a_directio_mount() {
+    survive_kills(3, true, true);
+}
+
+#[test]
+fn readers_survive_kills_through_an_overlay_on_a_buffered_mount() {
+    survive_kills(4, false, true);
+}
+
+fn survive_kills(seed: u64, directio: bool, overlay: bool) {
+    require_root();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::build(dir.path(), IMAGE_BYTES);
+    let setup = Setup {
+        fill_deadline: Duration::from_secs(60),
+        agent_delay_ms: Some(10..60),
+    };
+    let mut node = Node::start(dir.path(), &image, &setup);
+    let options = ErofsOptions {
+        directio,
+        ..ErofsOptions::default()
+    };
+    let mut root = node.mount(&image, &options);
+    if overlay {
+        root = node.overlay(&root);
+    }
+    let readers = Readers::start(&root, PROCESSES, THREADS, seed);
+    kill_at_random(&node, seed);
+    let report = readers.finish();
+    let stats = node.mountd().stats().unwrap();
+    let blob = stats.blobs[&image.blob];
+    let memory = |child| memory_kib(node.pid_of(child));
+    eprintln!(
+        "kill test: directio {directio}, overlay {overlay}: {KILLS} kills ({} of the mount daemon, \
+         {} of the agent), {} reads, {} maps, {} walks, {} execs, {} MiB compared, worst stall {} ms; \
+         {} of {} entries present; RSS/anonymous KiB: holder {:?}, mountd {:?}, agent {:?}",
+        node.restarts_of("mountd"),
+        node.restarts_of("agent"),
+        report.reads,
+        report.maps,
+        report.walks,
+        report.execs,
+        report.bytes >> 20,
+        report.worst_ms,
+        blob.entries_present,
+        blob.entries,
+        memory_kib(node.holder_pid()),
+        memory("mountd"),
+        memory("agent"),
+    );
+    assert_eq!(report.failures, [] as [String; 0]);
+    assert!(report.reads > 0 && report.maps > 0 && report.walks > 0 && report.execs > 0);
+    assert_eq!(blob.reads_failed, 0);
+    assert!(blob.entries_present > 0);
+}
+
+/// Kills one of the two daemons, or both at once, then waits until the victim
+/// was replaced; 0 to 150 ms between kills.
+fn kill_at_random(node: &Node, seed: u64) {
+    let mut random = mix(seed);
+    for _ in 0..KILLS {
+        random = mix(random);
+        std::thread::sleep(Duration::from_millis(random % 150));
+        let victims: &[&str] = match (random >> 32) % 5 {
+            0 | 1 => &["mountd"],
+            2 | 3 => &["agent"],
+            _ => &["mountd", "agent"],
+        };
+        let before: Vec<u32> = victims.iter().map(|name| node.pid_of(name)).collect();
+        for pid in &before {
+            kill(*pid);
+        }
+        for (name, pid) in victims.iter().zip(before) {
+            eventually("a successor", || (node.pid_of(name) != pid).then_some(()));
+        }
+    }
+}
+
+/// These tests load the machine: one at a time.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,1 @@
+//! What readers see when nobody can help them: errors in time, never zeros.

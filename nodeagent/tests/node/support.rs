@@ -1,0 +1,297 @@
+//! A node under test: its daemons, mounts and readers, all gone on drop.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lamina_mount::cache::{BlobFile, CacheDir, Trust};
+use lamina_mount::erofs::{ErofsOptions, mount_erofs};
+use lamina_nodeagent::holder::HolderClient;
+use lamina_nodeagent::mountd::{BlobRegistration, MountRecord, MountdClient};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::image::Image;
+
+/// Far beyond what anything here takes on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program with the daemons' roles, built beside this test.
+pub fn testnode() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(2).unwrap().join("examples/testnode");
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build -p lamina-nodeagent --examples",
+        path.display()
+    );
+    path
+}
+
+/// Fails loudly where these tests cannot run.
+pub fn require_root() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test mounts file systems: run it as root"
+    );
+}
+
+/// Waits for a condition.
+pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How a node is set up.
+pub struct Setup {
+    pub fill_deadline: Duration,
+    /// The agent's delay per fill; without one there is no agent.
+    pub agent_delay_ms: Option<Range<u64>>,
+}
+
+/// Daemons and mounts of one test.
+pub struct Node {
+    dir: PathBuf,
+    holder: Child,
+    mounts: Vec<PathBuf>,
+}
+
+impl Node {
+    /// Starts the daemons below `dir` and waits until they serve.
+    pub fn start(dir: &Path, image: &Image, setup: &Setup) -> Self {
+        let run_dir = dir.join("run");
+        let mut command = Command::new(testnode());
+        command
+            .arg("holder")
+            .arg(&run_dir)
+            .arg(setup.fill_deadline.as_millis().to_string());
+        if let Some(delay) = &setup.agent_delay_ms {
+            command
+                .arg(dir.join("cache"))
+                .arg(&image.sources)
+                .arg(delay.start.to_string())
+                .arg(delay.end.to_string());
+        }
+        let holder = command.stdin(Stdio::null()).spawn().unwrap();
+        let node = Self {
+            dir: dir.to_owned(),
+            holder,
+            mounts: Vec::new(),
+        };
+        node.mountd().ping().unwrap();
+        node
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    pub fn cache(&self) -> CacheDir {
+        CacheDir::new(self.dir.join("cache"))
+    }
+
+    pub fn mountd(&self) -> MountdClient {
+        MountdClient::connect(&self.run_dir(), PATIENCE).expect("a mount daemon")
+    }
+
+    pub fn holder(&self) -> HolderClient {
+        HolderClient::connect(&self.run_dir()).expect("a holder")
+    }
+
+    pub fn holder_pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// The process of a child, once it runs.
+    pub fn pid_of(&self, child: &str) -> u32 {
+        eventually(child, || {
+            let status = self.holder().status().unwrap();
+            status.into_iter().find(|c| c.name == child)?.pid
+        })
+    }
+
+    pub fn restarts_of(&self, child: &str) -> u64 {
+        let status = self.holder().status().unwrap();
+        status
+            .into_iter()
+            .find(|c| c.name == child)
+            .unwrap()
+            .restarts
+    }
+
+    /// Creates the blob in the cache, registers it and mounts the image.
+    pub fn mount(&mut self, image: &Image, options: &ErofsOptions) -> PathBuf {
+        let blob_dir = self.cache().blob_dir(&image.blob);
+        let map = || image.map.clone();
+        // Dropped at once: the agent is the one that writes.
+        drop(BlobFile::open(&blob_dir, &image.blob, map, Trust::SameBoot).unwrap());
+        let registration = BlobRegistration {
+            id: image.blob,
+            dir: blob_dir,
+        };
+        let mut mountd = self.mountd();
+        let registered = mountd.register_blobs(vec![registration]).unwrap();
+        let devices: Vec<PathBuf> = registered.into_iter().map(|blob| blob.path).collect();
+        let target = self.dir.join("mnt");
+        std::fs::create_dir_all(&target).unwrap();
+        mount_erofs(&image.flist, &devices, options)
+            .unwrap()
+            .attach(&target)
+            .unwrap();
+        self.mounts.push(target.clone());
+        let record = MountRecord {
+            id: "test".into(),
+            flist: image.flist.clone(),
+            target: target.clone(),
+            mode: "erofs".into(),
+            blobs: vec![image.blob],
+            extra: std::collections::BTreeMap::new(),
+        };
+        mountd.put_mount_record(record).unwrap();
+        target
+    }
+
+    /// An overlay with an empty upper above `lower`.
+    pub fn overlay(&mut self, lower: &Path) -> PathBuf {
+        let [upper, work, target] = ["upper", "work", "merged"].map(|name| self.dir.join(name));
+        for dir in [&upper, &work, &target] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            "overlay",
+            &target,
+            "overlay",
+            MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .unwrap();
+        self.mounts.push(target.clone());
+        target
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for target in self.mounts.iter().rev() {
+            let _ = unmount(target, UnmountFlags::DETACH);
+        }
+        let children = HolderClient::connect(&self.run_dir())
+            .and_then(|holder| holder.status())
+            .unwrap_or_default();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+        for pid in children.iter().filter_map(|child| child.pid) {
+            kill(pid);
+        }
+        let _ = unmount(self.run_dir().join("blobs"), UnmountFlags::DETACH);
+    }
+}
+
+/// SIGKILL to one process.
+pub fn kill(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).expect("a process id");
+    // Gone already is as good.
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+/// Memory of a process in KiB: resident, and of that not shared with files.
+pub fn memory_kib(pid: u32) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or(0)
+    };
+    (field("VmRSS:"), field("RssAnon:"))
+}
+
+/// What a reader process reports.
+#[derive(Debug, Default, Deserialize)]
+pub struct Report {
+    pub reads: u64,
+    pub maps: u64,
+    pub walks: u64,
+    pub execs: u64,
+    pub bytes: u64,
+    pub failures: Vec<String>,
+    pub worst_ms: u64,
+}
+
+/// Reader processes; killed on drop.
+pub struct Readers {
+    running: Vec<(Child, Option<ChildStdin>)>,
+}
+
+impl Readers {
+    pub fn start(root: &Path, processes: u64, threads: u64, seed: u64) -> Self {
+        let running = (0..processes)
+            .map(|process| {
+                let mut child = Command::new(testnode())
+                    .arg("reader")
+                    .arg(root)
+                    .arg((seed * 100 + process).to_string())
+                    .arg(threads.to_string())
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let stdin = child.stdin.take();
+                (child, stdin)
+            })
+            .collect();
+        Self { running }
+    }
+
+    /// Ends them and sums up; a reader that was killed (SIGBUS) or does not end
+    /// is a failure.
+    pub fn finish(mut self) -> Report {
+        let mut total = Report::default();
+        for (_, stdin) in &mut self.running {
+            stdin.take();
+        }
+        for (child, _) in &mut self.running {
+            let status = eventually("readers end (none may hang)", || child.try_wait().unwrap());
+            let mut text = String::new();
+            std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut text).unwrap();
+            match serde_json::from_str::<Report>(&text) {
+                Ok(report) if status.success() => {
+                    total.reads += report.reads;
+                    total.maps += report.maps;
+                    total.walks += report.walks;
+                    total.execs += report.execs;
+                    total.bytes += report.bytes;
+                    total.worst_ms = total.worst_ms.max(report.worst_ms);
+                    total.failures.extend(report.failures);
+                }
+                _ => total
+                    .failures
+                    .push(format!("a reader ended with {status}: {text}")),
+            }
+        }
+        total
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
