@@ -41,21 +41,23 @@ def install() -> bool:
 
 def convert(image: images.Image, out: pathlib.Path) -> tuple[pathlib.Path, float]:
     """Converts the image's layers; the merged bootstrap and the CPU seconds it took."""
-    out.mkdir(parents=True)
+    blobs = out / "blobs"
+    blobs.mkdir(parents=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     bootstraps = []
-    for number, layer in enumerate(images.build(image)):
-        bootstraps.append(out / f"layer-{number}.boot")
-        _tool("create", "-t", "targz-rafs", "--bootstrap", bootstraps[-1], "--blob-dir", out / "blobs", layer.blob, blobs=out / "blobs")
+    for layer in images.build(image):
+        known, made = set(os.listdir(blobs)), out / "layer.boot"
+        _tool("create", "-t", "targz-rafs", "--bootstrap", made, "--blob-dir", blobs, layer.blob)
+        # `merge` takes a layer's blob id from the name of its bootstrap.
+        blob = (set(os.listdir(blobs)) - known).pop()
+        bootstraps.append(made.rename(out / blob))
     merged = out / "image.boot"
     _tool("merge", "--bootstrap", merged, *bootstraps)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return merged, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _tool(*arguments, blobs: pathlib.Path | None = None) -> None:
-    if blobs:
-        blobs.mkdir(exist_ok=True)
+def _tool(*arguments) -> None:
     result = subprocess.run([HOME / "bin/nydus-image", *arguments], capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"nydus-image {arguments[0]}: {result.stderr[-500:] or result.stdout[-500:]}")
@@ -107,7 +109,8 @@ class Daemon:
         config = {
             "device": {"backend": self.backend, "cache": {"type": "blobcache", "config": {"work_dir": str(self.work / "cache")}}},
             "mode": "direct", "digest_validate": False, "enable_xattr": True,
-            "fs_prefetch": {"enable": True, "threads_count": 4},
+            # Not the whole image in the background: that is another measure (A7).
+            "fs_prefetch": {"enable": True, "prefetch_all": False, "threads_count": 4},
         }
         (self.work / "config.json").write_text(json.dumps(config))
         self.log = open(self.work / "log", "w")

@@ -66,6 +66,7 @@ def _all() -> list[Image]:
         Image("odd", [*BASE, Recipe(odd.odd_below, writes_tar=True), Recipe(odd.odd_above, writes_tar=True)]),
         Image("tree100k", [Recipe(odd.small_files, (100_000, 1), writes_tar=True)], heavy=True),
         Image("tree25k", [Recipe(odd.small_files, (25_000, 2), writes_tar=True)]),
+        Image("tree1m", [Recipe(odd.small_files, (1_000_000, 4, 64), writes_tar=True)], heavy=True),
         Image("big", [Recipe(odd.big_file, (512, 3), writes_tar=True)]),
     ]
     for number, version in enumerate(PANDAS_VERSIONS, 1):

@@ -56,8 +56,8 @@ def odd_above(out) -> None:
     _end(out)
 
 
-def small_files(out, count: int, seed: int) -> None:
-    """`count` files of 0-8 KiB, 250 to a directory; contents differ but compress like text."""
+def small_files(out, count: int, seed: int, bytes_max: int = 8192) -> None:
+    """`count` files of up to `bytes_max`, 250 to a directory; contents differ but compress like text."""
     rng = random.Random(seed)
     words = [f"{rng.getrandbits(40):x}".encode() for _ in range(4096)]
     with _writer(out) as tar:
@@ -67,7 +67,7 @@ def small_files(out, count: int, seed: int) -> None:
                 _add(tar, folder.rsplit("/", 1)[0], tarfile.DIRTYPE, mode=0o755)
             if number % 250 == 0:
                 _add(tar, folder, tarfile.DIRTYPE, mode=0o755)
-            size = int(rng.random() ** 2 * 8192)
+            size = int(rng.random() ** 2 * bytes_max)
             body = b" ".join(rng.choices(words, k=size // 10 + 1))[:size]
             _file(tar, f"{folder}/file-{number:06}", body)
     _end(out)

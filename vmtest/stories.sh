@@ -1,0 +1,65 @@
+# Runs inside a test guest (busybox sh): pack, mount in every mode the kernel should have,
+# compare, write through a union, kill, unmount. KERNEL says what to expect.
+set -u
+passed=0 failed=0
+check() { # check NAME COMMAND...
+  name=$1; shift
+  if "$@" > /tmp/out 2>&1; then
+    passed=$((passed + 1)); echo "test $name ... ok"
+  else
+    failed=$((failed + 1)); echo "test $name ... FAILED"; tail -n 20 /tmp/out
+  fi
+}
+
+case $KERNEL in
+  6.1) expected=erofs-loop modes="erofs-loop fuse" ;;
+  *) expected=erofs modes="erofs erofs-loop fuse" ;;
+esac
+
+# A tree with something of everything; small, because hashing is slow here.
+mkdir -p /src/dir/deep /m
+cp /bin/busybox /src/dir/program
+i=0; while [ $i -lt 200 ]; do echo "file $i" > "/src/dir/file-$i"; i=$((i + 1)); done
+dd if=/dev/urandom of=/src/big bs=64k count=32 2> /dev/null
+ln /src/big /src/linked
+ln -s ../big /src/dir/symlink
+mkfifo /src/fifo
+chmod 4755 /src/dir/program
+truncate -s 1048576 /src/sparse
+
+same() { # contents, names and metadata of /src and $1
+  diff -r --no-dereference /src "$1" > /tmp/diff 2>&1 || { grep -v -e fifo /tmp/diff | grep . && return 1; }
+  (cd /src && find . | sort | while read -r f; do stat -c '%n %F %a %u %g %Y %h' "$f"; done) | grep -v '^\. ' > /tmp/a
+  (cd "$1" && find . | sort | while read -r f; do stat -c '%n %F %a %u %g %Y %h' "$f"; done) | grep -v '^\. ' > /tmp/b
+  diff /tmp/a /tmp/b
+}
+mode_is() { lamina mounts -o json | tr -d ' \n' | grep -q "\"mode\":\"$1\""; }
+cycle() { # cycle MODE: mount with an empty cache, compare, unmount
+  lamina mount /src.fl /m --cache "/cache-$1" --mode "$1" && same /m && lamina umount /m
+}
+write_union() {
+  lamina mount /src.fl /m --cache /cache-rw --rw /upper || return 1
+  echo changed > /m/dir/file-1 && rm /m/dir/file-2 && mkdir /m/new && echo new > /m/new/file || return 1
+  [ "$(cat /m/dir/file-1)" = changed ] && [ ! -e /m/dir/file-2 ] && [ "$(cat /m/new/file)" = new ] || return 1
+  lamina umount /m && [ "$(cat /src/dir/file-1)" = "file 1" ]
+}
+survives() { # survives ROLE: kill it, reads of data that is not here yet go on
+  lamina mount /src.fl /m --cache "/cache-kill-$1" --no-prefetch || return 1
+  pid=$(ps -o pid,args | grep -e "mountd --role $1" | grep -v grep | awk '{print $1}' | head -n 1)
+  kill -9 "$pid" || return 1
+  same /m && lamina umount /m
+}
+
+check "pack a directory" lamina pack /src -o /src.fl -s dir:///store
+check "doctor reports" lamina doctor
+lamina mount /src.fl /m --cache /cache-auto && check "auto mode is $expected" mode_is "$expected"
+check "auto mount equals its source" same /m
+check "unmount" lamina umount /m
+for mode in $modes; do check "mode $mode equals its source" cycle "$mode"; done
+check "a writable union keeps the source" write_union
+for role in agent mountd; do check "reads survive SIGKILL of the $role" survives $role; done
+check "nothing stays mounted" sh -c '! grep -q -e " /m " -e lamina /proc/mounts'
+
+[ $failed -eq 0 ] && verdict=ok || verdict=FAILED
+echo "test result: $verdict. $passed passed; $failed failed; 0 ignored"
+[ $failed -eq 0 ]
