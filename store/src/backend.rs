@@ -1,29 +1,32 @@
 //! The stores: one kind per file, each an implementation of [`crate::Store`].
 
+mod bucket;
 mod dir;
 mod embedded;
+mod http;
+mod oci;
+mod web;
 
 use std::sync::Arc;
 
+pub use bucket::BucketStore;
 pub use dir::DirStore;
 pub use embedded::EmbeddedStore;
+pub use http::HttpStore;
+pub use oci::{DockerLogin, OciStore, docker_login};
 
 use crate::api::Store;
 use crate::error::Result;
 use crate::options::StoreOptions;
 use crate::url::{Place, StoreUrl};
 
-/// The store a URL names. Nothing is contacted yet.
+/// The store a URL names. Nothing is contacted yet; credentials are looked up.
 pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>> {
-    let _ = options;
+    let trust = options.url_trust;
     Ok(match url.place() {
         Place::Dir(root) => Arc::new(DirStore::new(root)),
-        _ => {
-            return Err(crate::StoreError::new(
-                crate::ErrorKind::Unsupported,
-                "open",
-                &url.to_string(),
-            ));
-        }
+        Place::Bucket(bucket) => Arc::new(BucketStore::open(url, bucket, trust)?),
+        Place::Http(base) => Arc::new(HttpStore::open(url, base, trust)?),
+        Place::Oci(repository) => Arc::new(OciStore::open(url, repository, trust)?),
     })
 }

@@ -17,7 +17,7 @@ use crate::index::IndexedPack;
 use crate::pack::PackEntry;
 
 pub use load::LoadOptions;
-pub(crate) use load::{load_store, read_whole_pack};
+pub(crate) use load::{Holdings, load_store};
 
 /// A chunk found in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

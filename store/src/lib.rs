@@ -12,7 +12,14 @@ mod api;
 pub mod backend;
 mod chunk_index;
 mod codec;
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
+mod copy;
 mod error;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fault;
+mod flists;
+mod gc;
 pub mod index;
 mod key;
 mod options;
@@ -23,11 +30,14 @@ mod set;
 pub mod sink;
 mod spec;
 pub mod url;
+mod verify;
 
 pub use api::{Listed, PackRef, Store};
 pub use chunk_index::{ChunkIndex, Known, LoadOptions, default_index_cache};
 pub use codec::{ChunkError, decode};
+pub use copy::{CopyReport, copy_packs};
 pub use error::{ErrorKind, Result, StoreError};
+pub use gc::{GcOptions, GcPlan, GcRoots, StorePlan};
 pub use key::{ObjectKey, ObjectKind};
 pub use options::{StoreOptions, UrlTrust};
 pub use reader::{ChunkReader, ChunkSource, ReadError, ReadOptions};
@@ -36,3 +46,4 @@ pub use set::StoreSet;
 pub use sink::{PackOptions, PackSink, PackStats, PackTarget, Packed, SinkError};
 pub use spec::{ShardRange, StoreSpec};
 pub use url::{StoreUrl, StoreUrlError};
+pub use verify::{Problem, VerifyReport, verify_flist, verify_stores};

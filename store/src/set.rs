@@ -212,7 +212,7 @@ impl StoreSet {
             corrupt_rounds += u32::from(errors.iter().any(|e| e.kind() == ErrorKind::Corrupt));
             let again = errors.iter().any(|e| e.kind().is_transient()) || corrupt_rounds == 1;
             if !again || !backoff.pause().await {
-                return Err(no_replica_left(errors));
+                return Err(no_replica_left(errors).key(key));
             }
         }
     }
@@ -318,3 +318,6 @@ fn no_replica_left(mut errors: Vec<StoreError>) -> StoreError {
         first.and(&format!("no replica left; {}", others.join("; ")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Garbage collection: removes packs that no kept flist needs.
+//!
+//! Mark: the packs of every kept flist, those given and those published in the stores. Sweep, per store:
+//!
+//! 1. flists that are not kept are removed (their packs are about to go),
+//! 2. new index objects are written for the packs that stay out of indexes that change,
+//! 3. the changed indexes are removed,
+//! 4. packs that are not needed are removed.
+//!
+//! Stopped at any point, every kept flist is whole, every index lists only packs that exist, and running
+//! it again goes on. A pack of which one chunk is needed stays whole. Packs younger than
+//! [`GcOptions::age_min`] stay, for the sake of writers at work; a writer that refers to an old pack which
+//! is removed meanwhile notices when it finishes.
+
+mod plan;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use lamina_flist::{FlistDigest, IndexId, PackId, PackRecord};
+
+use crate::api::Store;
+use crate::chunk_index::load_store;
+use crate::error::Result;
+use crate::key::{ObjectKey, ObjectKind};
+use crate::set::StoreSet;
+
+/// Deletes at the same time per store.
+const PARALLEL: usize = 8;
+
+/// What must stay.
+#[derive(Debug, Clone, Default)]
+pub struct GcRoots {
+    pub(crate) packs: HashSet<PackId>,
+    pub(crate) flists: HashSet<FlistDigest>,
+}
+
+impl GcRoots {
+    /// Keeps a flist: its name and its packs.
+    pub fn keep(&mut self, digest: FlistDigest, packs: impl IntoIterator<Item = PackRecord>) {
+        self.flists.insert(digest);
+        self.packs.extend(packs.into_iter().map(|pack| pack.id));
+    }
+}
+
+/// How to collect.
+#[derive(Debug, Clone)]
+pub struct GcOptions {
+    /// Younger packs stay, where the store tells their age (registries do not).
+    pub age_min: Duration,
+    /// Flists published in the stores count as kept. If not, those not given are removed.
+    pub keep_published: bool,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        Self {
+            age_min: Duration::from_secs(3600),
+            keep_published: true,
+        }
+    }
+}
+
+/// What would be done to one store.
+#[derive(Debug, Clone, Default)]
+pub struct StorePlan {
+    /// The store, redacted.
+    pub store: String,
+    /// Packs that stay.
+    pub kept_packs: u64,
+    /// Packs that stay only because they are young.
+    pub young_packs: u64,
+    /// Packs to remove.
+    pub packs: Vec<PackId>,
+    /// Bytes that frees, as far as the store tells lengths.
+    pub bytes: u64,
+    /// Published flists to remove.
+    pub flists: Vec<FlistDigest>,
+    /// Index objects to write.
+    pub new_indexes: Vec<(IndexId, Bytes)>,
+    /// Index objects to remove.
+    pub old_indexes: Vec<IndexId>,
+    /// Packs that a kept flist needs from this store and that are not there.
+    pub missing: Vec<PackId>,
+}
+
+/// What would be done: show it (dry run), then [`GcPlan::apply`] it.
+#[derive(Debug, Clone, Default)]
+pub struct GcPlan {
+    /// One per store, in the order of the set.
+    pub stores: Vec<StorePlan>,
+}
+
+impl GcPlan {
+    /// Looks at every store; changes nothing. Any store that cannot be listed, and any published flist
+    /// that cannot be read, is an error: what is not seen cannot be judged.
+    pub async fn make(set: &StoreSet, roots: &GcRoots, options: &GcOptions) -> Result<Self> {
+        let mut roots = roots.clone();
+        let stores: Vec<_> = set.stores().collect();
+        if options.keep_published {
+            for (_, store) in &stores {
+                keep_published(store.as_ref(), &mut roots).await?;
+            }
+        }
+        let mut plans = Vec::with_capacity(stores.len());
+        for (range, store) in stores {
+            // Indexes first: a writer puts packs before their index, so every pack listed is then seen.
+            let holdings = load_store(store.as_ref(), None).await?;
+            let packs = store.list(ObjectKind::Pack).await?;
+            let flists = store.list(ObjectKind::Flist).await?;
+            let now = SystemTime::now();
+            plans.push(plan::plan_store(
+                store.name(),
+                range,
+                &packs,
+                &flists,
+                holdings,
+                &roots,
+                options.age_min,
+                now,
+            ));
+        }
+        Ok(Self { stores: plans })
+    }
+
+    /// Does it. `set` must be the one it was made for.
+    pub async fn apply(&self, set: &StoreSet) -> Result<()> {
+        set.check_writable()?;
+        for (plan, (_, store)) in self.stores.iter().zip(set.stores()) {
+            plan.apply(store).await?;
+        }
+        Ok(())
+    }
+}
+
+impl StorePlan {
+    async fn apply(&self, store: Arc<dyn Store>) -> Result<()> {
+        delete_all(&store, self.flists.iter().map(|id| ObjectKey::Flist(*id))).await?;
+        for (id, bytes) in &self.new_indexes {
+            store.put(&ObjectKey::Index(*id), bytes.clone()).await?;
+        }
+        delete_all(
+            &store,
+            self.old_indexes.iter().map(|id| ObjectKey::Index(*id)),
+        )
+        .await?;
+        delete_all(&store, self.packs.iter().map(|id| ObjectKey::Pack(*id))).await
+    }
+}
+
+async fn delete_all(store: &Arc<dyn Store>, keys: impl Iterator<Item = ObjectKey>) -> Result<()> {
+    let deletes = keys.map(|key| async move { store.delete(&key).await });
+    stream::iter(deletes)
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
+}
+
+/// Marks the flists published in a store. A flist is read whole, checked, and forgotten.
+async fn keep_published(store: &dyn Store, roots: &mut GcRoots) -> Result<()> {
+    for found in store.list(ObjectKind::Flist).await? {
+        let ObjectKey::Flist(digest) = found.key else {
+            continue;
+        };
+        if roots.flists.contains(&digest) {
+            continue;
+        }
+        let packs = crate::flists::packs_of(store, digest).await?;
+        roots.keep(digest, packs);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! Garbage collection against real folders, stopped at every step.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::*;
+use crate::backend::DirStore;
+use crate::chunk_index::{ChunkIndex, LoadOptions};
+use crate::conformance::sample_pack;
+use crate::fault::{Fault, FaultStore};
+use crate::index::IndexedPack;
+use crate::pack::SealedPack;
+use crate::sink::publish_index;
+use crate::spec::ShardRange;
+use crate::{ErrorKind, StoreOptions, StoreSpec, StoreUrl};
+
+const NOW: GcOptions = GcOptions {
+    age_min: Duration::ZERO,
+    keep_published: true,
+};
+
+fn set_of(stores: Vec<Arc<dyn Store>>) -> StoreSet {
+    let stores = stores
+        .into_iter()
+        .map(|store| (ShardRange::ALL, store))
+        .collect();
+    StoreSet::from_stores(stores, StoreOptions::default()).unwrap()
+}
+
+fn indexed(pack: &SealedPack) -> IndexedPack {
+    IndexedPack {
+        record: pack.record,
+        entries: pack.entries.clone(),
+    }
+}
+
+/// Twelve packs in three indexes of four; the last two packs are in none.
+async fn fill(set: &StoreSet) -> Vec<SealedPack> {
+    let packs: Vec<_> = (0..14).map(|n| sample_pack(n, 3000)).collect();
+    for pack in &packs {
+        set.put(&ObjectKey::Pack(pack.record.id), pack.bytes.clone())
+            .await
+            .unwrap();
+    }
+    for some in packs[..12].chunks(4) {
+        let some: Vec<_> = some.iter().map(indexed).collect();
+        publish_index(set, &some).await.unwrap();
+    }
+    packs
+}
+
+fn roots(packs: &[SealedPack], kept: &[usize]) -> GcRoots {
+    let mut roots = GcRoots::default();
+    roots.keep(
+        FlistDigest::of(b"kept"),
+        kept.iter().map(|n| packs[*n].record),
+    );
+    roots
+}
+
+/// Kept packs are there; what an index lists is there.
+async fn assert_sound(root: &Path, packs: &[SealedPack], kept: &[usize]) {
+    let store = DirStore::new(root);
+    let there: BTreeSet<_> = store
+        .list(ObjectKind::Pack)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|found| found.key)
+        .collect();
+    for n in kept {
+        assert!(
+            there.contains(&ObjectKey::Pack(packs[*n].record.id)),
+            "kept pack {n} is gone"
+        );
+    }
+    let listed = load_store(&store, None).await.unwrap();
+    assert_eq!(listed.damaged, []);
+    for id in listed.packs.keys() {
+        assert!(
+            there.contains(&ObjectKey::Pack(*id)),
+            "an index lists pack {id}, which is gone"
+        );
+    }
+}
+
+const KEPT: [usize; 6] = [0, 1, 2, 3, 5, 12];
+
+#[tokio::test]
+async fn removes_exactly_what_no_kept_flist_needs() {
+    let root = tempfile::tempdir().unwrap();
+    let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
+    let packs = fill(&set).await;
+    let plan = GcPlan::make(&set, &roots(&packs, &KEPT), &NOW)
+        .await
+        .unwrap();
+    let [store] = plan.stores.as_slice() else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(
+        (store.kept_packs, store.packs.len(), store.young_packs),
+        (6, 8, 0)
+    );
+    assert_eq!(store.bytes, store.packs.len() as u64 * packs[0].record.len);
+    assert_eq!(
+        store.old_indexes.len(),
+        2,
+        "the index whose packs all stay is not touched"
+    );
+    assert_eq!(store.missing, []);
+    assert_eq!(
+        set.stores()
+            .next()
+            .unwrap()
+            .1
+            .list(ObjectKind::Pack)
+            .await
+            .unwrap()
+            .len(),
+        14,
+        "a plan changes nothing"
+    );
+
+    plan.apply(&set).await.unwrap();
+    assert_sound(root.path(), &packs, &KEPT).await;
+    let index = ChunkIndex::load(
+        &set,
+        &LoadOptions {
+            cache: None,
+            adopt_max: 0,
+        },
+    )
+    .await
+    .unwrap();
+    let listed: BTreeSet<_> = index.packs().iter().map(|pack| pack.record.id).collect();
+    assert_eq!(
+        listed,
+        KEPT[..5].iter().map(|n| packs[*n].record.id).collect(),
+        "kept packs stay listed"
+    );
+
+    let again = GcPlan::make(&set, &roots(&packs, &KEPT), &NOW)
+        .await
+        .unwrap();
+    assert!(
+        again.stores[0].packs.is_empty()
+            && again.stores[0].old_indexes.is_empty()
+            && again.stores[0].new_indexes.is_empty()
+    );
+}
+
+#[tokio::test]
+async fn stopped_at_any_step_it_leaves_the_store_sound_and_can_go_on() {
+    let mut steps = 0;
+    loop {
+        let root = tempfile::tempdir().unwrap();
+        let dir: Arc<dyn Store> = Arc::new(DirStore::new(root.path()));
+        let packs = fill(&set_of(vec![Arc::clone(&dir)])).await;
+        let faulty = FaultStore::new(Arc::clone(&dir), Fault::None);
+        let set = set_of(vec![Arc::new(faulty.clone())]);
+        let plan = GcPlan::make(&set, &roots(&packs, &KEPT), &NOW)
+            .await
+            .unwrap();
+        faulty.set(Fault::StopAfterChanges(steps));
+        let result = plan.apply(&set).await;
+        assert_sound(root.path(), &packs, &KEPT).await;
+
+        faulty.set(Fault::None);
+        let rest = GcPlan::make(&set, &roots(&packs, &KEPT), &NOW)
+            .await
+            .unwrap();
+        rest.apply(&set).await.unwrap();
+        assert_sound(root.path(), &packs, &KEPT).await;
+        assert_eq!(dir.list(ObjectKind::Pack).await.unwrap().len(), KEPT.len());
+        let index = ChunkIndex::load(
+            &set,
+            &LoadOptions {
+                cache: None,
+                adopt_max: 0,
+            },
+        )
+        .await
+        .unwrap();
+        assert_eq!(index.packs().len(), 5, "after a stop at step {steps}");
+        if result.is_ok() {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(
+        steps >= 11,
+        "one new index, two old ones, eight packs: {steps}"
+    );
+}
+
+#[tokio::test]
+async fn young_packs_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
+    let packs = fill(&set).await;
+    let plan = GcPlan::make(&set, &roots(&packs, &KEPT), &GcOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        (plan.stores[0].packs.len(), plan.stores[0].young_packs),
+        (0, 8)
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_seen_stops_everything() {
+    let root = tempfile::tempdir().unwrap();
+    let dir: Arc<dyn Store> = Arc::new(DirStore::new(root.path()));
+    let packs = fill(&set_of(vec![Arc::clone(&dir)])).await;
+    let faulty = FaultStore::new(Arc::clone(&dir), Fault::Denied);
+    let error = GcPlan::make(
+        &set_of(vec![dir, Arc::new(faulty)]),
+        &roots(&packs, &KEPT),
+        &NOW,
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn missing_packs_are_reported_per_shard() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let specs: Vec<StoreSpec> = [("00-7f", a.path()), ("80-ff", b.path())]
+        .map(|(range, path)| StoreSpec {
+            range: range.parse().unwrap(),
+            url: StoreUrl::dir(path),
+        })
+        .into();
+    let set = StoreSet::open(&specs, StoreOptions::default()).unwrap();
+    let packs: Vec<_> = (0..20).map(|n| sample_pack(n, 100)).collect();
+    for pack in &packs[1..] {
+        set.put(&ObjectKey::Pack(pack.record.id), pack.bytes.clone())
+            .await
+            .unwrap();
+    }
+    let all: Vec<usize> = (0..20).collect();
+    let plan = GcPlan::make(&set, &roots(&packs, &all), &NOW)
+        .await
+        .unwrap();
+    let missing: Vec<_> = plan
+        .stores
+        .iter()
+        .flat_map(|store| store.missing.clone())
+        .collect();
+    assert_eq!(missing, [packs[0].record.id]);
+    assert!(plan.stores.iter().all(|store| store.packs.is_empty()));
+}
