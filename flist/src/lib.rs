@@ -6,15 +6,42 @@
 //! regular files are), and the flist file that holds both.
 
 pub mod blob;
+mod builder;
+mod check;
 pub mod chunk;
+mod decode;
+mod erofs;
+pub mod error;
+mod file;
+mod header;
 pub mod id;
+mod le;
+mod limits;
+mod meta;
 pub mod name;
+mod profile;
+mod resolve;
+mod tables;
 pub mod tree;
 
-pub use blob::{BlobBuilder, BlobEntry, BlobLayout, BlobMap, MapEntry};
+pub use blob::{BlobBuilder, BlobEntry, BlobLayout, BlobMap, DataRun, MapEntry};
+pub use builder::{EmbeddedPacks, ExtraSection, FlistBuilder, FlistHead};
+pub use check::Summary;
 pub use chunk::{ChunkRecord, Codec, PackRecord, Splitter};
+pub use erofs::FileType;
+pub use erofs::dirent::DirEntry;
+pub use erofs::inode::Inode;
+pub use erofs::view::ReadDir;
+pub use error::{BuildError, FlistError};
+pub use file::{FileSpan, Flist, SpanSource};
+pub use header::{HEADER_LEN, MAGIC, VERSION};
 pub use id::{BlobId, ChunkId, FlistDigest, IndexId, PackId, Sha256Digest};
+pub use limits::Limits;
+pub use meta::{FlistMeta, LayerOrigin, META_MAX, Provenance};
 pub use name::EntryName;
+pub use profile::{Profile, ProfileRange, ProfileSource};
+pub use resolve::FollowSymlinks;
+pub use tables::BlobInfo;
 pub use tree::{
     Device, Directory, Extent, FileContent, FileData, Metadata, Node, NodeId, NodeKind, Segment,
     Timestamp, Tree, TreeError,
