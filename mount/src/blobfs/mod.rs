@@ -17,6 +17,9 @@ mod core;
 mod fuse;
 mod stats;
 
+#[cfg(test)]
+mod tests;
+
 pub use core::{Attributes, BlobFs, BlobFsOptions, ROOT_INO, ReadError};
 pub use fuse::BlobFsShell;
 pub use stats::BlobStats;

@@ -24,6 +24,9 @@ mod present;
 mod reader;
 mod seal;
 
+#[cfg(test)]
+mod tests;
+
 pub use blob::{BlobFile, OpenReport, Trust};
 pub use error::CacheError;
 pub use reader::{BlobReader, FileIdentity, MapCheck};

@@ -12,7 +12,7 @@ use fuser::{Config, Filesystem, Session, SessionACL};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::protocol;
-use crate::sys::fuse_dev;
+use crate::sys::{fuse_dev, heap};
 
 /// Why serving could not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,7 @@ pub fn serve<F: Filesystem + Clone>(
     threads_per_device: usize,
     resend: bool,
 ) -> Result<Serving, ServeError> {
+    heap::map_large_blocks();
     let sessions = devices
         .iter()
         .map(|device| take_over(device, filesystem.clone(), threads_per_device))

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod fuse_dev;
+pub(crate) mod heap;
 pub(crate) mod loopdev;
 pub(crate) mod probe;
 pub(crate) mod shared_map;

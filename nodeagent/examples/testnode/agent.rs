@@ -12,6 +12,7 @@ use lamina_flist::BlobId;
 use lamina_mount::cache::{BlobFile, CacheDir, Trust};
 use lamina_nodeagent::fill::{self, AGENT_SOCKET, FillFailure, FillFailureKind, FillHandler};
 use lamina_nodeagent::holder::HolderClient;
+use lamina_nodeagent::rundir;
 
 use crate::content::mix;
 
@@ -34,6 +35,7 @@ pub fn run(
     sources: PathBuf,
     delay_ms: Range<u64>,
 ) -> anyhow::Result<()> {
+    let _lock = rundir::lock(run_dir, "agent.lock", Duration::from_secs(30))?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

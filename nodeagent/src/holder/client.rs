@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -134,9 +135,28 @@ impl HolderClient {
         self.done(&Request::Shutdown, &[])
     }
 
-    /// The socket, to notice the holder's death (it becomes readable).
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// Another handle of the same connection, for [`Self::wait_until_gone`].
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Returns once the holder has closed the connection: it is gone.
+    pub fn wait_until_gone(&self) {
+        loop {
+            // Interested in nothing: a hang-up is reported all the same, and
+            // answers to calls on another handle are not taken for one.
+            let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                _ => return,
+            }
+        }
     }
 
     fn done(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), HolderError> {

@@ -99,6 +99,7 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     start_control(control, &config.run_dir)?;
     holder.ready(&config.name)?;
     start_watchers(tell, stopped, signals, serving)?;
+    keep_held(&config.run_dir, devices, holder.try_clone()?)?;
     match told.recv().unwrap_or(End::Asked) {
         End::Asked => retire(&holder, &mount_point),
         End::Unmounted => {
@@ -189,6 +190,33 @@ fn start_watchers(
             let _ = tell.send(End::Unmounted);
         }),
     )
+}
+
+/// Watches the holder. If it dies, serving goes on, and the next holder of this
+/// run directory gets the descriptors as soon as it listens.
+fn keep_held(run_dir: &Path, devices: Vec<OwnedFd>, first: HolderClient) -> io::Result<()> {
+    /// A new holder is started by people or by the node's supervisor: seconds.
+    const RETRY: Duration = Duration::from_millis(100);
+    let run_dir = run_dir.to_owned();
+    let watch = move || {
+        let mut holder = first;
+        loop {
+            holder.wait_until_gone();
+            tracing::warn!("the holder is gone; looking for the next one");
+            holder = loop {
+                let next = HolderClient::connect(&run_dir);
+                match next.and_then(|next| next.put(CONNECTION, &devices).map(|()| next)) {
+                    Ok(next) => break next,
+                    Err(error) => tracing::debug!(%error, "no holder yet"),
+                }
+                std::thread::sleep(RETRY);
+            };
+        }
+    };
+    std::thread::Builder::new()
+        .name("holder-watch".into())
+        .spawn(watch)
+        .map(drop)
 }
 
 /// The end that was asked for. If EROFS mounts still use our files the unmount

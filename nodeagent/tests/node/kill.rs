@@ -7,7 +7,7 @@ use lamina_mount::erofs::ErofsOptions;
 
 use crate::content::mix;
 use crate::image;
-use crate::support::{Node, Readers, Setup, eventually, kill, memory_kib, require_root};
+use crate::support::{Node, Readers, Setup, alone, eventually, kill, memory_kib, require_root};
 
 const PROCESSES: u64 = 8;
 const THREADS: u64 = 8;
@@ -102,12 +102,4 @@ fn kill_at_random(node: &Node, seed: u64) {
             eventually("a successor", || (node.pid_of(name) != pid).then_some(()));
         }
     }
-}
-
-/// These tests load the machine: one at a time.
-fn alone() -> std::sync::MutexGuard<'static, ()> {
-    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -38,6 +38,14 @@ pub fn require_root() {
     );
 }
 
+/// These tests load the machine: one at a time.
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Waits for a condition.
 pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
@@ -62,32 +70,50 @@ pub struct Node {
     dir: PathBuf,
     holder: Child,
     mounts: Vec<PathBuf>,
+    /// Children of a holder that was killed.
+    orphans: Vec<u32>,
+}
+
+fn spawn_holder(dir: &Path, image: &Image, setup: &Setup) -> Child {
+    let mut command = Command::new(testnode());
+    command
+        .arg("holder")
+        .arg(dir.join("run"))
+        .arg(setup.fill_deadline.as_millis().to_string());
+    if let Some(delay) = &setup.agent_delay_ms {
+        command
+            .arg(dir.join("cache"))
+            .arg(&image.sources)
+            .arg(delay.start.to_string())
+            .arg(delay.end.to_string());
+    }
+    command.stdin(Stdio::null()).spawn().unwrap()
 }
 
 impl Node {
     /// Starts the daemons below `dir` and waits until they serve.
     pub fn start(dir: &Path, image: &Image, setup: &Setup) -> Self {
-        let run_dir = dir.join("run");
-        let mut command = Command::new(testnode());
-        command
-            .arg("holder")
-            .arg(&run_dir)
-            .arg(setup.fill_deadline.as_millis().to_string());
-        if let Some(delay) = &setup.agent_delay_ms {
-            command
-                .arg(dir.join("cache"))
-                .arg(&image.sources)
-                .arg(delay.start.to_string())
-                .arg(delay.end.to_string());
-        }
-        let holder = command.stdin(Stdio::null()).spawn().unwrap();
         let node = Self {
             dir: dir.to_owned(),
-            holder,
+            holder: spawn_holder(dir, image, setup),
             mounts: Vec::new(),
+            orphans: Vec::new(),
         };
         node.mountd().ping().unwrap();
         node
+    }
+
+    /// Kills the holder, leaving its children, and starts another.
+    pub fn replace_holder(&mut self, image: &Image, setup: &Setup) {
+        self.orphans = vec![self.pid_of("mountd"), self.pid_of("agent")];
+        self.holder.kill().unwrap();
+        self.holder.wait().unwrap();
+        self.holder = spawn_holder(&self.dir, image, setup);
+        eventually("another holder", || self.try_holder());
+    }
+
+    pub fn try_holder(&self) -> Option<HolderClient> {
+        HolderClient::connect(&self.run_dir()).ok()
     }
 
     pub fn run_dir(&self) -> PathBuf {
@@ -198,15 +224,22 @@ impl Drop for Node {
         for pid in children.iter().filter_map(|child| child.pid) {
             kill(pid);
         }
+        for pid in &self.orphans {
+            kill(*pid);
+        }
         let _ = unmount(self.run_dir().join("blobs"), UnmountFlags::DETACH);
     }
 }
 
 /// SIGKILL to one process.
 pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// A signal to one process; one that is gone already is as good.
+pub fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).expect("a process id");
-    // Gone already is as good.
-    let _ = kill_process(pid, Signal::KILL);
+    let _ = kill_process(pid, signal);
 }
 
 /// Memory of a process in KiB: resident, and of that not shared with files.
