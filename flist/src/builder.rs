@@ -11,9 +11,9 @@ use crate::header::{HEADER_LEN, Header, Section, kind};
 use crate::id::{BlobId, FlistDigest};
 use crate::limits::Limits;
 use crate::meta::{FlistMeta, META_MAX};
-use crate::profile::{Profile, ProfileRange};
+use crate::profile::Profile;
 use crate::tables::{write_blobs, write_chunks, write_packs};
-use crate::tree::{FileData, NodeId, Tree};
+use crate::tree::Tree;
 
 /// The packs of a layer that are stored in its file, behind everything else.
 ///
@@ -150,20 +150,9 @@ impl FlistBuilder {
         let numbers: Vec<u16> = self.blobs.iter().map(renumber).collect();
         // A number that is out of range stays so, and is refused later.
         let new = |old: u16| numbers.get(usize::from(old)).copied().unwrap_or(u16::MAX);
-        let mut files: Vec<NodeId> = self.tree.walk().map(|(_, id)| id).collect();
-        files.sort_unstable();
-        files.dedup(); // hard links must not be renumbered twice
-        for id in files {
-            match self.tree.file_mut(id).map(|file| &mut file.data) {
-                Some(FileData::Extent(extent)) => extent.blob = new(extent.blob),
-                Some(FileData::Sparse { blob, .. }) => *blob = new(*blob),
-                _ => {}
-            }
-        }
-        let ranges = self.profile.iter_mut().flat_map(|p| &mut p.ranges);
-        for range in ranges {
-            let ProfileRange { blob, .. } = range;
-            *blob = new(*blob);
+        self.tree.map_blobs(new);
+        for range in self.profile.iter_mut().flat_map(|p| &mut p.ranges) {
+            range.blob = new(range.blob);
         }
         self.blobs.retain(|blob| blob.len > 0);
     }

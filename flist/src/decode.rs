@@ -24,9 +24,11 @@ pub(crate) fn to_tree(flist: &Flist) -> Result<Tree, FlistError> {
         linked: HashMap::new(),
     };
     let node = decoder.node(&root)?;
-    let opaque = matches!(&node.kind, NodeKind::Directory(d) if d.opaque);
     let mut tree = Tree::new(node.meta);
-    tree.set_opaque(Tree::ROOT, opaque);
+    if let NodeKind::Directory(root) = &node.kind {
+        tree.set_opaque(Tree::ROOT, root.opaque);
+        tree.set_implicit(Tree::ROOT, root.implicit);
+    }
     let mut pending = vec![(root, Tree::ROOT)];
     while let Some((directory, id)) = pending.pop() {
         decoder.directory(&mut tree, &directory, id, &mut pending)?;
@@ -92,13 +94,16 @@ impl Decoder<'_> {
         self.spend(inode.nid, 64 + inode.xattr_len())?;
         let mut xattrs = self.flist.xattrs(inode)?;
         let is_layer = self.flist.is_layer();
-        let opaque = is_layer && xattrs.remove(xattr::OPAQUE).is_some();
-        let link_to = is_layer && xattrs.remove(xattr::LINK_TO).is_some();
+        let mut marker = |name: &[u8]| is_layer && xattrs.remove(name).is_some();
+        let opaque = marker(xattr::OPAQUE);
+        let implicit = marker(xattr::IMPLICIT);
+        let link_to = marker(xattr::LINK_TO);
         let kind = match inode.file_type {
             FileType::Directory => {
                 let mut kind = NodeKind::directory();
                 if let NodeKind::Directory(directory) = &mut kind {
                     directory.opaque = opaque;
+                    directory.implicit = implicit;
                 }
                 kind
             }

@@ -84,6 +84,10 @@ pub struct Directory {
     entries: BTreeMap<EntryName, NodeId>,
     /// Layer trees only: hides every entry of the layers below.
     pub opaque: bool,
+    /// Layer trees only: the layer names entries of this directory, but not
+    /// the directory itself; where a layer below has it, that one's metadata
+    /// stays.
+    pub implicit: bool,
 }
 
 impl Directory {
@@ -288,6 +292,27 @@ impl Tree {
     pub fn set_opaque(&mut self, id: NodeId, opaque: bool) -> bool {
         let directory = self.directory_mut(id);
         directory.map(|d| d.opaque = opaque).is_some()
+    }
+
+    /// Marks a directory (not) implicit; false if it is not a directory.
+    pub fn set_implicit(&mut self, id: NodeId, implicit: bool) -> bool {
+        let directory = self.directory_mut(id);
+        directory.map(|d| d.implicit = implicit).is_some()
+    }
+
+    /// Renumbers the blobs that files refer to, each file once.
+    pub fn map_blobs(&mut self, new: impl Fn(u16) -> u16) {
+        for slot in self.slots.iter_mut().flatten() {
+            let NodeKind::File(file) = &mut slot.node.kind else {
+                continue;
+            };
+            match &mut file.data {
+                FileData::Inline(_) => {}
+                FileData::Extent(extent) => extent.blob = new(extent.blob),
+                FileData::Sparse { segments, .. } if segments.is_empty() => {}
+                FileData::Sparse { blob, .. } => *blob = new(*blob),
+            }
+        }
     }
 
     /// The node as a directory.
@@ -497,7 +522,7 @@ impl PartialEq for Tree {
             a.meta == b.meta
                 && match (&a.kind, &b.kind) {
                     (NodeKind::Directory(a), NodeKind::Directory(b)) => {
-                        a.opaque == b.opaque && a.len() == b.len()
+                        (a.opaque, a.implicit, a.len()) == (b.opaque, b.implicit, b.len())
                     }
                     (a, b) => a == b,
                 }

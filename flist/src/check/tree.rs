@@ -408,7 +408,7 @@ impl<'a> Checker<'a> {
         }
         let nid = inode.nid;
         let of_layer = match inode.file_type {
-            FileType::Directory => name == xattr::OPAQUE,
+            FileType::Directory => name == xattr::OPAQUE || name == xattr::IMPLICIT,
             FileType::Symlink => name == xattr::LINK_TO,
             _ => false,
         };

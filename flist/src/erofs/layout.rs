@@ -8,6 +8,9 @@
 //! directories in pre-order: a walk reads the metadata front to back. The root
 //! comes first, so its nid fits 16 bits.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use crate::BLOCK;
 use crate::blob::sparse_unit;
 use crate::error::BuildError;
@@ -257,18 +260,23 @@ impl Placer<'_> {
 }
 
 /// The xattrs of a node as written, with those that encode layer-only things.
-pub(crate) fn effective_xattrs(
-    node: &Node,
-) -> std::borrow::Cow<'_, std::collections::BTreeMap<Vec<u8>, Vec<u8>>> {
-    use std::borrow::Cow;
-    let marker = match &node.kind {
-        NodeKind::Directory(directory) if directory.opaque => xattr::OPAQUE,
-        NodeKind::LinkTo(_) => xattr::LINK_TO,
-        _ => return Cow::Borrowed(&node.meta.xattrs),
+pub(crate) fn effective_xattrs(node: &Node) -> Cow<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+    let markers = match &node.kind {
+        NodeKind::Directory(directory) => [
+            (directory.opaque, xattr::OPAQUE),
+            (directory.implicit, xattr::IMPLICIT),
+        ],
+        kind => {
+            let is_link = matches!(kind, NodeKind::LinkTo(_));
+            [(is_link, xattr::LINK_TO), (false, xattr::LINK_TO)]
+        }
     };
-    let mut xattrs = node.meta.xattrs.clone();
-    xattrs.insert(marker.to_vec(), xattr::YES.to_vec());
-    Cow::Owned(xattrs)
+    let mut xattrs = Cow::Borrowed(&node.meta.xattrs);
+    for (_, name) in markers.into_iter().filter(|(set, _)| *set) {
+        let value = xattr::YES.to_vec();
+        xattrs.to_mut().insert(name.to_vec(), value);
+    }
+    xattrs
 }
 
 fn xattr_len(node: &Node) -> u64 {

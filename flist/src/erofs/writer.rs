@@ -126,7 +126,9 @@ fn check_node(
     }
     check_xattrs(tree, id, limits)?;
     match &node.kind {
-        NodeKind::Directory(directory) if directory.opaque && tree_kind == TreeKind::Merged => {
+        NodeKind::Directory(directory)
+            if (directory.opaque || directory.implicit) && tree_kind == TreeKind::Merged =>
+        {
             Err(BuildError::LayerOnly(path()))
         }
         NodeKind::Whiteout | NodeKind::LinkTo(_) if tree_kind == TreeKind::Merged => {

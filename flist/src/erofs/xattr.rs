@@ -23,9 +23,11 @@ pub(crate) const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
 pub(crate) const LAMINA_PREFIX: &[u8] = b"trusted.lamina.";
 /// On a directory of a layer: hides the layers below.
 pub(crate) const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// On a directory of a layer: the layer names only its entries.
+pub(crate) const IMPLICIT: &[u8] = b"trusted.lamina.implicit";
 /// On a symlink of a layer: it is a hard link to that path.
 pub(crate) const LINK_TO: &[u8] = b"trusted.lamina.link";
-/// Value of the two above.
+/// Value of those above.
 pub(crate) const YES: &[u8] = b"y";
 
 /// Whether users may not set this attribute in a flist.
