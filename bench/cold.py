@@ -22,6 +22,7 @@ SLOPE_DELAY_MS = 25
 
 def run(bench: Bench) -> None:
     """All sections that start with nothing local."""
+    bench.note("peers stargz-snapshotter and soci-snapshotter are not in this run: each needs a containerd of its own")
     names = ["python-data", "web"] + ([] if bench.quick else ["ml"])
     for name in names:
         image = images.find(name)

@@ -1,6 +1,9 @@
 """A1-A4 and A12: reads and walks of local data, against the same tree on ext4."""
 
 import contextlib
+import json
+import pathlib
+import subprocess
 
 from . import nydus
 from .corpus import images
@@ -76,6 +79,19 @@ def reads(bench: Bench, big: dict) -> None:
                     lambda path: drive("seq", path, "--block", block, "--jobs", jobs, "--passes", passes))
     compare(bench, "A2", "warm 4K random", 0.95, big, lambda path: drive("random", path, "--count", 200_000))
     compare(bench, "A2", "warm mmap touch", 0.95, big, lambda path: drive("mmap", path, "--count", 1_000_000))
+
+
+    if not bench.quick:
+        # The same with a tool we did not write, as a check of the driver.
+        compare(bench, "A1", "warm sequential 128K, measured by fio", 0.97, big, lambda path: _fio(path, "read", "128k", "2g"))
+        compare(bench, "A2", "warm 4K random, measured by fio", 0.95, big, lambda path: _fio(path, "randread", "4k", "512m"))
+
+
+def _fio(path: pathlib.Path, pattern: str, block: str, amount: str) -> dict:
+    command = ["fio", "--name=bench", f"--filename={path}", "--readonly", f"--rw={pattern}", f"--bs={block}", f"--io_size={amount}",
+               "--ioengine=psync", "--invalidate=0", "--output-format=json"]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    return {"seconds": json.loads(result.stdout)["jobs"][0]["read"]["runtime"] / 1e3}
 
 
 def small(bench: Bench, roots: dict) -> None:

@@ -63,6 +63,13 @@ def debian_packages(root: pathlib.Path, names: list[str]) -> dict:
     return {"debian": installed}
 
 
+def blas_alternatives(root: pathlib.Path) -> None:
+    """What the maintainer scripts of the BLAS packages would link."""
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    for target in ("blas/libblas.so.3", "lapack/liblapack.so.3"):
+        (libraries / pathlib.Path(target).name).symlink_to(target)
+
+
 def _download_closure(names: list[str], status: pathlib.Path, state: pathlib.Path) -> list[pathlib.Path]:
     archives = CACHE / "debs"
     (archives / "partial").mkdir(parents=True, exist_ok=True)
@@ -74,7 +81,10 @@ def _download_closure(names: list[str], status: pathlib.Path, state: pathlib.Pat
         "-o", f"Dir::Etc::preferences={preferences}", "-o", "APT::Install-Recommends=false",
         "-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=true",
     ]
-    plan = subprocess.run(["apt-get", *options, "-qq", "--print-uris", "install", *names], check=True, capture_output=True, text=True)
+    # apt leaves out of this list what it already has, so it is shown an empty archive.
+    (state / "partial").mkdir()
+    unseen = ["-o", f"Dir::Cache::archives={state}/"]
+    plan = subprocess.run(["apt-get", *options, *unseen, "-qq", "--print-uris", "install", *names], check=True, capture_output=True, text=True)
     files = [line.split()[1] for line in plan.stdout.splitlines() if line.startswith("'")]
     subprocess.run(["apt-get", *options, "-qq", "-y", "--download-only", "install", *names], check=True, stdout=subprocess.DEVNULL)
     return [archives / name for name in sorted(files)]
