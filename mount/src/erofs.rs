@@ -23,7 +23,7 @@ const FSCONFIG_VALUE_MAX: usize = 255;
 /// How an EROFS mount reads its devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErofsOptions {
-    /// Read devices with O_DIRECT: pages are not cached twice (once for the
+    /// Read devices with `O_DIRECT`: pages are not cached twice (once for the
     /// device, once for the file), better for random reads and many readers;
     /// worse for one cold sequential reader.
     pub directio: bool,

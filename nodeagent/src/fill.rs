@@ -154,7 +154,7 @@ async fn converse<H: FillHandler>(stream: UnixStream, handler: Arc<H>) -> anyhow
             break;
         }
         frames.push(&chunk[..length]);
-        while let Some(request) = frames.next::<FillRequest>()? {
+        while let Some(request) = frames.take::<FillRequest>()? {
             let slot = Arc::clone(&slots).acquire_owned().await?;
             let (handler, tell) = (Arc::clone(&handler), tell.clone());
             tokio::spawn(async move {

@@ -106,7 +106,7 @@ impl FrameBuffer {
     /// # Errors
     /// [`WireError::TooLong`], [`WireError::Version`], [`WireError::Decode`]:
     /// the connection is beyond repair.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {
         let rest = &self.bytes[self.taken..];
         let Some(prefix) = rest.first_chunk::<4>() else {
             return Ok(None);
@@ -309,7 +309,7 @@ mod tests {
         let mut got: Vec<String> = Vec::new();
         for byte in frames {
             buffer.push(&[byte]);
-            while let Some(message) = buffer.next().unwrap() {
+            while let Some(message) = buffer.take().unwrap() {
                 got.push(message);
             }
         }
@@ -322,7 +322,7 @@ mod tests {
         frame[4] = VERSION + 1;
         let mut buffer = FrameBuffer::default();
         buffer.push(&frame);
-        assert!(matches!(buffer.next::<u32>(), Err(WireError::Version(v)) if v == VERSION + 1));
+        assert!(matches!(buffer.take::<u32>(), Err(WireError::Version(v)) if v == VERSION + 1));
         assert!(matches!(
             read_frame::<u32>(&frame[..]),
             Err(WireError::Version(_))
@@ -338,7 +338,7 @@ mod tests {
         ));
         let mut buffer = FrameBuffer::default();
         buffer.push(&frame);
-        assert!(matches!(buffer.next::<u32>(), Err(WireError::TooLong(_))));
+        assert!(matches!(buffer.take::<u32>(), Err(WireError::TooLong(_))));
     }
 
     #[test]

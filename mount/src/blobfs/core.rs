@@ -12,7 +12,7 @@ use super::stats::{BlobStats, Counters};
 use crate::cache::{BlobReader, FileIdentity};
 use crate::filler::{FillError, Filler};
 
-/// Node id of the directory (FUSE_ROOT_ID).
+/// Node id of the directory (`FUSE_ROOT_ID`).
 pub const ROOT_INO: u64 = 1;
 
 /// How the file system behaves.
@@ -25,7 +25,7 @@ pub struct BlobFsOptions {
 impl Default for BlobFsOptions {
     fn default() -> Self {
         Self {
-            fill_deadline: Duration::from_secs(60),
+            fill_deadline: Duration::from_mins(1),
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) const DATA: &str = "data";
 pub(super) const PRESENT: &str = "present";
 pub(super) const SEAL: &str = "seal";
 
-/// Opens an existing regular file. O_NONBLOCK so that a FIFO put in its place
+/// Opens an existing regular file. `O_NONBLOCK` so that a FIFO put in its place
 /// cannot make us wait for a peer.
 pub(super) fn open_regular(path: &Path, write: bool) -> Result<File, CacheError> {
     let file = OpenOptions::new()

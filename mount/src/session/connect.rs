@@ -16,7 +16,7 @@ use crate::sys::fuse_dev;
 /// The kernel sends INIT while mount(2) runs; longer than this means a kernel
 /// that does not work.
 const INIT_DEADLINE: Duration = Duration::from_secs(10);
-/// Larger than any request without data, and above FUSE_MIN_READ_BUFFER (8192).
+/// Larger than any request without data, and above `FUSE_MIN_READ_BUFFER` (8192).
 const INIT_BUFFER_LEN: usize = 64 * 1024;
 /// Nothing is ever written to these file systems; the smallest value that
 /// kernels take without complaint.
@@ -188,9 +188,9 @@ fn handshake(
     Ok(flags.contains(InitFlags::FUSE_HAS_RESEND))
 }
 
-/// What every connection of ours wants. Without ASYNC_DIO a reader of a
+/// What every connection of ours wants. Without `ASYNC_DIO` a reader of a
 /// directio EROFS mount cannot be killed while its request is taken; without
-/// HAS_RESEND a restart loses the requests that were taken.
+/// `HAS_RESEND` a restart loses the requests that were taken.
 fn required_flags() -> InitFlags {
     InitFlags::FUSE_ASYNC_READ
         | InitFlags::FUSE_ASYNC_DIO

@@ -14,7 +14,7 @@ const MINOR: u32 = 40;
 const OPCODE_INIT: u32 = 26;
 const NOTIFY_RESEND: u32 = 7;
 
-/// Length of a FUSE_INIT request: header and `fuse_init_in`.
+/// Length of a `FUSE_INIT` request: header and `fuse_init_in`.
 pub(super) const INIT_REQUEST_LEN: usize = 40 + 64;
 
 /// What the kernel said in its INIT request.
@@ -97,7 +97,7 @@ pub(super) fn synthetic_init() -> [u8; INIT_REQUEST_LEN] {
     fixed
 }
 
-/// FUSE_NOTIFY_RESEND: the kernel queues again every request that was taken
+/// `FUSE_NOTIFY_RESEND`: the kernel queues again every request that was taken
 /// and not answered (`struct fuse_out_header` with the code in `error`).
 pub(super) fn resend() -> [u8; 16] {
     let mut out = [0u8; 16];

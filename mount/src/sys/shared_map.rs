@@ -35,10 +35,13 @@ impl SharedWords {
 
     /// The words.
     pub(crate) fn words(&self) -> &[AtomicU64] {
+        #[allow(clippy::cast_ptr_alignment)] // see SAFETY
         // SAFETY: the mapping is page aligned, `words * 8` bytes long and lives
         // as long as `self`; AtomicU64 has the layout of u64 and every access
         // of this process and of the other one is atomic.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.words) }
+        unsafe {
+            std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.words)
+        }
     }
 }
 

@@ -29,7 +29,7 @@ struct Source {
     bytes: File,
 }
 
-pub fn run(
+pub(crate) fn run(
     run_dir: &Path,
     cache: PathBuf,
     sources: PathBuf,

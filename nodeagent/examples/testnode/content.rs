@@ -8,20 +8,21 @@ use std::path::{Path, PathBuf};
 /// Files per directory.
 const PER_DIR: u32 = 16;
 
+#[allow(dead_code)] // the tests write the files, the reader reads them
 /// Where file `index` is below the root: its name says its size.
-pub fn path(index: u32, size: u64) -> PathBuf {
+pub(crate) fn path(index: u32, size: u64) -> PathBuf {
     PathBuf::from(format!("d{}/f{index}-{size}", index / PER_DIR))
 }
 
 /// Number and size from a name made by [`path`].
-pub fn parse(path: &Path) -> Option<(u32, u64)> {
+pub(crate) fn parse(path: &Path) -> Option<(u32, u64)> {
     let name = path.file_name()?.to_str()?.strip_prefix('f')?;
     let (index, size) = name.split_once('-')?;
     Some((index.parse().ok()?, size.parse().ok()?))
 }
 
 /// The bytes of a file from `offset` on.
-pub fn fill(index: u32, offset: u64, out: &mut [u8]) {
+pub(crate) fn fill(index: u32, offset: u64, out: &mut [u8]) {
     let mut word = offset / 8;
     let mut skip = (offset % 8) as usize;
     let mut at = 0;
@@ -35,8 +36,8 @@ pub fn fill(index: u32, offset: u64, out: &mut [u8]) {
     }
 }
 
-/// SplitMix64's finaliser: no zero runs, no two files alike.
-pub fn mix(value: u64) -> u64 {
+/// `SplitMix64`'s finaliser: no zero runs, no two files alike.
+pub(crate) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -20,14 +20,14 @@ const FAILURES_KEPT: usize = 20;
 
 /// What the readers of a process saw.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
-    pub reads: u64,
-    pub maps: u64,
-    pub walks: u64,
-    pub execs: u64,
-    pub bytes: u64,
-    pub failures: Vec<String>,
-    pub worst_ms: u64,
+pub(crate) struct Report {
+    pub(crate) reads: u64,
+    pub(crate) maps: u64,
+    pub(crate) walks: u64,
+    pub(crate) execs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) failures: Vec<String>,
+    pub(crate) worst_ms: u64,
 }
 
 impl Report {
@@ -43,7 +43,7 @@ impl Report {
     }
 }
 
-pub fn run(root: &Path, seed: u64, threads: u64) -> anyhow::Result<()> {
+pub(crate) fn run(root: &Path, seed: u64, threads: u64) -> anyhow::Result<()> {
     let files = list(root)?;
     anyhow::ensure!(!files.is_empty(), "no files below {}", root.display());
     let stop = AtomicBool::new(false);

@@ -6,14 +6,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 /// A file mapped for reading.
-pub struct Mapping {
+pub(crate) struct Mapping {
     start: *mut libc::c_void,
     len: usize,
 }
 
 impl Mapping {
     /// Maps `len` bytes (at least one).
-    pub fn new(file: &File, len: usize) -> io::Result<Self> {
+    pub(crate) fn new(file: &File, len: usize) -> io::Result<Self> {
         // SAFETY: a fresh private read-only mapping of an open descriptor.
         let start = unsafe {
             libc::mmap(
@@ -32,7 +32,7 @@ impl Mapping {
     }
 
     /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: mapped for `len` bytes until drop; the file is read-only.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
     }

@@ -1,5 +1,5 @@
-//! Messages of the holder: one SOCK_SEQPACKET packet each, a version byte and
-//! postcard, descriptors beside them as SCM_RIGHTS.
+//! Messages of the holder: one `SOCK_SEQPACKET` packet each, a version byte and
+//! postcard, descriptors beside them as `SCM_RIGHTS`.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -118,9 +118,8 @@ pub(super) fn receive<T: DeserializeOwned>(
     {
         return Err(io::Error::other("a packet was cut off"));
     }
-    let body = match packet[..message.bytes].split_first() {
-        Some((&wire::VERSION, body)) => body,
-        _ => return Err(io::Error::other("a packet of another version")),
+    let Some((&wire::VERSION, body)) = packet[..message.bytes].split_first() else {
+        return Err(io::Error::other("a packet of another version"));
     };
     let message = postcard::from_bytes(body).map_err(io::Error::other)?;
     Ok(Some((message, fds)))

@@ -20,6 +20,8 @@ use crate::wire;
 
 /// Connections served at once: the children and a status query or two.
 const CLIENTS_MAX: usize = 16;
+/// Connections not yet accepted.
+const BACKLOG: i32 = 16;
 /// How long a child may take to end before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -79,7 +81,7 @@ impl Holder {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         bind(&listener, &SocketAddrUnix::new(&path)?)?;
-        listen(&listener, CLIENTS_MAX as i32)?;
+        listen(&listener, BACKLOG)?;
         let mut mask = SigSet::empty();
         mask.add(NixSignal::SIGTERM);
         mask.add(NixSignal::SIGINT);

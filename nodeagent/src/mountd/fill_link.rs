@@ -221,7 +221,7 @@ impl Worker {
         while let Some(reply) = self
             .line
             .as_mut()
-            .map_or(Ok(None), |line| line.incoming.next::<FillReply>())?
+            .map_or(Ok(None), |line| line.incoming.take::<FillReply>())?
         {
             let outcome = reply
                 .outcome

@@ -1,96 +1,180 @@
-//! A test image: an EROFS tree whose file data is on one external device.
+//! A test image: a real flist with several blobs, cut by content.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use lamina_flist::{BlobId, ChunkId};
+use lamina_flist::{
+    BlobBuilder, BlobId, BlobLayout, ChunkId, ChunkRecord, Codec, EntryName, FileContent, FileData,
+    Flist, FlistBuilder, INLINE_MAX, Limits, Metadata, Node, NodeId, NodeKind, PackId, PackRecord,
+    Sha256Digest, Splitter, Tree,
+};
 
 use crate::content;
 use crate::support::testnode;
 
-/// Bytes of a map entry: what one fill brings.
-const ENTRY_LEN: usize = 64 * 1024;
+/// Devices of the image; files are dealt out to them in turn.
+const BLOBS: usize = 3;
 
 /// An image and what is needed to serve it.
-pub struct Image {
-    /// The EROFS metadata, to be mounted.
-    pub flist: PathBuf,
+pub(crate) struct Image {
+    /// The flist, to be mounted.
+    pub(crate) flist: PathBuf,
     /// Complete blobs, named by id.
-    pub sources: PathBuf,
-    /// The one blob.
-    pub blob: BlobId,
-    /// Its map.
-    pub map: Vec<u8>,
+    pub(crate) sources: PathBuf,
+    /// The blobs in table order, each with its map.
+    pub(crate) blobs: Vec<(BlobId, Vec<u8>)>,
 }
 
 /// Builds an image of about `total_bytes` below `dir`.
-pub fn build(dir: &Path, total_bytes: u64) -> Image {
-    let tree = dir.join("tree");
-    write_tree(&tree, total_bytes);
-    let (flist, device) = (dir.join("image.fl"), dir.join("device"));
-    let output = Command::new("mkfs.erofs")
-        .arg("--chunksize=4096")
-        .arg(format!("--blobdev={}", device.display()))
-        .args([&flist, &tree])
-        .output()
-        .expect("mkfs.erofs (package erofs-utils) is needed");
-    assert!(output.status.success(), "mkfs.erofs: {output:?}");
-    std::fs::remove_dir_all(&tree).unwrap();
-    let map = map_of(&device);
-    let blob = BlobId::of(&map);
-    let sources = dir.join("sources");
-    std::fs::create_dir_all(&sources).unwrap();
-    std::fs::rename(&device, sources.join(blob.to_string())).unwrap();
-    Image {
-        flist,
-        sources,
-        blob,
-        map,
-    }
-}
-
-/// Files of 1 byte to 4 MiB, mostly small, and a program.
-fn write_tree(tree: &Path, total_bytes: u64) {
-    std::fs::create_dir_all(tree.join("bin")).unwrap();
-    let program = tree.join("bin/testnode");
-    std::fs::copy(testnode(), &program).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+pub(crate) fn build(dir: &Path, total_bytes: u64) -> Image {
+    let mut writer = Writer::new(dir.join("sources"));
+    let bin = writer.directory("bin");
+    let program = std::fs::read(testnode()).unwrap();
+    writer.file(bin, "testnode", 0o755, &program);
     let (mut written, mut index) = (0, 0);
+    let mut directories = HashMap::new();
     while written < total_bytes {
         let random = content::mix(u64::from(index));
-        let size = 1 + random % (4096 << (random >> 32) % 11);
-        let path = tree.join(content::path(index, size));
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let size = 1 + random % (4096 << ((random >> 32) % 11));
+        let path = content::path(index, size);
+        let [parent, name] = [path.parent(), path.file_name().map(Path::new)]
+            .map(|part| part.unwrap().to_str().unwrap().to_owned());
+        let parent = *directories
+            .entry(parent)
+            .or_insert_with_key(|name| writer.directory(name));
         let mut bytes = vec![0; size as usize];
         content::fill(index, 0, &mut bytes);
-        File::create(path).unwrap().write_all(&bytes).unwrap();
+        writer.file(parent, &name, 0o644, &bytes);
         written += size;
         index += 1;
     }
+    writer.finish(&dir.join("image.fl"))
 }
 
-/// The blob map of a device cut into equal entries.
-fn map_of(device: &Path) -> Vec<u8> {
-    let len = std::fs::metadata(device).unwrap().len();
-    assert_eq!(len % 4096, 0, "a device of whole blocks");
-    let count = len.div_ceil(ENTRY_LEN as u64) as u32;
-    let mut map = b"LAMMAP01".to_vec();
-    map.extend(count.to_le_bytes());
-    map.extend(0u32.to_le_bytes());
-    map.extend(len.to_le_bytes());
-    let mut file = File::open(device).unwrap();
-    let mut offset = 0;
-    while offset < len {
-        let mut bytes = vec![0; ENTRY_LEN.min((len - offset) as usize)];
-        file.read_exact(&mut bytes).unwrap();
-        map.extend(offset.to_le_bytes());
-        map.extend((bytes.len() as u32).to_le_bytes());
-        map.extend(0u32.to_le_bytes());
-        map.extend(ChunkId::of(&bytes).as_bytes());
-        offset += bytes.len() as u64;
+/// Collects a tree and the bytes of its blobs.
+struct Writer {
+    tree: Tree,
+    sources: PathBuf,
+    blobs: Vec<(BlobBuilder, File)>,
+    chunks: Vec<ChunkRecord>,
+    known: HashMap<ChunkId, u32>,
+    files: usize,
+}
+
+impl Writer {
+    fn new(sources: PathBuf) -> Self {
+        std::fs::create_dir_all(&sources).unwrap();
+        let blobs = (0..BLOBS)
+            .map(|blob| {
+                let file = File::create(sources.join(blob.to_string())).unwrap();
+                (BlobBuilder::new(), file)
+            })
+            .collect();
+        Self {
+            tree: Tree::new(metadata(0o755)),
+            sources,
+            blobs,
+            chunks: Vec::new(),
+            known: HashMap::new(),
+            files: 0,
+        }
     }
-    map
+
+    fn directory(&mut self, name: &str) -> NodeId {
+        self.insert(Tree::ROOT, name, 0o755, NodeKind::directory())
+    }
+
+    fn insert(&mut self, parent: NodeId, name: &str, perm: u16, kind: NodeKind) -> NodeId {
+        let meta = metadata(perm);
+        let name = EntryName::new(name).unwrap();
+        self.tree.insert(parent, name, Node { meta, kind }).unwrap()
+    }
+
+    fn file(&mut self, parent: NodeId, name: &str, perm: u16, bytes: &[u8]) {
+        self.files += 1;
+        let data = if bytes.len() as u64 <= INLINE_MAX {
+            FileData::Inline(bytes.to_vec())
+        } else {
+            let mut pieces = Vec::new();
+            let mut splitter = Splitter::new();
+            splitter.push(bytes, |chunk| pieces.push(chunk.to_vec()));
+            splitter.finish(|chunk| pieces.push(chunk.to_vec()));
+            let chunks: Vec<(u32, u32)> = pieces.iter().map(|piece| self.chunk(piece)).collect();
+            let blob = self.files % BLOBS;
+            let (layout, file) = &mut self.blobs[blob];
+            let extent = layout.place_extent(blob as u16, &chunks);
+            file.write_all_at(bytes, extent.offset).unwrap();
+            FileData::Extent(extent)
+        };
+        let size = bytes.len() as u64;
+        let kind = NodeKind::File(FileContent { size, data });
+        self.insert(parent, name, perm, kind);
+    }
+
+    /// Index and length of a chunk in the chunk table.
+    fn chunk(&mut self, bytes: &[u8]) -> (u32, u32) {
+        let (id, len) = (ChunkId::of(bytes), bytes.len() as u32);
+        let index = *self.known.entry(id).or_insert_with(|| {
+            let last = self.chunks.last();
+            self.chunks.push(ChunkRecord {
+                id,
+                pack: 0,
+                offset: last.map_or(0, |chunk| chunk.offset + chunk.stored_len),
+                stored_len: len,
+                len,
+                codec: Codec::Raw,
+            });
+            self.chunks.len() as u32 - 1
+        });
+        (index, len)
+    }
+
+    fn finish(self, path: &Path) -> Image {
+        let mut layouts: Vec<BlobLayout> = Vec::new();
+        for (layout, file) in self.blobs {
+            let layout = layout.finish();
+            file.set_len(layout.len).unwrap();
+            layouts.push(layout);
+        }
+        let mut builder = FlistBuilder::new(self.tree);
+        builder.blobs = layouts;
+        builder.packs = vec![PackRecord {
+            id: PackId::of(b"no pack: the blobs are at hand"),
+            sha256: Sha256Digest::from_bytes([7; 32]),
+            len: self.chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+            embedded_at: None,
+        }];
+        builder.chunks = self.chunks;
+        let head = builder.build().unwrap();
+        std::fs::write(path, &head.bytes).unwrap();
+        let flist = Flist::parse(head.bytes.into()).unwrap();
+        flist.check(&Limits::default()).unwrap();
+        let blobs: Vec<(BlobId, Vec<u8>)> = (0..flist.blob_count())
+            .map(|blob| {
+                let map = flist.blob_map_bytes(blob).unwrap();
+                let id = flist.blob(blob).unwrap().id;
+                std::fs::rename(
+                    self.sources.join(blob.to_string()),
+                    self.sources.join(id.to_string()),
+                )
+                .unwrap();
+                (id, map)
+            })
+            .collect();
+        assert_eq!(blobs.len(), BLOBS);
+        Image {
+            flist: path.to_owned(),
+            sources: self.sources,
+            blobs,
+        }
+    }
+}
+
+fn metadata(perm: u16) -> Metadata {
+    Metadata {
+        perm,
+        ..Metadata::default()
+    }
 }

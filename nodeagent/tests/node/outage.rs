@@ -90,7 +90,7 @@ fn without_an_agent_reads_fail_at_the_deadline_and_work_once_it_is_back() {
 fn without_holder_and_daemon_reads_fail_and_cached_pages_stay() {
     let _alone = alone();
     let setup = Setup {
-        fill_deadline: Duration::from_secs(60),
+        fill_deadline: Duration::from_mins(1),
         agent_delay_ms: Some(NO_DELAY),
     };
     let scene = mounted(&setup);
@@ -122,7 +122,7 @@ fn without_holder_and_daemon_reads_fail_and_cached_pages_stay() {
 fn the_mount_daemon_goes_on_without_its_holder_and_gives_its_descriptors_to_the_next() {
     let _alone = alone();
     let setup = Setup {
-        fill_deadline: Duration::from_secs(60),
+        fill_deadline: Duration::from_mins(1),
         agent_delay_ms: Some(NO_DELAY),
     };
     let mut scene = mounted(&setup);
@@ -149,7 +149,7 @@ fn the_mount_daemon_goes_on_without_its_holder_and_gives_its_descriptors_to_the_
 fn a_read_waits_for_a_restart_and_not_longer() {
     let _alone = alone();
     let setup = Setup {
-        fill_deadline: Duration::from_secs(60),
+        fill_deadline: Duration::from_mins(1),
         agent_delay_ms: Some(NO_DELAY),
     };
     let scene = mounted(&setup);

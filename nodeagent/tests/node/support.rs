@@ -16,10 +16,10 @@ use serde::Deserialize;
 use crate::image::Image;
 
 /// Far beyond what anything here takes on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program with the daemons' roles, built beside this test.
-pub fn testnode() -> PathBuf {
+pub(crate) fn testnode() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples/testnode");
     assert!(
@@ -31,7 +31,7 @@ pub fn testnode() -> PathBuf {
 }
 
 /// Fails loudly where these tests cannot run.
-pub fn require_root() {
+pub(crate) fn require_root() {
     assert!(
         rustix::process::geteuid().is_root(),
         "this test mounts file systems: run it as root"
@@ -39,7 +39,7 @@ pub fn require_root() {
 }
 
 /// These tests load the machine: one at a time.
-pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE
         .lock()
@@ -47,7 +47,7 @@ pub fn alone() -> std::sync::MutexGuard<'static, ()> {
 }
 
 /// Waits for a condition.
-pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = check() {
@@ -59,14 +59,14 @@ pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 }
 
 /// How a node is set up.
-pub struct Setup {
-    pub fill_deadline: Duration,
+pub(crate) struct Setup {
+    pub(crate) fill_deadline: Duration,
     /// The agent's delay per fill; without one there is no agent.
-    pub agent_delay_ms: Option<Range<u64>>,
+    pub(crate) agent_delay_ms: Option<Range<u64>>,
 }
 
 /// Daemons and mounts of one test.
-pub struct Node {
+pub(crate) struct Node {
     dir: PathBuf,
     holder: Child,
     mounts: Vec<PathBuf>,
@@ -92,7 +92,7 @@ fn spawn_holder(dir: &Path, image: &Image, setup: &Setup) -> Child {
 
 impl Node {
     /// Starts the daemons below `dir` and waits until they serve.
-    pub fn start(dir: &Path, image: &Image, setup: &Setup) -> Self {
+    pub(crate) fn start(dir: &Path, image: &Image, setup: &Setup) -> Self {
         let node = Self {
             dir: dir.to_owned(),
             holder: spawn_holder(dir, image, setup),
@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// Kills the holder, leaving its children, and starts another.
-    pub fn replace_holder(&mut self, image: &Image, setup: &Setup) {
+    pub(crate) fn replace_holder(&mut self, image: &Image, setup: &Setup) {
         self.orphans = vec![self.pid_of("mountd"), self.pid_of("agent")];
         self.holder.kill().unwrap();
         self.holder.wait().unwrap();
@@ -112,39 +112,39 @@ impl Node {
         eventually("another holder", || self.try_holder());
     }
 
-    pub fn try_holder(&self) -> Option<HolderClient> {
+    pub(crate) fn try_holder(&self) -> Option<HolderClient> {
         HolderClient::connect(&self.run_dir()).ok()
     }
 
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
     }
 
-    pub fn cache(&self) -> CacheDir {
+    pub(crate) fn cache(&self) -> CacheDir {
         CacheDir::new(self.dir.join("cache"))
     }
 
-    pub fn mountd(&self) -> MountdClient {
+    pub(crate) fn mountd(&self) -> MountdClient {
         MountdClient::connect(&self.run_dir(), PATIENCE).expect("a mount daemon")
     }
 
-    pub fn holder(&self) -> HolderClient {
+    pub(crate) fn holder(&self) -> HolderClient {
         HolderClient::connect(&self.run_dir()).expect("a holder")
     }
 
-    pub fn holder_pid(&self) -> u32 {
+    pub(crate) fn holder_pid(&self) -> u32 {
         self.holder.id()
     }
 
     /// The process of a child, once it runs.
-    pub fn pid_of(&self, child: &str) -> u32 {
+    pub(crate) fn pid_of(&self, child: &str) -> u32 {
         eventually(child, || {
             let status = self.holder().status().unwrap();
             status.into_iter().find(|c| c.name == child)?.pid
         })
     }
 
-    pub fn restarts_of(&self, child: &str) -> u64 {
+    pub(crate) fn restarts_of(&self, child: &str) -> u64 {
         let status = self.holder().status().unwrap();
         status
             .into_iter()
@@ -153,18 +153,17 @@ impl Node {
             .restarts
     }
 
-    /// Creates the blob in the cache, registers it and mounts the image.
-    pub fn mount(&mut self, image: &Image, options: &ErofsOptions) -> PathBuf {
-        let blob_dir = self.cache().blob_dir(&image.blob);
-        let map = || image.map.clone();
-        // Dropped at once: the agent is the one that writes.
-        drop(BlobFile::open(&blob_dir, &image.blob, map, Trust::SameBoot).unwrap());
-        let registration = BlobRegistration {
-            id: image.blob,
-            dir: blob_dir,
-        };
+    /// Creates the blobs in the cache, registers them and mounts the image.
+    pub(crate) fn mount(&mut self, image: &Image, options: &ErofsOptions) -> PathBuf {
+        let mut wanted = Vec::new();
+        for (id, map) in &image.blobs {
+            let dir = self.cache().blob_dir(id);
+            // Dropped at once: the agent is the one that writes.
+            drop(BlobFile::open(&dir, id, || map.clone(), Trust::SameBoot).unwrap());
+            wanted.push(BlobRegistration { id: *id, dir });
+        }
         let mut mountd = self.mountd();
-        let registered = mountd.register_blobs(vec![registration]).unwrap();
+        let registered = mountd.register_blobs(wanted).unwrap();
         let devices: Vec<PathBuf> = registered.into_iter().map(|blob| blob.path).collect();
         let target = self.dir.join("mnt");
         std::fs::create_dir_all(&target).unwrap();
@@ -178,7 +177,7 @@ impl Node {
             flist: image.flist.clone(),
             target: target.clone(),
             mode: "erofs".into(),
-            blobs: vec![image.blob],
+            blobs: image.blobs.iter().map(|(id, _)| *id).collect(),
             extra: std::collections::BTreeMap::new(),
         };
         mountd.put_mount_record(record).unwrap();
@@ -186,7 +185,7 @@ impl Node {
     }
 
     /// An overlay with an empty upper above `lower`.
-    pub fn overlay(&mut self, lower: &Path) -> PathBuf {
+    pub(crate) fn overlay(&mut self, lower: &Path) -> PathBuf {
         let [upper, work, target] = ["upper", "work", "merged"].map(|name| self.dir.join(name));
         for dir in [&upper, &work, &target] {
             std::fs::create_dir_all(dir).unwrap();
@@ -232,18 +231,18 @@ impl Drop for Node {
 }
 
 /// SIGKILL to one process.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     signal(pid, Signal::KILL);
 }
 
 /// A signal to one process; one that is gone already is as good.
-pub fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).expect("a process id");
     let _ = kill_process(pid, signal);
 }
 
 /// Memory of a process in KiB: resident, and of that not shared with files.
-pub fn memory_kib(pid: u32) -> (u64, u64) {
+pub(crate) fn memory_kib(pid: u32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name));
@@ -255,23 +254,23 @@ pub fn memory_kib(pid: u32) -> (u64, u64) {
 
 /// What a reader process reports.
 #[derive(Debug, Default, Deserialize)]
-pub struct Report {
-    pub reads: u64,
-    pub maps: u64,
-    pub walks: u64,
-    pub execs: u64,
-    pub bytes: u64,
-    pub failures: Vec<String>,
-    pub worst_ms: u64,
+pub(crate) struct Report {
+    pub(crate) reads: u64,
+    pub(crate) maps: u64,
+    pub(crate) walks: u64,
+    pub(crate) execs: u64,
+    pub(crate) bytes: u64,
+    pub(crate) failures: Vec<String>,
+    pub(crate) worst_ms: u64,
 }
 
 /// Reader processes; killed on drop.
-pub struct Readers {
+pub(crate) struct Readers {
     running: Vec<(Child, Option<ChildStdin>)>,
 }
 
 impl Readers {
-    pub fn start(root: &Path, processes: u64, threads: u64, seed: u64) -> Self {
+    pub(crate) fn start(root: &Path, processes: u64, threads: u64, seed: u64) -> Self {
         let running = (0..processes)
             .map(|process| {
                 let mut child = Command::new(testnode())
@@ -292,7 +291,7 @@ impl Readers {
 
     /// Ends them and sums up; a reader that was killed (SIGBUS) or does not end
     /// is a failure.
-    pub fn finish(mut self) -> Report {
+    pub(crate) fn finish(mut self) -> Report {
         let mut total = Report::default();
         for (_, stdin) in &mut self.running {
             stdin.take();
