@@ -12,8 +12,14 @@ packages=(
   # other kernels (vmtest/)
   qemu-system-x86 cpio kmod busybox-static
   # benchmarks and shaped links
-  fio iproute2
+  fio iproute2 util-linux
 )
+
+# Wheels for the demo's image come through pip.
+python3 -m pip --version > /dev/null 2>&1 || packages+=(python3-pip)
+# The registry is built with Go where Go is; Debian's own one does for the demo.
+command -v go > /dev/null || packages+=(docker-registry)
+command -v npm > /dev/null || packages+=(npm)
 
 missing=()
 for p in "${packages[@]}"; do

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import pathlib
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -23,7 +24,6 @@ def serve(host: str = "127.0.0.1", prefix: list[str] = (), storage: pathlib.Path
 
     `prefix` is a command that starts it elsewhere, e.g. in a network namespace.
     """
-    tool = subprocess.run([REPOSITORY / "scripts/tools.sh", "registry"], check=True, stdout=subprocess.PIPE, text=True)
     with tempfile.TemporaryDirectory(prefix="lamina-registry-") as work:
         port = _free_port()
         config = pathlib.Path(work) / "config.yml"
@@ -33,7 +33,7 @@ log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {storage}}}, delete: {{enabled: true}}}}
 http: {{addr: "{host}:{port}"}}
 """)
-        command = [*prefix, tool.stdout.strip(), "serve", str(config)]
+        command = [*prefix, _program(), "serve", str(config)]
         with open(pathlib.Path(work) / "log", "w+") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
             try:
@@ -43,6 +43,14 @@ http: {{addr: "{host}:{port}"}}
             finally:
                 process.terminate()
                 process.wait(10)
+
+
+def _program() -> str:
+    """distribution v3 built with Go, or where Go is missing Debian's docker-registry."""
+    if shutil.which("go") is None and (debian := shutil.which("docker-registry")):
+        return debian
+    tool = subprocess.run([REPOSITORY / "scripts/tools.sh", "registry"], check=True, stdout=subprocess.PIPE, text=True)
+    return tool.stdout.strip()
 
 
 def _free_port() -> int:
