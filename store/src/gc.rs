@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use lamina_flist::{FlistDigest, IndexId, PackId, PackRecord};
+use lamina_flist::{Flist, FlistDigest, IndexId, PackId, PackRecord};
 
 use crate::api::Store;
 use crate::chunk_index::load_store;
@@ -39,7 +39,12 @@ pub struct GcRoots {
 }
 
 impl GcRoots {
-    /// Keeps a flist: its name and its packs.
+    /// Keeps a flist.
+    pub fn keep_flist(&mut self, flist: &Flist) {
+        self.keep(flist.digest(), flist.packs());
+    }
+
+    /// Keeps a flist by its name and its packs.
     pub fn keep(&mut self, digest: FlistDigest, packs: impl IntoIterator<Item = PackRecord>) {
         self.flists.insert(digest);
         self.packs.extend(packs.into_iter().map(|pack| pack.id));

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use lamina_flist::{FlistDigest, IndexId, PackId};
+use lamina_flist::{Flist, FlistDigest, IndexId, PackId};
 
 /// The three kinds of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,9 +134,8 @@ impl ObjectKey {
             Self::Pack(id) => PackId::of(bytes) == *id,
             Self::Index(id) => IndexId::of(bytes) == *id,
             // The digest covers the header, the header covers every section.
-            Self::Flist(digest) => bytes
-                .get(..1024)
-                .is_some_and(|head| FlistDigest::of(head) == *digest),
+            Self::Flist(digest) => Flist::parse(bytes.clone())
+                .is_ok_and(|flist| flist.digest() == *digest && flist.verify_sections().is_ok()),
         }
     }
 }

@@ -44,16 +44,28 @@ pub enum OpenFlistError {
 /// flists that others may write to copies them first.
 pub fn open_flist(path: impl AsRef<Path>) -> Result<Flist, OpenFlistError> {
     let path = path.as_ref();
-    let io = |source: std::io::Error| OpenFlistError::Io { path: path.to_owned(), source };
+    let io = |source: std::io::Error| OpenFlistError::Io {
+        path: path.to_owned(),
+        source,
+    };
     // NONBLOCK: a FIFO must not make the open wait. A link is fine: the path is the user's.
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
-        .map_err(|e| io(e.into()))?;
+    let fd = rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+        Mode::empty(),
+    )
+    .map_err(|e| io(e.into()))?;
     let stat = rustix::fs::fstat(&fd).map_err(|e| io(e.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(OpenFlistError::NotAFile { path: path.to_owned() });
+        return Err(OpenFlistError::NotAFile {
+            path: path.to_owned(),
+        });
     }
     let bytes = map(&File::from(fd)).map_err(io)?;
-    Flist::parse(bytes).map_err(|source| OpenFlistError::Flist { path: path.to_owned(), source })
+    Flist::parse(bytes).map_err(|source| OpenFlistError::Flist {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// A file's bytes, mapped.
@@ -65,4 +77,45 @@ fn map(file: &File) -> std::io::Result<Bytes> {
     // content is only ever parsed as untrusted bytes; truncation under it is documented above.
     let map = unsafe { memmap2::Mmap::map(file)? };
     Ok(Bytes::from_owner(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_flist_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("empty"), b"").unwrap();
+        std::fs::write(path("text"), vec![b'x'; 5000]).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("fifo"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert!(matches!(
+            open_flist(path("empty")),
+            Err(OpenFlistError::Flist { .. })
+        ));
+        assert!(matches!(
+            open_flist(path("text")),
+            Err(OpenFlistError::Flist { .. })
+        ));
+        assert!(matches!(
+            open_flist(path("fifo")),
+            Err(OpenFlistError::NotAFile { .. })
+        ));
+        assert!(matches!(
+            open_flist(folder.path()),
+            Err(OpenFlistError::NotAFile { .. })
+        ));
+        assert!(matches!(
+            open_flist(path("absent")),
+            Err(OpenFlistError::Io { .. })
+        ));
+    }
 }

@@ -251,3 +251,93 @@ async fn missing_packs_are_reported_per_shard() {
     assert_eq!(missing, [packs[0].record.id]);
     assert!(plan.stores.iter().all(|store| store.packs.is_empty()));
 }
+
+/// A flist without files that needs one pack.
+fn flist_of(pack: &SealedPack) -> lamina_flist::Flist {
+    let root = lamina_flist::Metadata {
+        perm: 0o755,
+        uid: 0,
+        gid: 0,
+        ..lamina_flist::Metadata::default()
+    };
+    let mut builder = lamina_flist::FlistBuilder::new(lamina_flist::Tree::new(root));
+    let entry = pack.entries[0];
+    let (id, offset, stored_len, len, codec) = (
+        entry.id,
+        entry.offset,
+        entry.stored_len,
+        entry.len,
+        entry.codec,
+    );
+    builder.chunks = vec![lamina_flist::ChunkRecord {
+        id,
+        pack: 0,
+        offset,
+        stored_len,
+        len,
+        codec,
+    }];
+    builder.packs = vec![pack.record];
+    lamina_flist::Flist::parse(builder.build().unwrap().bytes.into()).unwrap()
+}
+
+#[tokio::test]
+async fn published_flists_keep_their_packs_until_told_otherwise() {
+    let root = tempfile::tempdir().unwrap();
+    let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
+    let packs = fill(&set).await;
+    let (one, two) = (flist_of(&packs[1]), flist_of(&packs[6]));
+    crate::publish_flist(&set, &one).await.unwrap();
+    crate::publish_flist(&set, &two).await.unwrap();
+    assert_eq!(
+        crate::fetch_flist(&set, one.digest())
+            .await
+            .unwrap()
+            .as_bytes(),
+        one.as_bytes()
+    );
+
+    let plan = GcPlan::make(&set, &GcRoots::default(), &NOW).await.unwrap();
+    assert_eq!(
+        (plan.stores[0].kept_packs, plan.stores[0].flists.len()),
+        (2, 0)
+    );
+    plan.apply(&set).await.unwrap();
+    assert_sound(root.path(), &packs, &[1, 6]).await;
+
+    let mut only_one = GcRoots::default();
+    only_one.keep_flist(&one);
+    let options = GcOptions {
+        keep_published: false,
+        ..NOW
+    };
+    let plan = GcPlan::make(&set, &only_one, &options).await.unwrap();
+    assert_eq!(plan.stores[0].flists, [two.digest()]);
+    plan.apply(&set).await.unwrap();
+    assert_sound(root.path(), &packs, &[1]).await;
+    assert_eq!(
+        crate::fetch_flist(&set, two.digest())
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::NotFound
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_published_flist_stops_everything() {
+    let root = tempfile::tempdir().unwrap();
+    let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
+    let packs = fill(&set).await;
+    let flist = flist_of(&packs[1]);
+    let key = crate::publish_flist(&set, &flist).await.unwrap();
+    let path = root.path().join(key.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = GcPlan::make(&set, &roots(&packs, &KEPT), &NOW)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}

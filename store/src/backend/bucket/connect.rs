@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::GoogleCloudStorageBuilder;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::{
+    BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
+};
 
 use crate::options::UrlTrust;
 use crate::url::{BucketUrl, Cloud, UrlCredentials, is_loopback};
@@ -178,6 +180,13 @@ fn gs(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError>
         found = true;
     }
     let anonymous = bucket.anonymous || (elsewhere && !found);
+    if anonymous {
+        // Deletes ask for a token whatever is set, and would wait for a metadata service that is not there.
+        let nobody = GcpCredential {
+            bearer: "anonymous".into(),
+        };
+        builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(nobody)));
+    }
     let builder = builder.with_skip_signature(anonymous);
     Ok((Arc::new(builder.build()?), hint(found || anonymous, NO_GS)))
 }

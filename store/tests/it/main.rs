@@ -1,0 +1,8 @@
+//! Stores against the world: URLs, real servers, web servers with faults.
+
+mod http;
+mod oci_auth;
+mod servers;
+mod tools;
+mod urls;
+mod web;

@@ -1,0 +1,179 @@
+//! Logging in to a registry, and registries that lie.
+
+use std::sync::Arc;
+
+use lamina_store::conformance::sample_pack;
+use lamina_store::pack::SealedPack;
+use lamina_store::{
+    ErrorKind, ObjectKey, ObjectKind, PackRef, Store, StoreOptions, StoreUrl, UrlTrust, backend,
+};
+
+use crate::web::{Reply, Web};
+
+fn open(url: &str) -> Arc<dyn Store> {
+    let url: StoreUrl = url.parse().unwrap();
+    backend::open(&url, &StoreOptions::default()).unwrap()
+}
+
+fn url(web: &Web) -> String {
+    format!("oci://user:pass@127.0.0.1:{}/team/packs", web.port)
+}
+
+async fn read(store: &dyn Store, pack: &SealedPack) -> Result<bytes::Bytes, ErrorKind> {
+    store
+        .get_range(&PackRef::from(&pack.record), 10..500)
+        .await
+        .map_err(|e| e.kind())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bearer_token_is_fetched_with_the_login_and_used_for_its_scope() {
+    let pack = sample_pack(1, 1000);
+    let realm = Web::start(|request| {
+        assert_eq!(request.header("authorization"), Some("Basic dXNlcjpwYXNz"));
+        assert!(
+            request
+                .target
+                .contains("scope=repository%3Ateam%2Fpacks%3Apull&service=reg"),
+            "{}",
+            request.target
+        );
+        Reply::new(200, r#"{"token": "T1"}"#)
+    });
+    let (bytes, realm_url) = (pack.bytes.clone(), realm.url());
+    let web = Web::start(move |request| match request.header("authorization") {
+        Some("Bearer T1") => Reply::good(request, &bytes),
+        _ => Reply::new(401, "").header(
+            "WWW-Authenticate",
+            format!("Bearer realm=\"{realm_url}/token\",service=\"reg\""),
+        ),
+    });
+    let store = open(&url(&web));
+    for _ in 0..3 {
+        assert_eq!(
+            read(store.as_ref(), &pack).await.unwrap(),
+            pack.bytes.slice(10..500)
+        );
+    }
+    assert_eq!(realm.seen().len(), 1, "the token is kept");
+    assert!(
+        web.seen()[0].header("authorization").is_none(),
+        "nothing is sent before it is asked for"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn basic_logins_work_for_many_requests_at_once_and_wrong_ones_are_denied() {
+    let pack = sample_pack(2, 1000);
+    let bytes = pack.bytes.clone();
+    let web = Web::start(move |request| match request.header("authorization") {
+        Some("Basic dXNlcjpwYXNz") => Reply::good(request, &bytes),
+        _ => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""),
+    });
+    let store = open(&url(&web));
+    let all = futures::future::join_all((0..8).map(|_| read(store.as_ref(), &pack))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    let wrong = open(&url(&web).replace("pass@", "wrong@"));
+    assert_eq!(read(wrong.as_ref(), &pack).await, Err(ErrorKind::Denied));
+    let none = open(&url(&web).replace("user:pass@", ""));
+    assert_eq!(read(none.as_ref(), &pack).await, Err(ErrorKind::Denied));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_stays_with_the_registry_when_blobs_live_elsewhere() {
+    let pack = sample_pack(3, 1000);
+    let bytes = pack.bytes.clone();
+    let elsewhere = Web::start(move |request| Reply::good(request, &bytes));
+    let place = elsewhere.url();
+    let web = Web::start(move |request| match request.header("authorization") {
+        Some(_) => Reply::new(307, "").header("Location", format!("{place}/blob?signed")),
+        None => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""),
+    });
+    assert_eq!(
+        read(open(&url(&web)).as_ref(), &pack).await.unwrap(),
+        pack.bytes.slice(10..500)
+    );
+    assert!(!elsewhere.seen().is_empty());
+    assert!(
+        elsewhere
+            .seen()
+            .iter()
+            .all(|request| request.header("authorization").is_none())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_to_another_host_get_the_bytes_but_not_the_login() {
+    let pack = sample_pack(4, 1000);
+    let elsewhere = Web::start(|_| Reply::new(201, ""));
+    let place = elsewhere.url();
+    let web = Web::start(move |request| {
+        match (request.header("authorization"), request.method.as_str()) {
+            (None, _) => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""),
+            (_, "HEAD") => Reply::new(404, ""),
+            (_, "POST") => Reply::new(202, "").header("Location", format!("{place}/upload")),
+            _ => Reply::new(201, ""),
+        }
+    });
+    open(&url(&web))
+        .put(&ObjectKey::Pack(pack.record.id), pack.bytes.clone())
+        .await
+        .unwrap();
+    assert_eq!(elsewhere.seen().len(), 2, "the pack and the empty config");
+    assert!(
+        elsewhere
+            .seen()
+            .iter()
+            .all(|request| request.header("authorization").is_none())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_tags_that_never_ends_is_cut() {
+    for next in [
+        "</v2/team/packs/tags/list?last=x>; rel=\"next\"",
+        "</v2/team/packs/tags/list?n=1000>; rel=\"next\"",
+    ] {
+        let web =
+            Web::start(move |_| Reply::new(200, r#"{"tags": ["latest"]}"#).header("Link", next));
+        let error = open(&url(&web)).list(ObjectKind::Pack).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(web.seen().len() <= 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_tags_are_followed_on_the_same_registry_only() {
+    let pack = sample_pack(5, 10);
+    let tag = ObjectKey::Pack(pack.record.id).tag();
+    let web = Web::start(move |request| {
+        if request.target.contains("last=") {
+            Reply::new(200, format!(r#"{{"tags": ["{tag}", "index-x"]}}"#))
+                .header("Link", "<http://localhost:1/v2/x>; rel=\"next\"")
+        } else {
+            Reply::new(200, r#"{"tags": null}"#)
+                .header("Link", "</v2/team/packs/tags/list?last=x>; rel=\"next\"")
+        }
+    });
+    let listed = open(&url(&web)).list(ObjectKind::Pack).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].key, ObjectKey::Pack(pack.record.id));
+}
+
+#[test]
+fn a_flist_may_not_name_a_credentials_file() {
+    let options = StoreOptions {
+        url_trust: UrlTrust::Flist,
+        ..StoreOptions::default()
+    };
+    for text in [
+        "oci://h/r?credentials=/x",
+        "http://h/?credentials=/x",
+        "s3://b?credentials=/x",
+        "gs://b?credentials=/x",
+        "az://c?account=a&credentials=/x",
+    ] {
+        let error = backend::open(&text.parse().unwrap(), &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
+    }
+}
