@@ -1,0 +1,50 @@
+//! Answers the mount daemon: somebody reads data that is not local.
+
+use crate::agent::fetch::{FetchError, Urgency};
+use crate::agent::mounts::Agent;
+use crate::fill::{FillFailure, FillFailureKind, FillHandler};
+use lamina_flist::BlobId;
+use lamina_mount::cache::CacheError;
+use lamina_store::ErrorKind;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) struct Fills(pub(crate) Arc<Agent>);
+
+impl FillHandler for Fills {
+    async fn fill(
+        &self,
+        blob: BlobId,
+        entries: Range<usize>,
+        _limit: Duration,
+    ) -> Result<(), FillFailure> {
+        self.0.adopted().await;
+        let Some(source) = self.0.sources.get(&blob) else {
+            let message = format!("blob {blob} belongs to no mount of this agent");
+            return Err(FillFailure::new(FillFailureKind::UnknownBlob, message));
+        };
+        let entries = source.clamp(entries);
+        self.0.note_touch(&blob, &entries);
+        self.0
+            .fetcher
+            .ensure(&source, entries, Urgency::Demand)
+            .await
+            .map_err(|error| FillFailure::new(kind_of(&error), crate::chain(&error)))
+    }
+}
+
+fn kind_of(error: &FetchError) -> FillFailureKind {
+    match error {
+        FetchError::Store { source, .. } if source.kind() == ErrorKind::Corrupt => {
+            FillFailureKind::Integrity
+        }
+        FetchError::Store { .. } => FillFailureKind::Unavailable,
+        FetchError::Cache { source, .. } => match source.as_ref() {
+            CacheError::Full { .. } => FillFailureKind::NoSpace,
+            _ => FillFailureKind::Internal,
+        },
+        FetchError::Full => FillFailureKind::NoSpace,
+        FetchError::Lost { .. } => FillFailureKind::Internal,
+    }
+}

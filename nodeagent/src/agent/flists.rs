@@ -1,0 +1,216 @@
+//! The node's own copies of flists: what the kernel is allowed to parse.
+//!
+//! A flist given by a user may change under our hands, and the kernel parses whatever it mounts. So
+//! a flist is copied into `<cache>/flists/<digest>.fl` first, checked there as a whole (section
+//! digests, then structure), and only the copy is mounted. The check happens once per digest: a
+//! seal beside the copy remembers the checked file's identity (inode, size, times) and the boot it was
+//! checked in; a copy that no longer matches its seal is checked again and replaced when damaged.
+//! The boot is part of it because nothing here waits for the disk: after a power cut, a file of the
+//! right size may hold zeros.
+
+use lamina_flist::{Flist, FlistDigest, FlistError, Limits};
+use lamina_store::{OpenFlistError, open_flist};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A checked flist in the node's hands.
+#[derive(Debug, Clone)]
+pub(crate) struct Admitted {
+    /// The flist, mapped from the node's copy.
+    pub(crate) flist: Flist,
+    /// The copy.
+    pub(crate) path: PathBuf,
+}
+
+/// Why a flist was not admitted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdmitError {
+    #[error("read flist {}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("flist {} is damaged or hostile", .path.display())]
+    Refused { path: PathBuf, source: FlistError },
+    #[error("keep a copy of the flist as {}", .path.display())]
+    Copy { path: PathBuf, source: io::Error },
+}
+
+/// The directory of copies.
+#[derive(Debug, Clone)]
+pub(crate) struct FlistDir {
+    dir: PathBuf,
+    limits: Limits,
+}
+
+impl FlistDir {
+    pub(crate) fn open(cache: &Path, limits: Limits) -> io::Result<Self> {
+        let dir = cache.join("flists");
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self { dir, limits })
+    }
+
+    /// Admits the flist at `path`: the node's copy of it, checked.
+    pub(crate) fn admit(&self, path: &Path) -> Result<Admitted, AdmitError> {
+        let given = open(path)?;
+        let copy = self.copy_path(&given.digest());
+        if self.is_sealed(&copy)
+            && let Ok(flist) = open(&copy)
+            && flist.digest() == given.digest()
+        {
+            return Ok(Admitted { flist, path: copy });
+        }
+        self.copy_and_check(path, &copy, &given.digest())
+    }
+
+    /// The node's copy of a flist it admitted before.
+    pub(crate) fn reopen(&self, digest: &FlistDigest) -> Result<Admitted, AdmitError> {
+        let path = self.copy_path(digest);
+        let flist = open(&path)?;
+        if !self.is_sealed(&path) {
+            self.check(&flist, &path)?;
+            seal(&path).map_err(|source| AdmitError::Copy {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        Ok(Admitted { flist, path })
+    }
+
+    /// Removes the copies of flists that `keep` does not name.
+    pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let digest = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .unwrap_or_default();
+            if !keep(digest.trim_start_matches('.')) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_path(&self, digest: &FlistDigest) -> PathBuf {
+        self.dir.join(format!("{digest}.fl"))
+    }
+
+    fn copy_and_check(
+        &self,
+        from: &Path,
+        copy: &Path,
+        digest: &FlistDigest,
+    ) -> Result<Admitted, AdmitError> {
+        let failed = |source| AdmitError::Copy {
+            path: copy.to_owned(),
+            source,
+        };
+        let partial = self
+            .dir
+            .join(format!(".{digest}.{}.tmp", std::process::id()));
+        let guard = RemoveOnDrop(&partial);
+        copy_file(from, &partial).map_err(failed)?;
+        let flist = open(&partial)?;
+        if flist.digest() != *digest {
+            let changed = io::Error::other("the file changed while it was copied; try again");
+            return Err(AdmitError::Read {
+                path: from.to_owned(),
+                source: changed,
+            });
+        }
+        self.check(&flist, from)?;
+        std::fs::rename(&partial, copy).map_err(failed)?;
+        drop(guard);
+        seal(copy).map_err(failed)?;
+        Ok(Admitted {
+            flist,
+            path: copy.to_owned(),
+        })
+    }
+
+    fn check(&self, flist: &Flist, path: &Path) -> Result<(), AdmitError> {
+        flist
+            .verify_sections()
+            .and_then(|()| flist.check(&self.limits).map(drop))
+            .map_err(|source| AdmitError::Refused {
+                path: path.to_owned(),
+                source,
+            })
+    }
+
+    fn is_sealed(&self, copy: &Path) -> bool {
+        let Ok(bytes) = std::fs::read(seal_path(copy)) else {
+            return false;
+        };
+        let Ok(seal) = serde_json::from_slice::<Seal>(&bytes) else {
+            return false;
+        };
+        Seal::of(copy).is_ok_and(|now| now == seal)
+    }
+}
+
+/// Identity of a checked file: any write or replacement changes it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seal {
+    ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+    boot: String,
+}
+
+impl Seal {
+    fn of(path: &Path) -> io::Result<Self> {
+        let meta = std::fs::symlink_metadata(path)?;
+        if !meta.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(Self {
+            ino: meta.ino(),
+            size: meta.len(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+        })
+    }
+}
+
+fn seal(copy: &Path) -> io::Result<()> {
+    std::fs::write(seal_path(copy), serde_json::to_vec(&Seal::of(copy)?)?)
+}
+
+fn seal_path(copy: &Path) -> PathBuf {
+    copy.with_extension("seal")
+}
+
+fn open(path: &Path) -> Result<Flist, AdmitError> {
+    open_flist(path).map_err(|error| match error {
+        OpenFlistError::Flist { path, source } => AdmitError::Refused { path, source },
+        OpenFlistError::Io { path, source } => AdmitError::Read { path, source },
+        other => AdmitError::Read {
+            path: path.to_owned(),
+            source: io::Error::other(other),
+        },
+    })
+}
+
+/// Copies into a fresh private file.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut target = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(to)?;
+    io::copy(&mut source, &mut target).map(drop)
+}
+
+struct RemoveOnDrop<'a>(&'a Path);
+
+impl Drop for RemoveOnDrop<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
+}

@@ -1,0 +1,89 @@
+//! A flist that is mounted: its one mount, its blobs, its access profile.
+
+use crate::agent::flists::Admitted;
+use crate::agent::profile::Recorder;
+use crate::agent::sources::Source;
+use crate::api::MountCall;
+use lamina_flist::{BlobId, FlistDigest, Profile, ProfileSource};
+use lamina_mount::probe::Mode;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A flist in use: one per digest, whatever the number of its mounts.
+#[derive(Debug)]
+pub(crate) struct LiveFlist {
+    pub(crate) digest: FlistDigest,
+    pub(crate) admitted: Admitted,
+    pub(crate) sources: Vec<Arc<Source>>,
+    pub(crate) mode: Mode,
+    /// Where its one mount is; targets are bound or overlaid from here.
+    pub(crate) mount_point: PathBuf,
+    /// Blobs the mount daemon serves; the others were complete and are read by the kernel alone.
+    pub(crate) served: Vec<BlobId>,
+    /// The profile that prefetch follows.
+    pub(crate) profile: Option<Profile>,
+    /// Records this start when no recorded profile exists.
+    pub(crate) recorder: Recorder,
+}
+
+impl LiveFlist {
+    /// Bytes of all blobs, and of them on this machine.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let total = self.sources.iter().map(|source| source.bytes_total()).sum();
+        let local = self.sources.iter().map(|source| source.bytes_local()).sum();
+        (total, local)
+    }
+
+    /// Plain bytes brought since the blobs were opened.
+    pub(crate) fn bytes_fetched(&self) -> u64 {
+        let bytes = self
+            .sources
+            .iter()
+            .map(|source| source.counts.bytes.load(Ordering::Relaxed));
+        bytes.sum()
+    }
+
+    /// `recorded`, `static` or `none`.
+    pub(crate) fn profile_kind(&self) -> &'static str {
+        match self.profile.as_ref().map(|profile| profile.source) {
+            Some(ProfileSource::Recorded) => "recorded",
+            Some(ProfileSource::Static) => "static",
+            None => "none",
+        }
+    }
+}
+
+/// One target that shows a live flist.
+#[derive(Debug)]
+pub(crate) struct LiveMount {
+    pub(crate) flist: Arc<LiveFlist>,
+    pub(crate) extra: Extra,
+    pub(crate) ready_us: AtomicU64,
+    /// Keeps others from using the same UPPER.
+    pub(crate) _upper: Option<lamina_mount::union::UpperDirs>,
+}
+
+/// What a successor of this agent must know of a mount beyond the mount daemon's own fields.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Extra {
+    pub(crate) digest: FlistDigest,
+    pub(crate) mode: Mode,
+    pub(crate) call: MountCall,
+}
+
+impl Extra {
+    const KEY: &str = "agent";
+
+    /// As the mount daemon keeps it.
+    pub(crate) fn encode(&self) -> std::collections::BTreeMap<String, String> {
+        let text = serde_json::to_string(self).expect("plain data becomes JSON");
+        [(Self::KEY.to_owned(), text)].into()
+    }
+
+    /// What an agent left with the mount daemon; `None` if it cannot be read.
+    pub(crate) fn decode(extra: &std::collections::BTreeMap<String, String>) -> Option<Self> {
+        serde_json::from_str(extra.get(Self::KEY)?).ok()
+    }
+}

@@ -1,0 +1,77 @@
+//! The agent: fetches, bounds the cache, mounts, remembers access profiles.
+//!
+//! It may be killed at any moment. Everything it must find again is in the mount daemon (what is
+//! mounted, which blobs are served), in the cache (bytes and their bits) or in the kernel (the mounts
+//! themselves); its memory is only a cache of those.
+
+mod calls;
+mod failure;
+mod fetch;
+mod fill;
+mod flists;
+mod kernel;
+mod live;
+mod mounts;
+mod prefetch;
+mod profile;
+mod sources;
+mod space;
+mod stores;
+mod watch;
+
+use crate::instance::Instance;
+use anyhow::{Context, Result};
+use lamina_mount::cache::CacheDir;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What an agent needs to run.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Whose agent this is.
+    pub instance: Instance,
+    /// The cache directory.
+    pub cache: PathBuf,
+    /// Where what outlives the cache is kept: access profiles.
+    pub state: PathBuf,
+}
+
+/// Runs the agent until its last mount has been gone for a moment.
+///
+/// # Errors
+/// When the sockets or the cache cannot be opened.
+pub fn run(config: AgentConfig) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the I/O runtime")?;
+    runtime.block_on(serve(config))?;
+    // Fetches nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Sockets first: whoever waits for a successor of a killed agent waits for them.
+async fn serve(config: AgentConfig) -> Result<()> {
+    let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;
+    let calls = calls::listen(&config.instance.api_socket()).context("listen for calls")?;
+    let space = Arc::new(space::Space::open(&config.cache).context("open the cache")?);
+    let fetcher = fetch::Fetcher::new(Arc::clone(&space));
+    let sources = sources::Sources::new(CacheDir::new(&config.cache), Arc::clone(&space));
+    let agent = Arc::new(mounts::Agent::new(config, space, sources, fetcher)?);
+
+    let filling = tokio::spawn(crate::fill::serve(
+        fills,
+        Arc::new(fill::Fills(Arc::clone(&agent))),
+    ));
+    agent.adopt().await.context("find live mounts again")?;
+    agent.tell_holder();
+    let watching = tokio::spawn(watch::unmounts(Arc::clone(&agent)));
+    let upkeep = tokio::spawn(watch::upkeep(Arc::clone(&agent)));
+    let ended = calls::serve(calls, Arc::clone(&agent)).await;
+    for task in [watching, upkeep] {
+        task.abort();
+    }
+    filling.abort();
+    ended
+}

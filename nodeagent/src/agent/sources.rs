@@ -1,0 +1,240 @@
+//! Open blobs: the cache file of each, and the flists that say where its chunks are.
+
+use crate::agent::fetch::{FetchCounts, FetchError, Urgency};
+use crate::agent::space::{Lease, Space};
+use lamina_flist::{BlobId, Flist, FlistDigest};
+use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Trust};
+use lamina_store::{ChunkReader, ChunkSource};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// One blob that may be filled.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) id: BlobId,
+    pub(crate) file: BlobFile,
+    pub(crate) counts: FetchCounts,
+    /// Flists in use that hold this blob: each can say where its chunks are.
+    providers: RwLock<Vec<Provider>>,
+    space: Arc<Space>,
+    _lease: Lease,
+}
+
+/// A flist that holds a blob.
+#[derive(Debug, Clone)]
+pub(crate) struct Provider {
+    pub(crate) digest: FlistDigest,
+    pub(crate) flist: Flist,
+    /// For each entry of the blob, its chunk in the flist's chunk table.
+    pub(crate) chunks: Arc<[u32]>,
+    pub(crate) reader: ChunkReader,
+}
+
+impl Source {
+    /// Who can say where the chunks are; the flist in use for longest comes first.
+    pub(crate) fn provider(&self) -> Option<Provider> {
+        self.providers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .first()
+            .cloned()
+    }
+
+    /// How many entries the blob has.
+    pub(crate) fn entries(&self) -> u32 {
+        self.file.map().len() as u32
+    }
+
+    /// A range of entries, cut to those that exist.
+    pub(crate) fn clamp(&self, entries: std::ops::Range<usize>) -> std::ops::Range<u32> {
+        let end = (entries.end).min(self.file.map().len()) as u32;
+        (entries.start as u32).min(end)..end
+    }
+
+    /// Bytes of the entries that are local.
+    pub(crate) fn bytes_local(&self) -> u64 {
+        let map = self.file.map();
+        let present = (0..map.len()).filter(|&entry| self.file.is_present(entry..entry + 1));
+        present.map(|entry| u64::from(map.get(entry).len)).sum()
+    }
+
+    /// Bytes of the blob's entries, padding left out.
+    pub(crate) fn bytes_total(&self) -> u64 {
+        self.file
+            .map()
+            .iter()
+            .map(|entry| u64::from(entry.len))
+            .sum()
+    }
+
+    /// Plain bytes of an entry.
+    pub(crate) fn entry_len(&self, entry: u32) -> u64 {
+        u64::from(self.file.map().get(entry as usize).len)
+    }
+
+    /// Stores a chunk that arrived. Writing is to the page cache; hashing and copying 64 KiB takes
+    /// tens of microseconds, but a full disk may block: it runs where blocking is allowed.
+    pub(crate) async fn keep(
+        self: &Arc<Self>,
+        entry: u32,
+        plain: bytes::Bytes,
+        stored_len: u32,
+        urgency: Urgency,
+    ) -> Result<(), FetchError> {
+        let source = Arc::clone(self);
+        let len = plain.len() as u64;
+        let written =
+            tokio::task::spawn_blocking(move || source.file.write_entry(entry as usize, &plain));
+        match written.await {
+            Ok(Ok(new)) => {
+                if new {
+                    self.space.add_used(len);
+                    self.counts.count(len, u64::from(stored_len), urgency);
+                }
+                Ok(())
+            }
+            Ok(Err(error)) => Err(FetchError::Cache {
+                blob: self.id,
+                source: Arc::new(error),
+            }),
+            Err(_stopped) => Err(FetchError::Lost { blob: self.id }),
+        }
+    }
+}
+
+impl Provider {
+    /// Where an entry's chunk is stored; `None` if the flist's tables do not say, which its check
+    /// rules out.
+    pub(crate) fn locate(&self, entry: u32) -> Option<ChunkSource> {
+        let chunk = self.flist.chunk(*self.chunks.get(entry as usize)?)?;
+        Some(ChunkSource {
+            chunk,
+            pack: self.flist.pack(chunk.pack)?,
+        })
+    }
+}
+
+/// Every open blob.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    cache: CacheDir,
+    space: Arc<Space>,
+    open: Mutex<HashMap<BlobId, Arc<Source>>>,
+}
+
+impl Sources {
+    pub(crate) fn new(cache: CacheDir, space: Arc<Space>) -> Self {
+        Self {
+            cache,
+            space,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Opens every blob of a flist for filling, in table order. A blob that is open already gets
+    /// the flist as one more provider.
+    pub(crate) fn open(
+        &self,
+        flist: &Flist,
+        reader: &ChunkReader,
+        trust: impl Fn(&BlobId) -> Trust,
+    ) -> Result<Vec<Arc<Source>>, CacheError> {
+        let mut found = Vec::with_capacity(flist.blob_count());
+        for index in 0..flist.blob_count() {
+            let entries = flist.blob_entries(index).into_iter().flatten();
+            let provider = Provider {
+                digest: flist.digest(),
+                flist: flist.clone(),
+                chunks: entries.map(|entry| entry.chunk).collect(),
+                reader: reader.clone(),
+            };
+            let opened = self.open_one(provider, index, &trust);
+            found.push(opened.inspect_err(|_| self.close(&flist.digest()))?);
+        }
+        Ok(found)
+    }
+
+    /// The open blob with this id.
+    pub(crate) fn get(&self, id: &BlobId) -> Option<Arc<Source>> {
+        self.map().get(id).cloned()
+    }
+
+    /// Takes a flist away from its blobs; blobs without a flist are sealed and closed.
+    pub(crate) fn close(&self, digest: &FlistDigest) {
+        let mut open = self.map();
+        let mut idle = Vec::new();
+        open.retain(|_, source| {
+            let mut providers = source
+                .providers
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            providers.retain(|provider| provider.digest != *digest);
+            let used = !providers.is_empty();
+            drop(providers);
+            if !used {
+                idle.push(Arc::clone(source));
+            }
+            used
+        });
+        for source in idle {
+            // Somebody may still be writing what was fetched last; then the blob stays unsealed and
+            // is verified at its next use.
+            let Some(source) = Arc::into_inner(source) else {
+                continue;
+            };
+            if let Err(error) = source.file.seal() {
+                tracing::warn!(blob = %source.id, %error, "seal a blob");
+            }
+        }
+    }
+
+    fn open_one(
+        &self,
+        provider: Provider,
+        index: usize,
+        trust: &impl Fn(&BlobId) -> Trust,
+    ) -> Result<Arc<Source>, CacheError> {
+        let id = provider
+            .flist
+            .blob(index)
+            .map(|info| info.id)
+            .unwrap_or_else(|| BlobId::of(&[]));
+        let mut open = self.map();
+        if let Some(source) = open.get(&id) {
+            let mut providers = source
+                .providers
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            if providers
+                .iter()
+                .all(|known| known.digest != provider.digest)
+            {
+                providers.push(provider);
+            }
+            drop(providers);
+            return Ok(Arc::clone(source));
+        }
+        let lease = self.space.lease(id);
+        // A map that cannot be made is refused as not being this blob's.
+        let map_bytes = || provider.flist.blob_map_bytes(index).unwrap_or_default();
+        let file = BlobFile::open(&self.cache.blob_dir(&id), &id, map_bytes, trust(&id))?;
+        let report = file.report();
+        if report.cleared > 0 {
+            tracing::warn!(blob = %id, cleared = report.cleared, "dropped damaged cache data");
+        }
+        let source = Arc::new(Source {
+            id,
+            file,
+            counts: FetchCounts::default(),
+            providers: RwLock::new(vec![provider]),
+            space: Arc::clone(&self.space),
+            _lease: lease,
+        });
+        open.insert(id, Arc::clone(&source));
+        Ok(source)
+    }
+
+    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<BlobId, Arc<Source>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

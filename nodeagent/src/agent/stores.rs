@@ -1,0 +1,34 @@
+//! Which stores a mounted flist is read from.
+
+use crate::agent::failure::{Result, failure, of_store, refused};
+use crate::agent::flists::Admitted;
+use crate::api::{FailureKind, MountCall};
+use lamina_store::{ChunkReader, ReadOptions, StoreOptions, StoreSet, StoreSpec, UrlTrust};
+
+/// A reader of the call's stores, or of the flist's own when the call names none.
+pub(crate) fn reader(admitted: &Admitted, call: &MountCall) -> Result<ChunkReader> {
+    let named = &admitted.flist.meta().stores;
+    let (urls, url_trust) = match call.stores.is_empty() {
+        true => (named, UrlTrust::Flist),
+        false => (&call.stores, UrlTrust::User),
+    };
+    if urls.is_empty() {
+        let message = format!(
+            "{} names no stores: give one with --store",
+            call.flist.display()
+        );
+        return Err(refused(FailureKind::Invalid, message));
+    }
+    let specs = urls
+        .iter()
+        .map(|url| url.parse())
+        .collect::<std::result::Result<Vec<StoreSpec>, _>>();
+    let specs = specs.map_err(|error| failure(FailureKind::Invalid, &error))?;
+    let options = StoreOptions {
+        url_trust,
+        ..StoreOptions::default()
+    };
+    let set =
+        StoreSet::open(&specs, options).map_err(|error| failure(of_store(error.kind()), &error))?;
+    Ok(ChunkReader::new(set, ReadOptions::default()))
+}

@@ -1,0 +1,111 @@
+//! An instance: the daemons that belong to one cache directory, and where their sockets are.
+//!
+//! ```text
+//! <run dir>/<instance>/            0700, one instance
+//!   cache                          the cache directory it belongs to, as text
+//!   api.sock                       command line -> agent
+//!   agent.sock                     mount daemon -> agent (fills)
+//!   mountd.sock                    agent -> mount daemon
+//!   holder.sock                    mount daemon -> holder
+//!   m/<flist digest>/              one EROFS or FUSE mount per flist, bound to every target
+//! ```
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Where an instance keeps its sockets and live state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    dir: PathBuf,
+}
+
+impl Instance {
+    /// The instance of a cache directory. The directory must exist: its canonical path names it.
+    ///
+    /// # Errors
+    /// When `cache` cannot be resolved.
+    pub fn of_cache(run_dir: &Path, cache: &Path) -> io::Result<Self> {
+        let canonical = cache.canonicalize()?;
+        let name = blake3_name(canonical.as_os_str().as_encoded_bytes());
+        Ok(Self {
+            dir: run_dir.join(name),
+        })
+    }
+
+    /// An instance whose directory is known.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Every instance below a run directory, in name order.
+    ///
+    /// # Errors
+    /// When the run directory exists but cannot be read.
+    pub fn all(run_dir: &Path) -> io::Result<Vec<Self>> {
+        let entries = match std::fs::read_dir(run_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let dir = entry?.path();
+            if dir.join("cache").is_file() {
+                found.push(Self { dir });
+            }
+        }
+        found.sort_by(|a, b| a.dir.cmp(&b.dir));
+        Ok(found)
+    }
+
+    /// Creates the instance's directory (mode 0700) and records its cache.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn create(&self, cache: &Path) -> io::Result<()> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)?;
+        let canonical = cache.canonicalize()?;
+        std::fs::write(
+            self.dir.join("cache"),
+            canonical.as_os_str().as_encoded_bytes(),
+        )
+    }
+
+    /// The instance's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Socket of the agent's calls ([`crate::api`]).
+    pub fn api_socket(&self) -> PathBuf {
+        self.dir.join("api.sock")
+    }
+
+    /// Socket on which the mount daemon asks the agent to fill blobs.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    /// Socket of the mount daemon.
+    pub fn mountd_socket(&self) -> PathBuf {
+        self.dir.join("mountd.sock")
+    }
+
+    /// Socket of the holder.
+    pub fn holder_socket(&self) -> PathBuf {
+        self.dir.join("holder.sock")
+    }
+
+    /// Where a flist's one mount is.
+    pub fn mount_point(&self, digest: &str) -> PathBuf {
+        self.dir.join("m").join(digest)
+    }
+}
+
+/// Sixteen hex digits of the path's BLAKE3: short enough for `sun_path`, stable across restarts.
+fn blake3_name(path: &[u8]) -> String {
+    lamina_flist::ChunkId::of(path).to_string()[..16].to_owned()
+}
