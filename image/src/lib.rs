@@ -1,13 +1,18 @@
 //! Outside to flist and back: OCI registry, layer tar, directory.
 
+mod beneath;
+pub mod convert;
 pub mod decompress;
 pub mod layer;
 pub mod limits;
 pub mod manifest;
+pub mod pack;
 pub mod platform;
+pub mod progress;
 pub mod reference;
 pub mod registry;
 pub mod source;
+pub mod stack;
 pub mod tar;
 
 pub use limits::{Limits, TarLimits};

@@ -42,8 +42,7 @@ pub struct TarLimits {
     pub depth_max: usize,
     /// Bytes of one xattr value (`XATTR_SIZE_MAX`).
     pub xattr_value_max: usize,
-    /// Bytes of all xattr names and values of one entry (EROFS inline xattrs
-    /// hold no more).
+    /// Bytes of all xattr names and values of one entry; a flist holds no more.
     pub xattr_total_max: usize,
     /// Logical bytes of one file, holes included.
     pub file_bytes_max: u64,
@@ -78,7 +77,7 @@ impl Default for TarLimits {
             path_bytes_max: 4096,
             depth_max: 1024,
             xattr_value_max: 65_536,
-            xattr_total_max: 200_000,
+            xattr_total_max: 64 << 10,
             file_bytes_max: 8 << 40,
             sparse_segments_max: 1 << 20,
             symlinks_followed_max: 40,

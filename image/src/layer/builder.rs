@@ -6,8 +6,6 @@
 //! lower layers, never what this layer brings. Always: a directory that took
 //! the place of anything else is opaque, since that thing hid the lower one.
 
-use std::collections::HashSet;
-
 use lamina_flist::{
     Device, EntryName, FileContent, FileData, Metadata, Node, NodeId, NodeKind, Tree,
 };
@@ -23,16 +21,16 @@ const NOTES_MAX: usize = 100;
 /// The layer under construction.
 pub(super) struct LayerBuilder {
     pub(super) tree: Tree,
-    pub(super) implicit: HashSet<NodeId>,
     pub(super) stats: LayerStats,
     limits: TarLimits,
 }
 
 impl LayerBuilder {
     pub(super) fn new(limits: TarLimits) -> Self {
+        let mut tree = Tree::new(implicit_metadata());
+        tree.set_implicit(Tree::ROOT, true);
         Self {
-            tree: Tree::new(implicit_metadata()),
-            implicit: HashSet::from([Tree::ROOT]),
+            tree,
             stats: LayerStats::default(),
             limits,
         }
@@ -47,7 +45,6 @@ impl LayerBuilder {
         };
         let parent = Resolver {
             tree: &mut self.tree,
-            implicit: &mut self.implicit,
             limits: &self.limits,
             path: &entry.path,
         }
@@ -83,7 +80,7 @@ impl LayerBuilder {
             return Err(LayerError::RootNotADirectory);
         }
         *self.tree.meta_mut(Tree::ROOT) = metadata(entry);
-        self.implicit.remove(&Tree::ROOT);
+        self.tree.set_implicit(Tree::ROOT, false);
         Ok(None)
     }
 
@@ -96,7 +93,7 @@ impl LayerBuilder {
         let existing = self.tree.lookup(parent, name.as_bytes());
         if let Some(id) = existing.filter(|id| self.tree.node(*id).kind.is_directory()) {
             *self.tree.meta_mut(id) = metadata(entry);
-            self.implicit.remove(&id);
+            self.tree.set_implicit(id, false);
             return Ok(());
         }
         self.tree.remove(parent, name.as_bytes());
@@ -126,7 +123,6 @@ impl LayerBuilder {
         let find = |this: &mut Self| {
             Resolver {
                 tree: &mut this.tree,
-                implicit: &mut this.implicit,
                 limits: &this.limits,
                 path: &entry.path,
             }
@@ -273,7 +269,8 @@ impl LayerBuilder {
 
 /// Why an xattr is dropped, or `None` to keep it.
 fn judge_xattr(name: &[u8]) -> Option<fn(String) -> NoteKind> {
-    let overlay: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+    // The last one marks our own layer files.
+    let overlay: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"trusted.lamina."];
     if overlay.iter().any(|p| name.starts_with(p)) {
         return Some(NoteKind::OverlayXattrDropped);
     }

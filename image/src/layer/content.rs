@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 
-use lamina_flist::chunk::CHUNK_MAX;
 use lamina_flist::{BLOCK, INLINE_MAX, Splitter};
 
 use super::LayerError;
@@ -16,8 +15,11 @@ pub trait ChunkSink {
     ///
     /// # Errors
     /// When chunks cannot be stored any more.
-    fn push(&mut self, chunk: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn push(&mut self, chunk: Vec<u8>) -> Result<(), BoxError>;
 }
+
+/// Why a sink takes no more.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Keeps chunks in memory: for tests and for looking into a layer.
 #[derive(Debug, Default)]
@@ -27,8 +29,8 @@ pub struct MemorySink {
 }
 
 impl ChunkSink for MemorySink {
-    fn push(&mut self, chunk: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.chunks.push(chunk.to_vec());
+    fn push(&mut self, chunk: Vec<u8>) -> Result<(), BoxError> {
+        self.chunks.push(chunk);
         Ok(())
     }
 }
@@ -93,38 +95,22 @@ impl<'a, S: ChunkSink + ?Sized> ContentWriter<'a, S> {
         Ok(std::mem::replace(&mut self.run_start, end)..end)
     }
 
-    /// Takes chunks that were cut elsewhere as one run.
-    pub(crate) fn chunks<'c>(
-        &mut self,
-        chunks: impl IntoIterator<Item = &'c [u8]>,
-    ) -> Result<Range<u32>, LayerError> {
-        for chunk in chunks {
-            debug_assert!(chunk.len() <= CHUNK_MAX);
-            self.sink.push(chunk).map_err(LayerError::Sink)?;
-            self.lens.push(chunk.len() as u32);
-        }
-        let end = self.lens.len() as u32;
-        Ok(std::mem::replace(&mut self.run_start, end)..end)
-    }
-
     /// Plain length of every chunk written.
     pub(crate) fn into_lens(self) -> Vec<u32> {
         self.lens
     }
 }
 
-type SinkError = Box<dyn std::error::Error + Send + Sync>;
-
 fn emit<S: ChunkSink + ?Sized>(
     sink: &mut S,
     lens: &mut Vec<u32>,
-    failed: &mut Option<SinkError>,
+    failed: &mut Option<BoxError>,
     chunk: &[u8],
 ) {
     if failed.is_some() {
         return;
     }
-    match sink.push(chunk) {
+    match sink.push(chunk.to_vec()) {
         Ok(()) => lens.push(chunk.len() as u32),
         Err(e) => *failed = Some(e),
     }

@@ -20,11 +20,12 @@ use std::fmt;
 
 use crate::tar::{EntryPath, TarError};
 
-pub use content::{ChunkSink, MemorySink};
-pub(crate) use content::{ContentWriter, Pending};
+pub use content::{BoxError, ChunkSink, MemorySink};
+pub(crate) use content::{ContentWriter, FileWriter, Pending};
 pub use place::PlacedLayer;
 pub(crate) use place::place_content;
 pub use read::{LayerDraft, read_layer};
+pub(crate) use resolve::implicit_metadata;
 
 /// Something a layer contained that was changed or left out on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,5 +158,5 @@ pub enum LayerError {
     },
     /// Content could not be stored.
     #[error("store file content")]
-    Sink(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Sink(#[source] BoxError),
 }

@@ -17,8 +17,6 @@ use super::content::Pending;
 pub struct PlacedLayer {
     /// The layer tree; file extents are in blob 0.
     pub tree: Tree,
-    /// Directories that no tar entry described.
-    pub implicit: HashSet<NodeId>,
     /// The layout of the layer's blob.
     pub blob: BlobLayout,
     /// The chunks the blob refers to.

@@ -1,6 +1,5 @@
 //! The loop over a layer's tar: entries to the builder, data to the sink.
 
-use std::collections::HashSet;
 use std::io::BufRead;
 
 use lamina_flist::{NodeId, Tree};
@@ -20,8 +19,6 @@ pub struct LayerDraft {
     pub(crate) files: Vec<(NodeId, Pending)>,
     /// Plain length of every chunk pushed.
     pub(crate) chunk_lens: Vec<u32>,
-    /// Directories no entry describes.
-    pub(crate) implicit: HashSet<NodeId>,
     /// What was seen.
     pub stats: LayerStats,
 }
@@ -66,7 +63,6 @@ pub fn read_layer<S: ChunkSink + ?Sized>(
         tree: builder.tree,
         files,
         chunk_lens: content.into_lens(),
-        implicit: builder.implicit,
         stats: builder.stats,
     })
 }

@@ -5,7 +5,7 @@
 //! yet is created as an *implicit* directory: only a place to hang entries on,
 //! whose metadata and even kind the layers below decide.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use lamina_flist::{EntryName, Metadata, Node, NodeId, NodeKind, Tree};
 
@@ -26,7 +26,6 @@ struct Step {
 /// A walk from the root.
 pub(super) struct Resolver<'a> {
     pub(super) tree: &'a mut Tree,
-    pub(super) implicit: &'a mut HashSet<NodeId>,
     pub(super) limits: &'a TarLimits,
     pub(super) path: &'a EntryPath,
 }
@@ -183,7 +182,7 @@ impl Resolver<'_> {
                 source,
             })?;
         self.tree.set_opaque(id, opaque);
-        self.implicit.insert(id);
+        self.tree.set_implicit(id, true);
         Ok(id)
     }
 

@@ -1,6 +1,6 @@
 //! Writes tar bytes for tests: each header field as given, right or wrong.
 
-use super::header::BLOCK;
+const BLOCK: usize = 512;
 
 /// One `LEN KEY=VALUE\n` record.
 pub(crate) fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {

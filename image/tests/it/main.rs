@@ -1,0 +1,8 @@
+//! The crate from outside: images in, flists out, and back to directories.
+
+#[allow(dead_code)]
+#[path = "../../src/tar/testing.rs"]
+mod raw;
+
+mod convert;
+mod images;
