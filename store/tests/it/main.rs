@@ -1,5 +1,6 @@
 //! Stores against the world: URLs, real servers, web servers with faults.
 
+mod gcs_front;
 mod http;
 mod oci_auth;
 mod servers;

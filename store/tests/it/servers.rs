@@ -13,6 +13,7 @@ use lamina_store::{
 };
 use tokio::runtime::Handle;
 
+use crate::gcs_front::GcsFront;
 use crate::tools::{Server, tool};
 use crate::web::azure_container;
 
@@ -92,8 +93,11 @@ fn gcs() -> Server {
     })
 }
 
-fn gs_url(server: &Server, prefix: &str) -> String {
-    format!("gs://bucket/{prefix}?endpoint={}", server.url())
+fn gs_url(front: &GcsFront, prefix: &str) -> String {
+    format!(
+        "gs://bucket/{prefix}?endpoint=http://127.0.0.1:{}",
+        front.port
+    )
 }
 
 fn registry() -> Server {
@@ -325,8 +329,9 @@ async fn az_with_azurite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn gs_with_fake_gcs_server() {
     let server = gcs();
-    story(|prefix| gs_url(&server, prefix)).await;
-    let url = gs_url(&server, "replica");
+    let front = GcsFront::start(server.port);
+    story(|prefix| gs_url(&front, prefix)).await;
+    let url = gs_url(&front, "replica");
     replica_story(server, url).await;
 }
 
