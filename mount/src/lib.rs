@@ -8,5 +8,6 @@ pub mod loopdev;
 pub mod probe;
 pub mod session;
 mod sys;
+pub mod treefs;
 pub mod union;
 pub mod unmount;

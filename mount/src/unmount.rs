@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::UnmountFlags;
 
-use fusectl::FuseConnection;
+use fusectl::ConnectionId;
 use holders::Holders;
 use mountinfo::{MountEntry, MountTable};
 
@@ -40,7 +40,7 @@ pub struct UnmountOptions {
     /// Connections to abort when a step does not return. The target's own
     /// connection, if it is a FUSE mount, is added by itself; an EROFS mount's
     /// blobs are served by another one, which the caller knows.
-    pub abort: Vec<FuseConnection>,
+    pub abort: Vec<ConnectionId>,
     /// Take the mount out of the tree even though it is in use or stuck.
     pub detach: bool,
 }
@@ -181,9 +181,7 @@ fn busy(target: &Path, entry: Option<&MountEntry>, options: &UnmountOptions) -> 
 }
 
 fn abort(entry: Option<&MountEntry>, options: &UnmountOptions) -> bool {
-    let own = entry
-        .filter(|entry| entry.is_fuse())
-        .map(FuseConnection::of);
+    let own = entry.filter(|entry| entry.is_fuse()).map(ConnectionId::of);
     let mut any = false;
     for connection in own.into_iter().chain(options.abort.iter().copied()) {
         let done = bounded(options.step_deadline, move || connection.abort());

@@ -107,7 +107,8 @@ fn in_table_order<'a>(
                 .iter()
                 .find(|blob| blob.id == slot.id)
                 .ok_or(LoopMountError::MissingBlob(slot.id))?;
-            let actual = rustix::fs::fstat(blob.file).map_or(0, |stat| stat.st_size.cast_unsigned());
+            let actual =
+                rustix::fs::fstat(blob.file).map_or(0, |stat| stat.st_size.cast_unsigned());
             if actual < slot.len {
                 return Err(LoopMountError::ShortBlob {
                     id: slot.id,
@@ -137,17 +138,30 @@ mod tests {
         let (a, b) = (BlobId::of(b"a"), BlobId::of(b"b"));
         let (file_a, file_b) = (file(8192), file(4096));
         let given = [
-            BlobSource { id: b, file: file_b.as_fd() },
-            BlobSource { id: a, file: file_a.as_fd() },
+            BlobSource {
+                id: b,
+                file: file_b.as_fd(),
+            },
+            BlobSource {
+                id: a,
+                file: file_a.as_fd(),
+            },
         ];
         let slots = [BlobSlot { id: a, len: 8192 }, BlobSlot { id: b, len: 4096 }];
         let ordered = in_table_order(&slots, &given).expect("both given");
-        assert_eq!(ordered.iter().map(|blob| blob.id).collect::<Vec<_>>(), [a, b]);
+        assert_eq!(
+            ordered.iter().map(|blob| blob.id).collect::<Vec<_>>(),
+            [a, b]
+        );
 
         let long = [BlobSlot { id: b, len: 8192 }];
         assert!(matches!(
             in_table_order(&long, &given),
-            Err(LoopMountError::ShortBlob { expected: 8192, actual: 4096, .. })
+            Err(LoopMountError::ShortBlob {
+                expected: 8192,
+                actual: 4096,
+                ..
+            })
         ));
         let other = BlobId::of(b"c");
         assert!(matches!(

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Finding;
 use crate::fscontext::{DetachedMount, FsContext};
-use crate::unmount::fusectl::FuseConnection;
+use crate::unmount::fusectl::ConnectionId;
 
 /// The kernel's offer: fields of `struct fuse_init_in` (`linux/fuse.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +117,7 @@ fn abort(mount: &DetachedMount) -> io::Result<()> {
         rustix::fs::AtFlags::EMPTY_PATH | rustix::fs::AtFlags::STATX_DONT_SYNC,
         rustix::fs::StatxFlags::TYPE,
     )?;
-    FuseConnection::by_minor(stat.stx_dev_minor).abort()
+    ConnectionId::by_minor(stat.stx_dev_minor).abort()
 }
 
 /// What a kernel without the offer answers: nothing.

@@ -23,8 +23,7 @@ pub(super) fn user_namespaces() -> Finding {
 pub(super) fn fanotify_pre_content(scratch: &Path) -> io::Result<Finding> {
     let path = scratch.join("watched");
     let file = std::fs::File::create(&path)?;
-    let mark =
-        || sys::fanotify_mark_pre_access(sys::fanotify_pre_content()?.as_fd(), file.as_fd());
+    let mark = || sys::fanotify_mark_pre_access(sys::fanotify_pre_content()?.as_fd(), file.as_fd());
     Ok(Finding::of(
         "a pre-access mark on a file beside the cache",
         mark(),

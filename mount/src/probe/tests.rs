@@ -120,8 +120,15 @@ fn probing_this_kernel_contradicts_nothing_and_leaves_nothing() {
     }
     assert_eq!(features.fuse.found, features.fuse_offer.is_some());
     for (name, finding) in features.list() {
-        assert_eq!(finding.found, finding.error.is_none(), "{name}: {finding:?}");
-        assert!(!finding.means.is_empty() && !finding.tested.is_empty(), "{name}");
+        assert_eq!(
+            finding.found,
+            finding.error.is_none(),
+            "{name}: {finding:?}"
+        );
+        assert!(
+            !finding.means.is_empty() && !finding.tested.is_empty(),
+            "{name}"
+        );
     }
     // Everything overlayfs may offer rests on overlayfs.
     if !features.overlay.found {

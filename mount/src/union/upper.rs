@@ -143,7 +143,11 @@ impl UpperDirs {
         if upper.fresh {
             copy_root_metadata(&path, lowers[0], &upper.fd, userxattr)?;
         }
-        let volatile_state = VolatileState { path: &path, base: base.as_fd(), work: work.fd.as_fd() };
+        let volatile_state = VolatileState {
+            path: &path,
+            base: base.as_fd(),
+            work: work.fd.as_fd(),
+        };
         volatile_state.clear_marker()?;
         if volatile {
             volatile_state.remember_boot()?;
@@ -299,7 +303,10 @@ fn copy_root_metadata(
         .map_err(io_error(context, path))?;
     copy_xattrs(&lower, upper, userxattr).map_err(io_error(context, path))?;
     let times = rustix::fs::Timestamps {
-        last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_access: rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
         last_modification: rustix::fs::Timespec {
             tv_sec: stat.st_mtime,
             tv_nsec: stat.st_mtime_nsec.cast_signed(),
@@ -310,7 +317,11 @@ fn copy_root_metadata(
 
 /// Names that mean something to overlayfs itself are its own and are left out.
 fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Result<()> {
-    let own_prefix: &[u8] = if userxattr { b"user.overlay." } else { b"trusted.overlay." };
+    let own_prefix: &[u8] = if userxattr {
+        b"user.overlay."
+    } else {
+        b"trusted.overlay."
+    };
     let mut names = vec![0_u8; 64 * 1024];
     let len = match rustix::fs::flistxattr(from, &mut names) {
         Ok(len) => len,
@@ -318,7 +329,10 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Res
         Err(errno) => return Err(errno),
     };
     let mut value = vec![0_u8; 64 * 1024];
-    for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..len]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         if name.starts_with(own_prefix) {
             continue;
         }
@@ -335,6 +349,7 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Res
 
 /// Where the kernel notes that an upper was used without syncing.
 const MARKER: &str = "work/incompat/volatile";
+const DIRTY: &str = "work/incompat/volatile/dirty";
 /// Where we note in which boot that was.
 const BOOT: &str = "boot";
 
@@ -348,7 +363,11 @@ impl VolatileState<'_> {
     fn clear_marker(&self) -> Result<(), UpperError> {
         match rustix::fs::statat(self.work, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
-            Err(errno) => return Err(io_error("inspecting the work directory of", self.path)(errno)),
+            Err(errno) => {
+                return Err(io_error("inspecting the work directory of", self.path)(
+                    errno,
+                ));
+            }
             Ok(_) => {}
         }
         if self.recorded_boot()?.as_deref() != Some(&boot_id(self.path)?) {
@@ -378,8 +397,8 @@ impl VolatileState<'_> {
             | OFlags::CLOEXEC
             | OFlags::NONBLOCK;
         let error = |errno| io_error("writing the boot note of", self.path)(errno);
-        let fd = rustix::fs::openat(self.base, BOOT, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(error)?;
+        let fd =
+            rustix::fs::openat(self.base, BOOT, flags, Mode::RUSR | Mode::WUSR).map_err(error)?;
         rustix::io::write(&fd, &boot_id(self.path)?).map_err(error)?;
         Ok(())
     }
@@ -394,10 +413,14 @@ fn boot_id(path: &Path) -> Result<Vec<u8>, UpperError> {
 }
 
 fn remove_marker(path: &Path, work: BorrowedFd<'_>) -> Result<(), UpperError> {
-    match rustix::fs::unlinkat(work, MARKER, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(errno) => Err(io_error("clearing the work directory of", path)(errno)),
+    // The kernel puts a file into the directory that is the marker.
+    for (name, flags) in [(DIRTY, AtFlags::empty()), (MARKER, AtFlags::REMOVEDIR)] {
+        match rustix::fs::unlinkat(work, name, flags) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(io_error("clearing the work directory of", path)(errno)),
+        }
     }
+    Ok(())
 }
 
 /// Makes a volatile UPPER durable after its union is gone: syncs its file
@@ -406,7 +429,8 @@ fn remove_marker(path: &Path, work: BorrowedFd<'_>) -> Result<(), UpperError> {
 /// # Errors
 /// When UPPER cannot be opened or synced.
 pub fn seal_upper(path: &Path) -> Result<(), UpperError> {
-    let base = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))?;
+    let base =
+        rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))?;
     let work = rustix::fs::openat(&base, "work", DIRECTORY, Mode::empty())
         .map_err(io_error("opening the work directory of", path))?;
     rustix::fs::syncfs(&base).map_err(io_error("syncing", path))?;

@@ -16,9 +16,9 @@ use crate::fscontext::{DetachedMount, FsContext};
 
 /// One FUSE connection of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FuseConnection(u32);
+pub struct ConnectionId(u32);
 
-impl FuseConnection {
+impl ConnectionId {
     /// By the minor of the mount's (anonymous) device number.
     pub fn by_minor(minor: u32) -> Self {
         Self(minor)
@@ -69,7 +69,7 @@ impl FuseConnection {
     }
 }
 
-impl fmt::Display for FuseConnection {
+impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FUSE connection {}", self.0)
     }

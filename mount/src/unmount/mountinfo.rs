@@ -60,9 +60,7 @@ impl MountTable {
     /// # Errors
     /// When `/proc` is not there. Lines that cannot be parsed are left out.
     pub fn read() -> io::Result<Self> {
-        Ok(Self::parse(&std::fs::read(
-            "/proc/thread-self/mountinfo",
-        )?))
+        Ok(Self::parse(&std::fs::read("/proc/thread-self/mountinfo")?))
     }
 
     /// Parses the text of a `mountinfo` file.
@@ -89,9 +87,9 @@ impl MountTable {
 
     /// The mounts below `target`, not on it.
     pub fn below<'a>(&'a self, target: &'a Path) -> impl Iterator<Item = &'a MountEntry> {
-        self.entries
-            .iter()
-            .filter(move |entry| entry.mount_point != target && entry.mount_point.starts_with(target))
+        self.entries.iter().filter(move |entry| {
+            entry.mount_point != target && entry.mount_point.starts_with(target)
+        })
     }
 
     /// Upper directories of every overlayfs.
