@@ -21,6 +21,9 @@ use crate::options::StoreOptions;
 use crate::url::{Place, StoreUrl};
 
 /// The store a URL names. Nothing is contacted yet; credentials are looked up.
+///
+/// # Errors
+/// `Invalid`: a credentials file is unreadable or not allowed, or the client refuses the settings.
 pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>> {
     let trust = options.url_trust;
     Ok(match url.place() {

@@ -50,6 +50,9 @@ thread_local! {
 }
 
 /// The plain bytes of a stored chunk, checked against `id`. `len` bounds the memory used.
+///
+/// # Errors
+/// The bytes are not that chunk.
 pub fn decode(id: &ChunkId, codec: Codec, stored: &Bytes, len: u32) -> Result<Bytes, ChunkError> {
     let plain = match codec {
         Codec::Raw if stored.len() == len as usize => stored.clone(),

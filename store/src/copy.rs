@@ -32,6 +32,10 @@ pub struct CopyReport {
 }
 
 /// Makes `packs` available at every owner in `to`. `progress` is told the bytes done.
+///
+/// # Errors
+/// A pack cannot be read from any source, or not be written to an owner; what was copied before stays,
+/// listed.
 pub async fn copy_packs(
     from: &StoreSet,
     to: &StoreSet,

@@ -10,6 +10,9 @@ use crate::key::{ObjectKey, ObjectKind};
 use crate::set::StoreSet;
 
 /// Puts a flist into the stores, under its digest.
+///
+/// # Errors
+/// An owner does not take it.
 pub async fn publish_flist(set: &StoreSet, flist: &Flist) -> Result<ObjectKey> {
     let key = ObjectKey::Flist(flist.digest());
     set.put(&key, flist.as_bytes().clone()).await?;
@@ -18,6 +21,9 @@ pub async fn publish_flist(set: &StoreSet, flist: &Flist) -> Result<ObjectKey> {
 
 /// A published flist, every byte checked against its digest. Its structure is not: before it is mounted,
 /// call [`Flist::check`].
+///
+/// # Errors
+/// No replica has it whole.
 pub async fn fetch_flist(set: &StoreSet, digest: FlistDigest) -> Result<Flist> {
     let key = ObjectKey::Flist(digest);
     let bytes = set.get(&key).await?;

@@ -63,7 +63,7 @@ pub struct GcOptions {
 impl Default for GcOptions {
     fn default() -> Self {
         Self {
-            age_min: Duration::from_secs(3600),
+            age_min: Duration::from_hours(1),
             keep_published: true,
         }
     }
@@ -102,6 +102,9 @@ pub struct GcPlan {
 impl GcPlan {
     /// Looks at every store; changes nothing. Any store that cannot be listed, and any published flist
     /// that cannot be read, is an error: what is not seen cannot be judged.
+    ///
+    /// # Errors
+    /// As said: a store or a published flist that cannot be read.
     pub async fn make(set: &StoreSet, roots: &GcRoots, options: &GcOptions) -> Result<Self> {
         let mut roots = roots.clone();
         let stores: Vec<_> = set.stores().collect();
@@ -132,6 +135,9 @@ impl GcPlan {
     }
 
     /// Does it. `set` must be the one it was made for.
+    ///
+    /// # Errors
+    /// A store refuses a change; what was done before is sound, and may be done again.
     pub async fn apply(&self, set: &StoreSet) -> Result<()> {
         set.check_writable()?;
         for (plan, (_, store)) in self.stores.iter().zip(set.stores()) {

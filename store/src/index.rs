@@ -65,6 +65,9 @@ pub fn encode(packs: &[IndexedPack]) -> Bytes {
 }
 
 /// Reads an index object.
+///
+/// # Errors
+/// The bytes are not an index.
 pub fn parse(bytes: &[u8]) -> Result<Vec<IndexedPack>, IndexError> {
     let mut rest = bytes;
     let head = take(&mut rest, 16)?;

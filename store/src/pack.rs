@@ -144,6 +144,9 @@ pub(crate) fn sha256(bytes: &[u8]) -> Sha256Digest {
 }
 
 /// The entries of a whole pack, checked against each other (not the chunks themselves).
+///
+/// # Errors
+/// The bytes are not a pack.
 pub fn parse_entries(pack: &[u8]) -> Result<Vec<PackEntry>, PackError> {
     let len = pack.len() as u64;
     if len > PACK_LEN_MAX {
@@ -209,7 +212,7 @@ fn parse_entry(raw: &[u8], offset: u32) -> Option<PackEntry> {
 }
 
 /// Whether an entry could have been written by us: bounds every later allocation.
-fn entry_fits(entry: &PackEntry) -> bool {
+pub(crate) fn entry_fits(entry: &PackEntry) -> bool {
     let len_fits = entry.len > 0 && entry.len as usize <= lamina_flist::chunk::CHUNK_MAX;
     let stored_fits = match entry.codec {
         Codec::Raw => entry.stored_len == entry.len,

@@ -6,17 +6,17 @@
 
 mod plan;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use lamina_flist::{ChunkId, ChunkRecord, PackId, PackRecord};
+use tokio::task::JoinSet;
 
 use crate::api::PackRef;
 use crate::codec;
 use crate::error::{ErrorKind, StoreError};
+use crate::pack::{PackEntry, entry_fits};
 use crate::set::StoreSet;
-use plan::Span;
+use plan::{Limits, Span};
 
 /// A chunk and the pack it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,8 @@ pub struct ReadOptions {
     pub parallel: usize,
     /// Chunks closer than this in a pack are fetched in one request: 32 KiB cost less than a round trip.
     pub gap_max: u32,
-    /// Longest request; with `parallel` it bounds memory (twice this per request: stored and plain).
+    /// Longest request. A request holds up to this much stored and twice this much plain data, so that
+    /// with `parallel` memory is bounded however well the chunks were compressed.
     pub span_max: u32,
 }
 
@@ -88,6 +89,9 @@ impl ChunkReader {
 
     /// The plain bytes of these chunks, in this order. All of them are in memory at the end: for much
     /// data use [`ChunkReader::stream`].
+    ///
+    /// # Errors
+    /// The first chunk that no replica could deliver.
     pub async fn fetch(&self, wanted: &[ChunkSource]) -> Result<Vec<Bytes>, ReadError> {
         let mut plain = vec![Bytes::new(); wanted.len()];
         let mut arriving = Box::pin(self.stream(wanted));
@@ -103,24 +107,46 @@ impl ChunkReader {
         &'a self,
         wanted: &'a [ChunkSource],
     ) -> impl Stream<Item = Result<(usize, Bytes), ReadError>> + Send + 'a {
-        let spans = plan::plan(wanted, self.options.gap_max, self.options.span_max);
-        stream::iter(spans)
-            .map(move |span| self.fetch_span(wanted, span))
+        let limits = Limits {
+            gap_max: self.options.gap_max,
+            stored_max: self.options.span_max,
+            plain_max: self.options.span_max.saturating_mul(2),
+        };
+        stream::iter(plan::plan(wanted, &limits))
+            .map(move |span| self.clone().spawn(span))
             .buffer_unordered(self.options.parallel.max(1))
             .map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)))
             .try_flatten()
     }
 
-    async fn fetch_span(
-        &self,
-        wanted: &[ChunkSource],
-        span: Span,
-    ) -> Result<Vec<(usize, Bytes)>, ReadError> {
-        match self.read_span(wanted, &span).await {
+    /// A task of its own, so that several cores decompress and verify.
+    async fn spawn(self, span: Span) -> Result<Vec<(usize, Bytes)>, ReadError> {
+        let (chunk, pack) = (span.chunks[0].1.id, span.pack.id);
+        let mut task = JoinSet::new(); // aborts it when dropped
+        task.spawn(async move { self.fetch_span(span).await });
+        match task.join_next().await {
+            Some(Ok(result)) => result,
+            _ => {
+                let source = StoreError::new(ErrorKind::Unavailable, "read", "every store")
+                    .detail("the task was stopped");
+                Err(ReadError {
+                    chunk,
+                    pack,
+                    source,
+                })
+            }
+        }
+    }
+
+    async fn fetch_span(&self, span: Span) -> Result<Vec<(usize, Bytes)>, ReadError> {
+        for (_, chunk) in &span.chunks {
+            check_record(chunk, &span.pack)?;
+        }
+        match self.read_span(&span).await {
             Err(error) if error.kind() == ErrorKind::Corrupt && span.chunks.len() > 1 => {
                 let mut plain = Vec::with_capacity(span.chunks.len());
-                for at in span.chunks {
-                    plain.extend(self.read_span(wanted, &Span::single(wanted, at)).await?);
+                for (at, chunk) in span.chunks {
+                    plain.extend(self.read_span(&Span::single(at, chunk, span.pack)).await?);
                 }
                 Ok(plain)
             }
@@ -128,29 +154,47 @@ impl ChunkReader {
         }
     }
 
-    async fn read_span(
-        &self,
-        wanted: &[ChunkSource],
-        span: &Span,
-    ) -> Result<Vec<(usize, Bytes)>, ReadError> {
-        let first = &wanted[span.chunks[0]];
-        let todo: Arc<[(usize, ChunkRecord)]> = span
-            .chunks
-            .iter()
-            .map(|at| (*at, wanted[*at].chunk))
-            .collect();
-        let (pack, start) = (PackRef::from(&first.pack), span.range.start);
-        let read = self.set.read(&pack, span.range.clone(), move |bytes| {
-            todo.iter()
-                .map(|(at, chunk)| Ok((*at, cut_out(&bytes, start, chunk)?)))
-                .collect()
-        });
+    async fn read_span(&self, span: &Span) -> Result<Vec<(usize, Bytes)>, ReadError> {
+        let (pack, start) = (PackRef::from(&span.pack), span.range.start);
+        let cut_all = |bytes: Bytes| {
+            let cut =
+                |(at, chunk): &(usize, ChunkRecord)| Ok((*at, cut_out(&bytes, start, chunk)?));
+            span.chunks.iter().map(cut).collect()
+        };
+        let read = self.set.read(&pack, span.range.clone(), cut_all);
         read.await.map_err(|source| ReadError {
-            chunk: first.chunk.id,
-            pack: first.pack.id,
+            chunk: span.chunks[0].1.id,
+            pack: span.pack.id,
             source,
         })
     }
+}
+
+/// A record no writer makes would have us ask for gigabytes.
+fn check_record(chunk: &ChunkRecord, pack: &PackRecord) -> Result<(), ReadError> {
+    let (id, offset, stored_len, len, codec) = (
+        chunk.id,
+        chunk.offset,
+        chunk.stored_len,
+        chunk.len,
+        chunk.codec,
+    );
+    let entry = PackEntry {
+        id,
+        offset,
+        stored_len,
+        len,
+        codec,
+    };
+    if entry_fits(&entry) {
+        return Ok(());
+    }
+    let source = StoreError::new(ErrorKind::Invalid, "read", "every store");
+    Err(ReadError {
+        chunk: id,
+        pack: pack.id,
+        source: source.detail("the flist's record of the chunk is impossible"),
+    })
 }
 
 /// One verified chunk out of the bytes that start at `start` of its pack.

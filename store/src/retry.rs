@@ -46,9 +46,8 @@ impl Backoff {
 
     /// Waits a random part of the pause; `false` when the budget would be spent.
     pub(crate) async fn pause(&mut self) -> bool {
-        let wait = self
-            .pause
-            .mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64);
+        let share = u32::try_from(random() >> 32).unwrap_or(u32::MAX);
+        let wait = self.pause.mul_f64(f64::from(share) / f64::from(u32::MAX));
         if wait >= self.left() {
             return false;
         }
@@ -111,17 +110,15 @@ pub(crate) async fn bounded<T>(
     key: Option<&ObjectKey>,
     attempt: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    match tokio::time::timeout(limit, attempt).await {
-        Ok(result) => result,
-        Err(_) => {
-            let error = StoreError::new(ErrorKind::Timeout, what, store);
-            let error = error.detail(format!("no answer within {:.1} s", limit.as_secs_f64()));
-            Err(match key {
-                Some(key) => error.key(key),
-                None => error,
-            })
-        }
+    if let Ok(result) = tokio::time::timeout(limit, attempt).await {
+        return result;
     }
+    let error = StoreError::new(ErrorKind::Timeout, what, store);
+    let error = error.detail(format!("no answer within {:.1} s", limit.as_secs_f64()));
+    Err(match key {
+        Some(key) => error.key(key),
+        None => error,
+    })
 }
 
 #[async_trait]

@@ -37,6 +37,9 @@ type Attempt<'a, T> = Pin<Box<dyn Future<Output = (usize, Result<T>)> + Send + '
 impl StoreSet {
     /// Opens the stores of these specs; nothing is contacted yet. Fails if a part of the hash space has
     /// no store.
+    ///
+    /// # Errors
+    /// `Invalid`: no store, a gap in the ranges, or settings a client refuses.
     pub fn open(specs: &[StoreSpec], options: StoreOptions) -> Result<Self> {
         let opened: Result<Vec<_>> = specs
             .iter()
@@ -48,6 +51,9 @@ impl StoreSet {
     }
 
     /// The same from stores already made (embedded packs, tests, another crate's store).
+    ///
+    /// # Errors
+    /// `Invalid`: no store, or a gap in the ranges.
     pub fn from_stores(
         stores: Vec<(ShardRange, Arc<dyn Store>)>,
         options: StoreOptions,
@@ -104,6 +110,9 @@ impl StoreSet {
     }
 
     /// Fails unless every store can be written to.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming the first read-only store.
     pub fn check_writable(&self) -> Result<()> {
         match self.members.iter().find(|member| !member.raw().writable()) {
             None => Ok(()),
@@ -115,12 +124,18 @@ impl StoreSet {
     }
 
     /// Bytes of a pack, not yet verified: prefer [`StoreSet::read`] or [`crate::ChunkReader`].
+    ///
+    /// # Errors
+    /// As [`StoreSet::read`].
     pub async fn get_range(&self, pack: &PackRef, range: Range<u64>) -> Result<Bytes> {
         self.read(pack, range, Ok).await
     }
 
     /// Bytes of a pack made into something by `check`. Where `check` refuses them, the next replica is
     /// asked; its text says what is wrong.
+    ///
+    /// # Errors
+    /// `Invalid` for a range that is empty or past the end; else that no replica is left, and why.
     pub async fn read<T, C>(&self, pack: &PackRef, range: Range<u64>, check: C) -> Result<T>
     where
         T: Send,
@@ -143,6 +158,9 @@ impl StoreSet {
     }
 
     /// A whole object, verified against its name.
+    ///
+    /// # Errors
+    /// No replica is left, and why.
     pub async fn get(&self, key: &ObjectKey) -> Result<Bytes> {
         let len_max = key.kind().len_max();
         // Its length is not known, so the time allowed is that of a pack.
@@ -163,6 +181,9 @@ impl StoreSet {
     }
 
     /// Writes an object to every owner that does not have it.
+    ///
+    /// # Errors
+    /// The first owner that does not take it.
     pub async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<()> {
         debug_assert!(key.names(&bytes), "{key} does not name these bytes");
         let owners = self.owners(key.shard_byte()).map(|member| {
@@ -173,6 +194,9 @@ impl StoreSet {
     }
 
     /// Whether every owner has the object, with the length given.
+    ///
+    /// # Errors
+    /// An owner cannot be asked.
     pub async fn has(&self, key: &ObjectKey, len: u64) -> Result<bool> {
         let owners = self.owners(key.shard_byte()).map(|member| {
             let store = member.steady();

@@ -127,6 +127,9 @@ pub struct PackSink {
 
 impl PackSink {
     /// Starts the threads. `index` is what need not be written again; `handle` runs the uploads.
+    ///
+    /// # Errors
+    /// A store is read-only, or a thread cannot start.
     pub fn new(
         target: PackTarget,
         index: Arc<ChunkIndex>,
@@ -162,13 +165,16 @@ impl PackSink {
         let output = assemble::Output::new(target, &index, &gate, handle);
         let assembler = std::thread::Builder::new().name("lamina-assemble".into());
         sink.assembler =
-            Some(assembler.spawn(move || assemble::run(&arriving, index, gate, output))?);
+            Some(assembler.spawn(move || assemble::run(&arriving, index, &gate, output))?);
         *sink.jobs.lock().unwrap_or_else(PoisonError::into_inner) = Some((jobs, 0));
         Ok(sink)
     }
 
     /// Adds a chunk and returns its number: 0, 1, 2, … in the order of calls. Blocks while the queue is
     /// full.
+    ///
+    /// # Errors
+    /// The chunk cannot be named by a flist, or packing has failed; then [`PackSink::finish`] says why.
     pub fn push(&self, chunk: Vec<u8>) -> Result<u64, SinkError> {
         if chunk.is_empty() || chunk.len() > CHUNK_MAX {
             return Err(SinkError::ChunkLength(chunk.len()));
@@ -187,6 +193,9 @@ impl PackSink {
     }
 
     /// Waits until everything is durable and listed.
+    ///
+    /// # Errors
+    /// What made packing fail. Running it again goes on from what is durable.
     pub fn finish(mut self) -> Result<Packed, SinkError> {
         self.close();
         let assembler = self.assembler.take().expect("only finish and drop take it");

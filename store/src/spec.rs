@@ -118,8 +118,9 @@ impl FromStr for StoreSpec {
 }
 
 /// The first byte that no range holds, if any.
-pub(crate) fn first_gap<'a>(ranges: impl Iterator<Item = &'a ShardRange> + Clone) -> Option<u8> {
-    (0..=u8::MAX).find(|byte| !ranges.clone().any(|range| range.contains(*byte)))
+pub(crate) fn first_gap<'a>(ranges: impl Iterator<Item = &'a ShardRange>) -> Option<u8> {
+    let ranges: Vec<_> = ranges.collect();
+    (0..=u8::MAX).find(|byte| !ranges.iter().any(|range| range.contains(*byte)))
 }
 
 #[cfg(test)]

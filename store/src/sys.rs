@@ -42,6 +42,9 @@ pub enum OpenFlistError {
 /// Flists are written beside their name and renamed, so a mapped one does not change. One that is
 /// truncated in place while mapped makes readers fail (SIGBUS), as with any mapped file; whoever mounts
 /// flists that others may write to copies them first.
+///
+/// # Errors
+/// It cannot be opened or mapped, is no regular file, or is no flist.
 pub fn open_flist(path: impl AsRef<Path>) -> Result<Flist, OpenFlistError> {
     let path = path.as_ref();
     let io = |source: std::io::Error| OpenFlistError::Io {

@@ -97,6 +97,9 @@ pub async fn verify_flist(
 
 /// Verifies all that the stores hold: every pack, every index object, every published flist. Fails only
 /// where a store cannot be listed.
+///
+/// # Errors
+/// A store cannot be listed, or its indexes not be read.
 pub async fn verify_stores(
     set: &StoreSet,
     progress: &(dyn Fn(u64) + Sync),

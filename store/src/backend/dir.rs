@@ -25,7 +25,7 @@ use crate::key::{ObjectKey, ObjectKind};
 use crate::url::StoreUrl;
 
 /// Temporary files older than this belong to a writer that is gone.
-const STALE_TMP: Duration = Duration::from_secs(24 * 3600);
+const STALE_TMP: Duration = Duration::from_hours(24);
 
 /// A folder of objects.
 #[derive(Debug, Clone)]
@@ -189,7 +189,7 @@ fn open_object(root: &Path, path: &str) -> io::Result<(File, u64)> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(rustix::io::Errno::NXIO.into());
     }
-    Ok((fd.into(), stat.st_size as u64))
+    Ok((fd.into(), stat.st_size.cast_unsigned()))
 }
 
 fn read_whole(root: &Path, path: &str, len_max: u64) -> io::Result<Result<Bytes, u64>> {

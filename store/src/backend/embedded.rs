@@ -29,6 +29,9 @@ pub struct EmbeddedStore {
 impl EmbeddedStore {
     /// Serves those `packs` that are embedded; `base` is where the embedded packs section starts in the
     /// file, `name` is shown in errors.
+    ///
+    /// # Errors
+    /// The file cannot be looked at, or a pack reaches past its end.
     pub fn new(
         file: File,
         name: &str,

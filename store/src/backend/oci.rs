@@ -118,7 +118,7 @@ impl OciStore {
                 fail,
             )
             .await?;
-        let place = self.registry.upload_url(&begun, &digest.to_string());
+        let place = Registry::upload_url(&begun, &digest.to_string());
         let place = place.ok_or_else(|| {
             fail(ErrorKind::Invalid).detail("the registry gave no upload location")
         })?;

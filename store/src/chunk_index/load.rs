@@ -51,6 +51,9 @@ pub(crate) struct Holdings {
 impl ChunkIndex {
     /// The snapshot of a set. Read-only stores cannot be listed and hold no index for this purpose, so
     /// packs owned by one are unknown.
+    ///
+    /// # Errors
+    /// A store cannot be listed or read. Damaged objects are skipped, not errors.
     pub async fn load(set: &StoreSet, options: &LoadOptions) -> Result<Self> {
         let cache = IndexCache::new(options.cache.as_deref());
         let mut held: HashMap<PackId, (Arc<IndexedPack>, usize)> = HashMap::new();

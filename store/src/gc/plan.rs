@@ -110,8 +110,8 @@ mod tests {
     #[test]
     fn only_a_known_recent_past_is_young() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
-        let hour = Duration::from_secs(3600);
-        assert!(is_young(Some(now - Duration::from_secs(60)), now, hour));
+        let hour = Duration::from_hours(1);
+        assert!(is_young(Some(now - Duration::from_mins(1)), now, hour));
         assert!(!is_young(Some(now - hour), now, hour));
         assert!(!is_young(None, now, hour));
         assert!(!is_young(Some(now + hour), now, hour));

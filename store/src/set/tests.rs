@@ -49,7 +49,7 @@ async fn read(set: &StoreSet, pack: &SealedPack) -> Result<Bytes> {
 const BAD: [Fault; 8] = [
     Fault::Down,
     Fault::Hang,
-    Fault::Slow(Duration::from_secs(3600)),
+    Fault::Slow(Duration::from_hours(1)),
     Fault::Short,
     Fault::Zeros,
     Fault::Flip,

@@ -55,10 +55,10 @@ impl Output {
 pub(super) fn run(
     arriving: &Receiver<Outcome>,
     index: Arc<ChunkIndex>,
-    gate: Arc<Gate>,
+    gate: &Arc<Gate>,
     output: Output,
 ) -> Result<Packed, SinkError> {
-    let mut assembler = Assembler::new(index, Arc::clone(&gate), output);
+    let mut assembler = Assembler::new(index, Arc::clone(gate), output);
     let result = arriving
         .iter()
         .try_for_each(|outcome| assembler.take(outcome));
@@ -154,13 +154,12 @@ impl Assembler {
             return Ok(None);
         };
         let (record, entry) = (*known.pack, known.entry);
-        let pack = match self.known_packs.get(&record.id) {
-            Some(slot) => *slot,
-            None => {
-                let slot = new_slot(&mut self.slots, Some(record))?;
-                self.known_packs.insert(record.id, slot);
-                slot
-            }
+        let pack = if let Some(slot) = self.known_packs.get(&record.id) {
+            *slot
+        } else {
+            let slot = new_slot(&mut self.slots, Some(record))?;
+            self.known_packs.insert(record.id, slot);
+            slot
         };
         let (offset, stored_len, codec) = (entry.offset, entry.stored_len, entry.codec);
         Ok(Some(ChunkRecord {

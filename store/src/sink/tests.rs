@@ -414,3 +414,18 @@ async fn a_wrong_byte_is_never_handed_out() {
         .unwrap()
         .remove(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_impossible_record_is_refused_before_anything_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let set = dir_set(&[root.path()]);
+    let packed = pack(&set, ChunkIndex::empty(), 2, chunks(10, 10))
+        .await
+        .unwrap();
+    let mut source = sources(&packed)[0];
+    source.chunk.stored_len = u32::MAX;
+    source.pack.len = u64::MAX;
+    let reader = ChunkReader::new(set, ReadOptions::default());
+    let error = reader.fetch(&[source]).await.unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Invalid);
+}

@@ -1,7 +1,8 @@
 //! Before fake-gcs-server: turns the XML API's plain upload, which that server does not know, into the
-//! signed one, which it does, and adds the ETag that the real service answers an upload with. Everything
+//! signed one, which it does, and adds the `ETag` that the real service answers an upload with. Everything
 //! else passes as it is.
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -58,7 +59,7 @@ fn forward(client: TcpStream, behind: u16) -> std::io::Result<()> {
     if uploads {
         head = head.replace(" HTTP/1.1", "?X-Goog-Algorithm=GOOG4-RSA-SHA256 HTTP/1.1");
     }
-    head += &format!("Host: 127.0.0.1:{behind}\r\nConnection: close\r\n");
+    let _ = write!(head, "Host: 127.0.0.1:{behind}\r\nConnection: close\r\n");
     let mut body = 0;
     loop {
         let mut line = String::new();

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to listen; generous, since the machine may be compiling.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// The program of a tool, installed if it is missing (that may take minutes, once).
 pub(crate) fn tool(name: &str) -> PathBuf {

@@ -63,10 +63,8 @@ fn valid() -> impl Strategy<Value = String> {
     let bucket = ("[a-z0-9][a-z0-9.-]{1,20}", "(/[A-Za-z0-9_=-]{1,8}){0,3}");
     prop_oneof![
         "(/[a-zA-Z0-9 %?#é.-]{1,10}){1,4}".prop_map(|path| StoreUrl::dir(path).to_string()),
-        bucket
-            .clone()
-            .prop_map(|(b, p)| format!("s3://{b}{p}?region=x-1")),
-        bucket.clone().prop_map(|(b, p)| format!("gs://{b}{p}")),
+        bucket.prop_map(|(b, p)| format!("s3://{b}{p}?region=x-1")),
+        bucket.prop_map(|(b, p)| format!("gs://{b}{p}")),
         bucket.prop_map(|(b, p)| format!("az://{b}{p}?account=a")),
         ("[a-z]{1,10}(:[1-9][0-9]{0,3})?", "(/[a-z0-9]{1,8}){0,3}")
             .prop_map(|(h, p)| format!("https://{h}{p}")),
@@ -76,7 +74,9 @@ fn valid() -> impl Strategy<Value = String> {
 }
 
 fn encode(secret: &str) -> String {
-    secret.bytes().map(|b| format!("%{b:02X}")).collect()
+    secret
+        .bytes()
+        .fold(String::new(), |text, b| text + &format!("%{b:02X}"))
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! A small web server whose every answer a test decides, and the one call that Azure's client lacks.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -193,7 +194,7 @@ fn send(
 ) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Said\r\nConnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
-        head += &format!("{name}: {value}\r\n");
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     let no_body = request.method == "HEAD";
     match reply.body {
@@ -215,7 +216,7 @@ fn send(
         }
         Body::Endless => {
             write!(stream, "{head}Transfer-Encoding: chunked\r\n\r\n")?;
-            let chunk = [b"10000\r\n".as_slice(), &[0; 0x10000], b"\r\n"].concat();
+            let chunk = [b"10000\r\n".as_slice(), &vec![0; 0x10000], b"\r\n"].concat();
             while !stop.load(Ordering::Relaxed) {
                 stream.write_all(&chunk)?; // ends when the client hangs up
             }

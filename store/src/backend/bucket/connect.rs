@@ -48,7 +48,7 @@ fn once() -> RetryConfig {
     RetryConfig {
         backoff,
         max_retries: 0,
-        retry_timeout: Duration::from_secs(60),
+        retry_timeout: Duration::from_mins(1),
     }
 }
 

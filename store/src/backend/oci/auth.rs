@@ -97,8 +97,7 @@ impl Authorizer {
             .headers()
             .get_all(WWW_AUTHENTICATE)
             .iter()
-            .filter_map(|v| parse(v.to_str().ok()?))
-            .next();
+            .find_map(|v| parse(v.to_str().ok()?));
         let header = match (asked, &self.login) {
             (Some(Challenge::Basic), Some(DockerLogin::Password(user, password))) => {
                 format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub enum DockerLogin {
     /// User and password.
     Password(String, String),
-    /// An OAuth2 refresh token.
+    /// A refresh token (`OAuth2`).
     IdentityToken(String),
 }
 
@@ -43,6 +43,9 @@ struct Entry {
 
 /// The login for `host` in `file`, or in `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`. A
 /// missing file means none, unless it was named. Credential helpers are not run.
+///
+/// # Errors
+/// The file named, or one that is there, cannot be read or is no JSON.
 pub fn docker_login(file: Option<&Path>, host: &str) -> io::Result<Option<DockerLogin>> {
     let Some(path) = file.map(Path::to_owned).or_else(default_config) else {
         return Ok(None);

@@ -167,7 +167,7 @@ impl Registry {
     }
 
     /// Where to send the bytes of an upload just begun.
-    pub(super) fn upload_url(&self, begun: &Response, digest: &str) -> Option<Url> {
+    pub(super) fn upload_url(begun: &Response, digest: &str) -> Option<Url> {
         let location = begun.headers().get(LOCATION)?.to_str().ok()?;
         let mut url = begun
             .url()
