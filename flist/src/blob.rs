@@ -176,7 +176,7 @@ impl<B: AsRef<[u8]>> BlobMap<B> {
             return Err(BlobMapError::ReservedNotZero(None));
         }
         let blob_len = le_u64(header, 16);
-        if blob_len % BLOCK != 0 {
+        if !blob_len.is_multiple_of(BLOCK) {
             return Err(BlobMapError::UnalignedLength(blob_len));
         }
         check_entries(&raw[HEADER..], blob_len)?;

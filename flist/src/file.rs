@@ -88,11 +88,11 @@ impl Flist {
         let devices = read_devices(&bytes, &superblock, &blobs)?;
         let meta = FlistMeta::parse(section_bytes(&bytes, &header, kind::META))?;
         let inner = Arc::new(Inner {
+            bytes,
             header,
             superblock,
             devices,
             meta,
-            bytes,
         });
         Ok(Self { inner })
     }
@@ -410,7 +410,7 @@ fn check_tree_section(header: &Header, superblock: &Superblock) -> Result<(), Fl
 fn check_record_size(header: &Header, kind: u32, size: usize) -> Result<(), FlistError> {
     let len = header.section(kind).map_or(0, |s| s.len);
     let count = len / size as u64;
-    if len % size as u64 != 0 || u32::try_from(count).is_err() {
+    if !len.is_multiple_of(size as u64) || u32::try_from(count).is_err() {
         return Err(FlistError::SectionLength(kind));
     }
     Ok(())

@@ -5,6 +5,10 @@
 //! in memory, a [`BlobLayout`] with its [`ChunkRecord`]s (where the bytes of
 //! regular files are), and the flist file that holds both.
 
+// The error enums name every reason; repeating them at each function would
+// only go stale.
+#![allow(clippy::missing_errors_doc)]
+
 pub mod blob;
 mod builder;
 mod check;

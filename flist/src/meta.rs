@@ -99,19 +99,19 @@ fn write_canonical(value: &Value, out: &mut Vec<u8>) {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_by_key(|(key, _)| key.as_bytes());
-            write_list(b"{}", entries, out, |(key, value), out| {
+            write_list(*b"{}", entries, out, |(key, value), out| {
                 write_canonical(&Value::from(key.as_str()), out);
                 out.push(b':');
                 write_canonical(value, out);
             });
         }
-        Value::Array(items) => write_list(b"[]", items, out, write_canonical),
+        Value::Array(items) => write_list(*b"[]", items, out, write_canonical),
         scalar => out.extend_from_slice(scalar.to_string().as_bytes()),
     }
 }
 
 fn write_list<T>(
-    brackets: &[u8; 2],
+    brackets: [u8; 2],
     items: impl IntoIterator<Item = T>,
     out: &mut Vec<u8>,
     write: impl Fn(T, &mut Vec<u8>),

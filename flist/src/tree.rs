@@ -15,7 +15,7 @@ use crate::name::EntryName;
 pub struct Timestamp {
     /// Seconds, negative before 1970.
     pub secs: i64,
-    /// Nanoseconds, 0..1_000_000_000.
+    /// Nanoseconds, below one billion.
     pub nanos: u32,
 }
 
@@ -477,7 +477,7 @@ pub struct Walk<'a> {
     stack: Vec<(Entries<'a>, usize)>,
 }
 
-impl<'a> Walk<'a> {
+impl Walk<'_> {
     fn descend(&mut self, id: NodeId) {
         if let Some(directory) = self.tree.directory(id) {
             self.stack.push((directory.entries.iter(), self.path.len()));

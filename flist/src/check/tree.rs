@@ -54,7 +54,7 @@ struct Frame<'a> {
     dots: u8,
 }
 
-impl<'a> Frame<'a> {
+impl Frame<'_> {
     fn new(inode: Inode, parent: u64, path_len: u64) -> Self {
         Self {
             inode,
@@ -109,7 +109,7 @@ impl<'a> Checker<'a> {
             return Ok(());
         };
         match self.next_entry(&mut frame)? {
-            None => self.leave(&frame),
+            None => leave(&frame),
             Some(entry) => {
                 let child = self.entry(&mut frame, &entry)?;
                 self.stack.push(frame);
@@ -127,7 +127,7 @@ impl<'a> Checker<'a> {
                 frame.next_entry += 1;
                 return block.entry(frame.next_entry - 1).map(Some);
             }
-            if frame.next_block >= self.view.dir_blocks(&frame.inode) {
+            if frame.next_block >= frame.inode.size.div_ceil(BLOCK) {
                 return Ok(None);
             }
             let block = self.view.dir_block(&frame.inode, frame.next_block)?;
@@ -135,7 +135,7 @@ impl<'a> Checker<'a> {
             // The directory's last byte is its last name's; what is left of
             // other blocks is zero.
             let used = range.start + block.used()? as u64;
-            let is_last = frame.next_block + 1 == self.view.dir_blocks(&frame.inode);
+            let is_last = frame.next_block + 1 == frame.inode.size.div_ceil(BLOCK);
             if is_last && used != range.end {
                 return Err(FlistError::BadDirectoryBlock(frame.inode.nid));
             }
@@ -144,19 +144,6 @@ impl<'a> Checker<'a> {
             frame.next_block += 1;
             frame.next_entry = 0;
         }
-    }
-
-    fn leave(&mut self, frame: &Frame<'a>) -> Result<(), FlistError> {
-        let nid = frame.inode.nid;
-        if frame.dots != 2 {
-            return Err(FlistError::MissingDots(nid));
-        }
-        let want = frame.subdirectories.saturating_add(2);
-        let got = frame.inode.nlink;
-        if want != got {
-            return Err(FlistError::BadNlink { nid, want, got });
-        }
-        Ok(())
     }
 
     /// Checks an entry; gives the directory to descend into, if it is one.
@@ -459,7 +446,7 @@ struct Shape {
     own_blocks: Option<Range<u64>>,
 }
 
-/// Directories and symlinks: a tail of at most half a block is inline.
+/// Directories and symlinks: a tail that is not too long is inline.
 fn metadata_shape(inode: &Inode) -> Result<Shape, FlistError> {
     let nid = inode.nid;
     if inode.file_type == FileType::Symlink && !(1..BLOCK).contains(&inode.size) {
@@ -504,5 +491,19 @@ fn dots(frame: &mut Frame<'_>, entry: &DirEntry<'_>) -> Result<(), FlistError> {
         return Err(FlistError::WrongParent(nid));
     }
     frame.dots += 1;
+    Ok(())
+}
+
+/// What must hold when a directory's last entry was read.
+fn leave(frame: &Frame<'_>) -> Result<(), FlistError> {
+    let nid = frame.inode.nid;
+    if frame.dots != 2 {
+        return Err(FlistError::MissingDots(nid));
+    }
+    let want = frame.subdirectories.saturating_add(2);
+    let got = frame.inode.nlink;
+    if want != got {
+        return Err(FlistError::BadNlink { nid, want, got });
+    }
     Ok(())
 }

@@ -114,10 +114,6 @@ impl<'a> TreeView<'a> {
 
     // --- directories ---
 
-    pub(crate) fn dir_blocks(&self, directory: &Inode) -> u64 {
-        directory.size.div_ceil(BLOCK)
-    }
-
     pub(crate) fn dir_block(
         &self,
         directory: &Inode,
@@ -140,7 +136,7 @@ impl<'a> TreeView<'a> {
         name: &[u8],
     ) -> Result<Option<DirEntry<'a>>, FlistError> {
         // The last block whose first name is not greater.
-        let (mut low, mut high) = (0, self.dir_blocks(directory));
+        let (mut low, mut high) = (0, directory.size.div_ceil(BLOCK));
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             if self.dir_block(directory, middle)?.name(0)? <= name {
@@ -332,7 +328,7 @@ impl<'a> ReadDir<'a> {
         self.block = None;
         self.next_block = block;
         self.next_entry = 0;
-        if position & 0xfff != 0 && block < self.view.dir_blocks(&self.directory) {
+        if position & 0xfff != 0 && block < self.directory.size.div_ceil(BLOCK) {
             self.block = Some(self.view.dir_block(&self.directory, block)?);
             self.next_block = block + 1;
             self.next_entry = (position & 0xfff) as usize;
@@ -356,7 +352,7 @@ impl<'a> ReadDir<'a> {
                 })?;
                 return Ok(Some(entry));
             }
-            if self.next_block >= self.view.dir_blocks(&self.directory) {
+            if self.next_block >= self.directory.size.div_ceil(BLOCK) {
                 return Ok(None);
             }
             self.block = Some(self.view.dir_block(&self.directory, self.next_block)?);

@@ -197,7 +197,7 @@ fn check_file(content: &FileContent, blobs: &[Blob], limits: &Limits) -> Result<
 
 fn check_run(blobs: &[Blob], blob: u16, offset: u64, len: u64) -> Result<(), &'static str> {
     let blob = blobs.get(usize::from(blob)).ok_or("no such blob")?;
-    if offset % BLOCK != 0 {
+    if !offset.is_multiple_of(BLOCK) {
         return Err("its extent does not start on a page");
     }
     let end = offset.checked_add(len);

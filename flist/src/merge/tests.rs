@@ -6,6 +6,11 @@ fn name(text: &str) -> EntryName {
     EntryName::try_from(text).unwrap()
 }
 
+/// The time that marks everything made from `text`.
+fn seconds(text: &str) -> i64 {
+    i64::try_from(text.len()).unwrap()
+}
+
 /// Builds a tree from lines: `d path`, `f path content`, `w path`, `o path`
 /// (opaque directory), `i path` (implicit directory), `s path target`,
 /// `h path existing`, `l path lower-path`, `c path`.
@@ -34,7 +39,7 @@ fn tree(text: &str) -> Tree {
         let meta = Metadata {
             // So that a test sees whose metadata won.
             mtime: Timestamp {
-                secs: text.len() as i64,
+                secs: seconds(text),
                 nanos: 0,
             },
             ..Metadata::default()
@@ -98,11 +103,8 @@ fn a_merged_directory_has_the_upper_metadata_unless_it_is_implicit() {
         let tree = merged(lower, upper).unwrap();
         tree.node(tree.resolve(b"d").unwrap()).meta.mtime.secs
     };
-    assert_eq!(
-        of("d d\nf d/some-file 1"),
-        "d d\nf d/some-file 1".len() as i64
-    );
-    assert_eq!(of("i d\nf d/some-file 1"), lower.len() as i64);
+    assert_eq!(of("d d\nf d/some-file 1"), seconds("d d\nf d/some-file 1"));
+    assert_eq!(of("i d\nf d/some-file 1"), seconds(lower));
     let new = merged("f x 1", "i d\nf d/x 1").unwrap();
     assert_eq!(paths(&new), "d d/x x");
 }
