@@ -19,11 +19,15 @@ fn many(per: usize) -> World {
 
 #[test]
 fn a_hundred_thousand_entries_come_back() {
-    let world = many(100);
+    let mut world = many(90);
+    let big = world.dir(Tree::ROOT, "one-of-ten-thousand");
+    for i in 0..10_000 {
+        world.file(big, format!("{i:x}"), 0, b"");
+    }
     let tree = world.tree.clone();
     let flist = open(world.finish().0.build().unwrap());
     let summary = flist.check(&Limits::default()).unwrap();
-    assert_eq!((summary.files, summary.directories), (100_001, 1001));
+    assert_eq!((summary.files, summary.directories), (100_001, 1002));
     assert!(flist.to_tree().unwrap() == tree);
     // 64 bytes of inode, 24 of data, some 25 of entry, and what does not fit
     // the end of a block.
