@@ -6,6 +6,7 @@ pub mod holder;
 pub mod instance;
 pub mod mountd;
 pub mod rundir;
+mod sys;
 pub mod wire;
 
 /// An error with its causes, in one line.

@@ -16,7 +16,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -210,27 +210,6 @@ impl Client {
         stream.set_write_timeout(Some(deadline)).map_err(failed)?;
         check_peer(&stream)?;
         Ok(Self { stream })
-    }
-
-    /// As [`Client::connect`], trying again until `patience` is over: for a
-    /// daemon that is being restarted.
-    ///
-    /// # Errors
-    /// The last failure.
-    pub fn connect_patiently(
-        path: &Path,
-        deadline: Duration,
-        patience: Duration,
-    ) -> Result<Self, WireError> {
-        /// Short beside any restart, long beside a connect.
-        const RETRY: Duration = Duration::from_millis(5);
-        let end = Instant::now() + patience;
-        loop {
-            match Self::connect(path, deadline) {
-                Err(WireError::Connect { .. }) if Instant::now() < end => std::thread::sleep(RETRY),
-                result => return result,
-            }
-        }
     }
 
     /// Sends a request and waits for its answer.

@@ -34,7 +34,9 @@ pub struct ConnectOptions {
     /// without a sysctl.
     pub max_pages: u16,
     /// Asynchronous requests the kernel lets be under way (read-ahead, and all
-    /// reads of directio EROFS).
+    /// reads of directio EROFS). Beyond it even reads of present bytes queue
+    /// behind those that wait for a fill, so it is as large as the number of
+    /// fills that may wait.
     pub max_background: u16,
     /// Features asked for beside the ones every connection needs; those that
     /// the kernel lacks are dropped.
@@ -49,7 +51,7 @@ impl Default for ConnectOptions {
             source: "lamina".into(),
             devices: 4,
             max_pages: 256,
-            max_background: 256,
+            max_background: 16_384,
             extra_flags: InitFlags::empty(),
             mount_flags: MountFlags::RDONLY,
         }

@@ -15,6 +15,9 @@ mod protocol;
 mod server;
 mod supervise;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::{HolderClient, HolderError};
 pub use protocol::{ChildStatus, HOLDER_SOCKET};
 pub use server::{HolderConfig, run};

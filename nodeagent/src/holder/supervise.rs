@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::protocol::ChildStatus;
+use crate::sys;
 
 /// A child that lived this long counts as working even if it never said so.
 const WORKS_AFTER: Duration = Duration::from_secs(1);
@@ -168,18 +169,19 @@ impl Supervised {
 }
 
 /// A process group of its own, so that Ctrl-C on a terminal reaches the holder
-/// only, which then ends the children in order. std starts children with an
-/// empty signal mask, whatever the holder blocks.
+/// only, which then ends the children in order.
 fn spawn(spec: &ChildSpec) -> io::Result<(Child, OwnedFd)> {
     let (program, arguments) = spec
         .argv
         .split_first()
         .ok_or_else(|| io::Error::other("a child without a program"))?;
-    let mut process = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::null())
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    sys::clear_signal_mask(&mut command);
+    let mut process = command.spawn()?;
     match pidfd_open(Pid::from_child(&process), PidfdFlags::empty()) {
         Ok(pidfd) => Ok((process, pidfd)),
         Err(errno) => {

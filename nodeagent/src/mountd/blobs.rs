@@ -70,7 +70,7 @@ impl Blobs {
         let mut opened = Vec::with_capacity(wanted.len());
         for blob in &wanted {
             let reader = BlobReader::open(&blob.dir, &blob.id, MapCheck::Identity)
-                .map_err(|error| Refusal::new(ErrorKind::Damaged, chain(&error)))?;
+                .map_err(|error| Refusal::new(ErrorKind::Damaged, crate::chain(&error)))?;
             opened.push(reader);
         }
         let mut next = state.clone();
@@ -161,14 +161,4 @@ impl Blobs {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -23,6 +23,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use crate::fill::{FillReply, FillRequest};
 use crate::wire::{self, FrameBuffer};
 
+#[cfg(test)]
+mod tests;
+
 /// Requests waiting at most. The kernel has at most one synchronous read per
 /// thread of every reader, so only a runaway reaches this.
 const PENDING_MAX: usize = 16_384;

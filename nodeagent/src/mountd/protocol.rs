@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lamina_flist::BlobId;
 use lamina_mount::blobfs::BlobStats;
@@ -137,9 +137,28 @@ impl MountdClient {
     /// # Errors
     /// [`MountdError::Wire`].
     pub fn connect(run_dir: &Path, patience: Duration) -> Result<Self, MountdError> {
+        /// Short beside any restart, long beside a connect.
+        const RETRY: Duration = Duration::from_millis(5);
         let path = run_dir.join(MOUNTD_SOCKET);
-        let client = Client::connect_patiently(&path, CALL_DEADLINE, patience)?;
-        Ok(Self { client })
+        let end = Instant::now() + patience;
+        loop {
+            // A daemon that is being killed may still have taken the connect:
+            // only an answer proves that it is there.
+            let answered = Client::connect(&path, CALL_DEADLINE)
+                .map_err(MountdError::from)
+                .and_then(|client| {
+                    let mut mountd = Self { client };
+                    mountd.ping().map(|()| mountd)
+                });
+            match answered {
+                Err(MountdError::Wire(
+                    WireError::Connect { .. } | WireError::Io(_) | WireError::Closed,
+                )) if Instant::now() < end => {
+                    std::thread::sleep(RETRY);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Asks whether it is there.

@@ -21,9 +21,6 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     version: u32,
-    /// The next node id to give; ids are never used twice while the kernel may
-    /// remember what they meant.
-    next_ino: u64,
     pub(super) blobs: BTreeMap<BlobId, BlobPlace>,
     pub(super) mounts: BTreeMap<String, MountRecord>,
 }
@@ -39,11 +36,20 @@ impl Default for State {
     fn default() -> Self {
         Self {
             version: VERSION,
-            next_ino: ROOT_INO + 1,
             blobs: BTreeMap::new(),
             mounts: BTreeMap::new(),
         }
     }
+}
+
+/// The node id of a blob: part of the blob's own name, so that it is the same
+/// whenever the blob is registered. The kernel remembers names for as long as
+/// it likes; with ids given by counting, a blob that was taken out of service
+/// and registered again would be opened under its old id, which is nobody's.
+fn node_id(id: &BlobId) -> u64 {
+    let head = id.as_bytes().first_chunk().expect("a digest has 32 bytes");
+    // Neither 0 nor the root, and far from the end of the range.
+    (u64::from_le_bytes(*head) >> 2).max(ROOT_INO + 1)
 }
 
 impl State {
@@ -78,8 +84,8 @@ impl State {
             place.dir = dir;
             return place.ino;
         }
-        let ino = self.next_ino;
-        self.next_ino += 1;
+        let taken = |ino: &u64| self.blobs.values().any(|place| place.ino == *ino);
+        let ino = (node_id(&id)..=u64::MAX).find(|ino| !taken(ino)).unwrap_or(ROOT_INO + 1);
         self.blobs.insert(id, BlobPlace { ino, dir });
         ino
     }
@@ -102,19 +108,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn node_ids_are_kept_and_never_used_again() {
+    fn a_blob_registered_again_has_the_node_id_it_had() {
         let dir = tempfile::tempdir().unwrap();
         let mut state = State::default();
         let (a, b) = (BlobId::of(b"a"), BlobId::of(b"b"));
         let first = state.place(a, "/a".into());
         let second = state.place(b, "/b".into());
-        state.blobs.remove(&b);
+        state.blobs.remove(&a);
         state.store(dir.path()).unwrap();
         let mut loaded = State::load(dir.path()).unwrap();
         assert_eq!(loaded, state);
-        assert_eq!(loaded.place(a, "/moved".into()), first);
-        let third = loaded.place(b, "/b".into());
-        assert!(third > second && second > first && first > ROOT_INO);
+        assert_eq!(loaded.place(b, "/moved".into()), second);
+        assert_eq!(loaded.place(a, "/a".into()), first);
+        assert!(first != second && first > ROOT_INO && second > ROOT_INO);
+    }
+
+    #[test]
+    fn blobs_whose_names_begin_alike_get_different_node_ids() {
+        let mut state = State::default();
+        let mut twin = *BlobId::of(b"a").as_bytes();
+        twin[31] ^= 1;
+        let (a, twin) = (BlobId::of(b"a"), BlobId::from(twin));
+        let first = state.place(a, "/a".into());
+        assert_eq!(state.place(twin, "/twin".into()), first + 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lamina_mount::erofs::ErofsOptions;
+use lamina_nodeagent::mountd::{ErrorKind, MountdError};
 use rustix::process::Signal;
 
 use crate::content;
@@ -180,4 +181,116 @@ fn a_read_waits_for_a_restart_and_not_longer() {
             stalls[stalls.len() - 1]
         );
     }
+}
+
+#[test]
+fn present_bytes_are_served_while_hundreds_of_reads_wait_for_missing_ones() {
+    let _alone = alone();
+    let setup = Setup {
+        fill_deadline: Duration::from_mins(1),
+        agent_delay_ms: Some(NO_DELAY),
+    };
+    let scene = mounted(&setup);
+    let (node, files) = (&scene.node, &scene.files);
+    let (present, missing) = files.split_first().unwrap();
+    read_page(present, 0).unwrap();
+    let agent = node.pid_of("agent");
+    signal(agent, Signal::STOP);
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..400)
+            .map(|reader| {
+                let file = &missing[reader % missing.len()];
+                let page = (reader / missing.len()) as u64;
+                scope.spawn(move || read_page(file, page * 16 * 1024))
+            })
+            .collect();
+        eventually("many reads wait", || {
+            (node.mountd().stats().unwrap().fills_pending >= 100).then_some(())
+        });
+        for _ in 0..10 {
+            let file = File::open(present).unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            read_page(present, 0).expect("present, so it needs no agent");
+        }
+        assert!(waiting.iter().any(|reader| !reader.is_finished()));
+        signal(agent, Signal::CONT);
+        for reader in waiting {
+            reader.join().unwrap().expect("filled after all");
+        }
+    });
+}
+
+#[test]
+fn an_aborted_connection_is_replaced_and_the_image_can_be_mounted_anew() {
+    let _alone = alone();
+    let setup = Setup {
+        fill_deadline: Duration::from_mins(1),
+        agent_delay_ms: Some(NO_DELAY),
+    };
+    let mut scene = mounted(&setup);
+    let files = &scene.files;
+    let node = &mut scene.node;
+    let before = node.mountd().stats().unwrap().pid;
+    read_page(&files[0], 0).unwrap();
+    node.abort_blobfs();
+    assert_eio(read_page(&files[1], 0));
+    eventually("another mount daemon", || {
+        let pid = node.mountd().stats().ok()?.pid;
+        (pid != before).then_some(())
+    });
+    assert_eq!(
+        node.mountd().list_blobs().unwrap(),
+        [],
+        "their nodes are gone"
+    );
+    node.unmount_all();
+    node.mount(&scene.image, &ErofsOptions::default());
+    for file in files {
+        read_page(file, 0).unwrap();
+    }
+}
+
+#[test]
+fn what_is_mounted_cannot_be_unregistered_or_shut_down_and_the_rest_can() {
+    let _alone = alone();
+    let setup = Setup {
+        fill_deadline: Duration::from_mins(1),
+        agent_delay_ms: Some(NO_DELAY),
+    };
+    let mut scene = mounted(&setup);
+    let node = &mut scene.node;
+    let ids: Vec<_> = scene.image.blobs.iter().map(|(id, _)| *id).collect();
+    let mut mountd = node.mountd();
+    let in_use = |outcome: Result<(), MountdError>| {
+        matches!(
+            outcome,
+            Err(MountdError::Refused {
+                kind: ErrorKind::InUse,
+                ..
+            })
+        )
+    };
+    assert!(in_use(mountd.unregister(ids.clone())));
+    assert!(in_use(mountd.shutdown(false)));
+    let records = mountd.list_mounts().unwrap();
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].blobs, ids);
+    kill(node.pid_of("mountd"));
+    let mut mountd = node.mountd();
+    assert_eq!(mountd.list_mounts().unwrap(), records, "remembered");
+    assert_eq!(mountd.list_blobs().unwrap().len(), ids.len());
+    node.unmount_all();
+    mountd.remove_mount_record(&records[0].id).unwrap();
+    mountd.unregister(ids).unwrap();
+    assert_eq!(mountd.list_blobs().unwrap(), []);
+    mountd.shutdown(false).unwrap();
+    eventually("it is not started again", || {
+        let status = node.holder().status().unwrap();
+        let mountd = status.into_iter().find(|child| child.name == "mountd")?;
+        let ended = mountd
+            .last_exit
+            .is_some_and(|how| how.contains("status: 0"));
+        (mountd.pid.is_none() && ended).then_some(())
+    });
+    assert!(!node.blobfs_is_mounted());
 }

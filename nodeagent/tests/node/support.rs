@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lamina_mount::cache::{BlobFile, CacheDir, Trust};
+use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Trust};
 use lamina_mount::erofs::{ErofsOptions, mount_erofs};
 use lamina_nodeagent::holder::HolderClient;
 use lamina_nodeagent::mountd::{BlobRegistration, MountRecord, MountdClient};
@@ -158,8 +158,13 @@ impl Node {
         let mut wanted = Vec::new();
         for (id, map) in &image.blobs {
             let dir = self.cache().blob_dir(id);
-            // Dropped at once: the agent is the one that writes.
-            drop(BlobFile::open(&dir, id, || map.clone(), Trust::SameBoot).unwrap());
+            match BlobFile::open(&dir, id, || map.clone(), Trust::SameBoot) {
+                // Closed at once: the agent is the one that writes.
+                Ok(blob) => drop(blob),
+                // It has it open already.
+                Err(CacheError::Busy(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
             wanted.push(BlobRegistration { id: *id, dir });
         }
         let mut mountd = self.mountd();
@@ -182,6 +187,23 @@ impl Node {
         };
         mountd.put_mount_record(record).unwrap();
         target
+    }
+
+    pub(crate) fn unmount_all(&mut self) {
+        for target in self.mounts.drain(..).rev() {
+            unmount(target, UnmountFlags::empty()).unwrap();
+        }
+    }
+
+    /// What `umount -f` does: every request of the connection fails, for ever.
+    pub(crate) fn abort_blobfs(&self) {
+        // EBUSY: the EROFS mount uses it; the connection is gone all the same.
+        let _ = unmount(self.run_dir().join("blobs"), UnmountFlags::FORCE);
+    }
+
+    pub(crate) fn blobfs_is_mounted(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.contains(self.run_dir().join("blobs").to_str().unwrap())
     }
 
     /// An overlay with an empty upper above `lower`.
