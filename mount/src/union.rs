@@ -12,6 +12,7 @@
 //! behaves the same whatever the kernel's build-time defaults are.
 
 pub mod upper;
+mod volatile;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,15 +22,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
 use crate::fscontext::{DetachedMount, FsContext, FsError};
-pub use upper::{Upper, UpperDirs, UpperError, seal_upper};
+pub use upper::{Upper, UpperDirs, UpperError};
+pub use volatile::seal_upper;
 
 /// A directory to read from, topmost first.
 #[derive(Debug)]
 pub enum Lower<'a> {
     /// By path; a symbolic link as last component is refused.
     Path(&'a Path),
-    /// By descriptor of a directory, also of a detached mount on kernels that
-    /// allow it (see [`Features`](crate::probe::Features)).
+    /// By descriptor of a directory, on a mount that is attached somewhere:
+    /// older kernels take no layer from a detached one.
     Fd(BorrowedFd<'a>),
 }
 

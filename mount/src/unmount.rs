@@ -41,6 +41,9 @@ pub struct UnmountOptions {
     /// connection, if it is a FUSE mount, is added by itself; an EROFS mount's
     /// blobs are served by another one, which the caller knows.
     pub abort: Vec<ConnectionId>,
+    /// Abort the connections also when the mount is busy: for a mount whose
+    /// daemon is gone for good, which its waiting readers keep busy.
+    pub abort_busy: bool,
     /// Take the mount out of the tree even though it is in use or stuck.
     pub detach: bool,
 }
@@ -51,6 +54,7 @@ impl Default for UnmountOptions {
             step_deadline: Duration::from_secs(5),
             busy_grace: Duration::from_millis(200),
             abort: Vec::new(),
+            abort_busy: false,
             detach: false,
         }
     }
@@ -113,22 +117,22 @@ pub fn unmount(target: &Path, options: &UnmountOptions) -> Result<Unmounted, Unm
         .as_ref()
         .map_or(target, |entry| &entry.mount_point)
         .to_owned();
-    match plain(&target, options)? {
+    let mut outcome = plain(&target, options)?;
+    match outcome {
         Step::Done => return Ok(Unmounted::Clean),
         Step::Absent => return Ok(Unmounted::WasNotMounted),
-        Step::Busy if !options.detach => return Err(busy(&target, entry.as_ref(), options)),
-        Step::Busy => {}
-        Step::TimedOut => {
+        Step::Busy if !options.abort_busy => {}
+        Step::Busy | Step::TimedOut => {
             if abort(entry.as_ref(), options) {
-                match plain(&target, options)? {
-                    Step::Done | Step::Absent => return Ok(Unmounted::Aborted),
-                    Step::Busy if !options.detach => {
-                        return Err(busy(&target, entry.as_ref(), options));
-                    }
-                    Step::Busy | Step::TimedOut => {}
+                outcome = plain(&target, options)?;
+                if matches!(outcome, Step::Done | Step::Absent) {
+                    return Ok(Unmounted::Aborted);
                 }
             }
         }
+    }
+    if outcome == Step::Busy && !options.detach {
+        return Err(busy(&target, entry.as_ref(), options));
     }
     if !options.detach {
         return Err(stuck(&target, options));
@@ -293,5 +297,28 @@ pub(crate) fn bounded<T: Send + 'static>(
             Some(result)
         }
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_helper_that_does_not_return_is_left_and_counted_until_it_does() {
+        let before = STUCK.load(Ordering::Relaxed);
+        let (release, held) = channel::<()>();
+        let (ended, end) = channel();
+        let result = bounded(Duration::from_millis(10), move || {
+            held.recv().expect("released");
+            ended.send(()).expect("the test waits");
+        });
+        assert_eq!(result, None);
+        assert!(STUCK.load(Ordering::Relaxed) > before);
+        release.send(()).expect("the helper waits");
+        end.recv().expect("it goes on");
+        assert_eq!(bounded(Duration::from_secs(60), || 7), Some(7));
     }
 }

@@ -11,21 +11,16 @@
 //! What always holds: `upper` and `work` are real directories (no symbolic
 //! link, whatever a previous writer left there) on one file system, UPPER is
 //! in no lower and no lower in UPPER, and no second union in reach uses it.
-//!
-//! A volatile union never syncs. The kernel leaves a marker in `work` and
-//! refuses the next mount, since after a crash the upper may hold anything.
-//! When the machine was not restarted since, the page cache still holds every
-//! write and the marker is only in the way: it is removed. After a restart the
-//! upper is refused.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::MountAttrFlags;
 
+use super::volatile::VolatileState;
 use crate::fscontext::{FsContext, FsError};
 use crate::unmount::mountinfo::MountTable;
 
@@ -78,7 +73,7 @@ pub enum UpperError {
     Tmpfs(#[source] FsError),
 }
 
-fn io_error<'a>(
+pub(super) fn io_error<'a>(
     what: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(rustix::io::Errno) -> UpperError + 'a {
@@ -166,7 +161,7 @@ struct Child {
     fresh: bool,
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
@@ -345,96 +340,6 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Res
         }
     }
     Ok(())
-}
-
-/// Where the kernel notes that an upper was used without syncing.
-const MARKER: &str = "work/incompat/volatile";
-const DIRTY: &str = "work/incompat/volatile/dirty";
-/// Where we note in which boot that was.
-const BOOT: &str = "boot";
-
-struct VolatileState<'a> {
-    path: &'a Path,
-    base: BorrowedFd<'a>,
-    work: BorrowedFd<'a>,
-}
-
-impl VolatileState<'_> {
-    fn clear_marker(&self) -> Result<(), UpperError> {
-        match rustix::fs::statat(self.work, MARKER, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
-            Err(errno) => {
-                return Err(io_error("inspecting the work directory of", self.path)(
-                    errno,
-                ));
-            }
-            Ok(_) => {}
-        }
-        if self.recorded_boot()?.as_deref() != Some(&boot_id(self.path)?) {
-            return Err(UpperError::Unsynced(self.path.to_owned()));
-        }
-        remove_marker(self.path, self.work)
-    }
-
-    fn recorded_boot(&self) -> Result<Option<Vec<u8>>, UpperError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = match rustix::fs::openat(self.base, BOOT, flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(io_error("opening the boot note of", self.path)(errno)),
-        };
-        let mut buffer = [0_u8; 64];
-        let len = rustix::io::read(&fd, &mut buffer)
-            .map_err(io_error("reading the boot note of", self.path))?;
-        Ok(Some(buffer[..len].to_vec()))
-    }
-
-    fn remember_boot(&self) -> Result<(), UpperError> {
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::TRUNC
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC
-            | OFlags::NONBLOCK;
-        let error = |errno| io_error("writing the boot note of", self.path)(errno);
-        let fd =
-            rustix::fs::openat(self.base, BOOT, flags, Mode::RUSR | Mode::WUSR).map_err(error)?;
-        rustix::io::write(&fd, &boot_id(self.path)?).map_err(error)?;
-        Ok(())
-    }
-}
-
-fn boot_id(path: &Path) -> Result<Vec<u8>, UpperError> {
-    std::fs::read("/proc/sys/kernel/random/boot_id").map_err(|source| UpperError::Io {
-        what: "reading the boot id for",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn remove_marker(path: &Path, work: BorrowedFd<'_>) -> Result<(), UpperError> {
-    // The kernel puts a file into the directory that is the marker.
-    for (name, flags) in [(DIRTY, AtFlags::empty()), (MARKER, AtFlags::REMOVEDIR)] {
-        match rustix::fs::unlinkat(work, name, flags) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(io_error("clearing the work directory of", path)(errno)),
-        }
-    }
-    Ok(())
-}
-
-/// Makes a volatile UPPER durable after its union is gone: syncs its file
-/// system, then removes the kernel's marker.
-///
-/// # Errors
-/// When UPPER cannot be opened or synced.
-pub fn seal_upper(path: &Path) -> Result<(), UpperError> {
-    let base =
-        rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))?;
-    let work = rustix::fs::openat(&base, "work", DIRECTORY, Mode::empty())
-        .map_err(io_error("opening the work directory of", path))?;
-    rustix::fs::syncfs(&base).map_err(io_error("syncing", path))?;
-    remove_marker(path, work.as_fd())
 }
 
 fn mount_tmpfs(at: &Path, bytes_max: u64) -> Result<(), UpperError> {

@@ -14,5 +14,6 @@ mod rounds;
 mod support;
 mod sys;
 mod treefs;
+mod treefs_core;
 mod unions;
 mod unmounts;

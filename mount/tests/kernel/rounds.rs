@@ -12,7 +12,7 @@ use lamina_mount::unmount::{UnmountOptions, Unmounted, unmount};
 
 use crate::support::mounts::{Mounted, modes};
 use crate::support::pack::{Packed, pack};
-use crate::support::{Sandbox, features, sandbox, skip};
+use crate::support::{Sandbox, features, patient, sandbox, skip};
 
 /// What a round may leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +63,6 @@ fn memory_kib() -> (u64, u64) {
         field("/proc/self/status", "RssAnon:"),
         field("/proc/meminfo", "SUnreclaim:"),
     )
-}
-
-fn rounds(default: usize) -> usize {
-    std::env::var("LAMINA_TEST_ROUNDS").map_or(default, |n| n.parse().expect("a number"))
 }
 
 fn packed(sandbox: &Sandbox) -> Packed {
@@ -152,7 +148,7 @@ fn ten_thousand_rounds_of_image_and_union_leak_nothing() {
             }
         });
     };
-    let count = rounds(10_000);
+    let count = patient(10_000);
     run(count / 10);
     let left = Left::now(&sandbox);
     let (ours, kernel) = memory_kib();
@@ -186,7 +182,7 @@ fn rounds_over_loop_devices_leak_nothing() {
     }
     let packed = packed(&sandbox);
     let target = sandbox.path().join("target");
-    leak_check(&sandbox, rounds(10_000) / 50, || {
+    leak_check(&sandbox, patient(10_000) / 50, || {
         let mounted = Mounted::new(&packed, Mode::ErofsLoop, &target);
         assert_eq!(
             std::fs::read(mounted.path().join("file"))
@@ -205,7 +201,7 @@ fn rounds_of_pure_fuse_leak_nothing() {
     }
     let packed = packed(&sandbox);
     let target = sandbox.path().join("target");
-    leak_check(&sandbox, rounds(10_000) / 50, || {
+    leak_check(&sandbox, patient(10_000) / 50, || {
         let mounted = Mounted::new(&packed, Mode::Fuse, &target);
         assert_eq!(
             std::fs::read(mounted.path().join("file"))

@@ -3,6 +3,7 @@
 //! the resulting tree and the upper directory must be equal. So no failure is
 //! ours that overlayfs over a disk does not have too.
 
+#[rustfmt::skip] // a table: a case a line
 mod cases;
 pub(crate) mod fixture;
 mod script;

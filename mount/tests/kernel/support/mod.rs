@@ -35,6 +35,13 @@ pub(crate) fn features() -> &'static Features {
     &FEATURES
 }
 
+/// How often something is done: less where `LAMINA_TEST_SLOW` says by how much
+/// the machine is slower than most (an emulated one).
+pub(crate) fn patient(count: usize) -> usize {
+    let slow = std::env::var("LAMINA_TEST_SLOW").map_or(1, |n| n.parse().expect("a number"));
+    count / usize::max(slow, 1)
+}
+
 fn base_directory() -> PathBuf {
     std::env::var_os("LAMINA_TEST_DIR").map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
