@@ -218,7 +218,9 @@ fn mount(
     attributes: MountAttrFlags,
 ) -> Result<DetachedMount, FsError> {
     match try_mount(lowers, upper, options, attributes, Naming::Descriptors) {
-        Err(error) if error.errno() == libc::EINVAL && error.step.contains("<fd>") => {
+        // Refused with EOPNOTSUPP by 6.1, EBADF (for O_PATH) by 6.12, EINVAL
+        // by others; for paths the real reason, if any, shows again.
+        Err(error) if error.step.ends_with("=<fd>") => {
             try_mount(lowers, upper, options, attributes, Naming::Paths)
         }
         other => other,

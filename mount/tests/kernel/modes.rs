@@ -3,10 +3,12 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use lamina_mount::probe::Mode;
+
 use crate::support::mounts::{Mounted, modes};
 use crate::support::pack::{pack, pack_sparse};
-use crate::support::sandbox;
 use crate::support::snapshot::{Detail, assert_same, snapshot};
+use crate::support::{sandbox, test_name};
 
 const EVERYTHING: Detail = Detail {
     mtime: true,
@@ -50,26 +52,38 @@ fn make_shapes(root: &Path) {
     .expect("write");
 }
 
+/// `SEEK_DATA` finds none in a file without data. EROFS before Linux 6.15 takes
+/// every file for data throughout, which is allowed.
+fn knows_holes(all_hole: &Path) -> bool {
+    let file = std::fs::File::open(all_hole).expect("open");
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).is_err()
+}
+
 #[test]
 fn the_three_modes_show_the_source() {
     let sandbox = sandbox!();
     let source = sandbox.dir("source");
     make_shapes(&source);
     let packed = pack(&source, &sandbox.path().join("packed"));
-    let expected = snapshot(&source, EVERYTHING);
     for mode in modes() {
         let mounted = Mounted::new(&packed, mode, &sandbox.path().join("mounted"));
-        assert_same(
-            &format!("the source and mode {mode}"),
-            &expected,
-            &snapshot(mounted.path(), EVERYTHING),
-        );
-        // Again from the caches.
-        assert_same(
-            &format!("mode {mode} and itself"),
-            &expected,
-            &snapshot(mounted.path(), EVERYTHING),
-        );
+        let mut detail = EVERYTHING;
+        if mode != Mode::Fuse && !knows_holes(&mounted.path().join("all-hole")) {
+            println!(
+                "SKIP {}: holes in mode {mode}: this kernel's EROFS shows none",
+                test_name()
+            );
+            detail.holes = false;
+        }
+        let expected = snapshot(&source, detail);
+        // The second time from the caches.
+        for round in ["first", "second"] {
+            assert_same(
+                &format!("the source and mode {mode}, {round} time,"),
+                &expected,
+                &snapshot(mounted.path(), detail),
+            );
+        }
     }
 }
 
