@@ -3,14 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 
 use lamina_flist::{
-    Device, EntryName, FileContent, FileType, Flist, FlistBuilder, Metadata, Node, NodeId,
+    BlobId, Device, EntryName, FileContent, FileType, Flist, FlistBuilder, Metadata, Node, NodeId,
     NodeKind, Timestamp, Tree,
 };
-use lamina_mount::treefs::{BlobRead, ROOT_INO, ReadDone, TreeFs, TreeFsError};
+use lamina_mount::blobfs::{BlobFs, BlobFsOptions};
+use lamina_mount::cache::{BlobFile, BlobReader, MapCheck, Trust};
+use lamina_mount::filler::{FillDone, FillError, Filler};
+use lamina_mount::treefs::{BlobRead, CachedBlobs, ROOT_INO, ReadDone, TreeFs, TreeFsError};
 use proptest::prelude::*;
 
 use crate::support::pack::pack;
@@ -397,5 +402,74 @@ fn wrong_questions_get_named_errors() {
     // A directory read from an offset that never was ends or goes on, no more.
     for offset in [3, 4095, 4096, 1 << 20, u64::MAX] {
         let _ = fs.list(ROOT_INO, offset, |_| false);
+    }
+}
+
+/// Fills a cached blob from a complete one, or refuses.
+struct FromFile {
+    cached: BlobFile,
+    complete: File,
+    refuse: bool,
+}
+
+impl Filler for FromFile {
+    fn start(&self, blob: &BlobId, entries: Range<usize>, _deadline: Instant, done: FillDone) {
+        assert_eq!(blob, self.cached.id());
+        if self.refuse {
+            return done(Err(FillError::Failed("no store is left".to_owned())));
+        }
+        for entry in entries {
+            let place = self.cached.map().get(entry);
+            let mut plain = vec![0; place.len as usize];
+            self.complete
+                .read_exact_at(&mut plain, place.offset)
+                .expect("the complete blob");
+            self.cached.write_entry(entry, &plain).expect("filling");
+        }
+        done(Ok(()));
+    }
+}
+
+#[test]
+fn missing_bytes_are_filled_through_the_cache_or_are_an_error() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let source = directory.path().join("source");
+    std::fs::create_dir(&source).expect("mkdir");
+    let bytes: Vec<u8> = (0_u32..300_000).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(source.join("file"), &bytes).expect("write");
+    let packed = pack(&source, &directory.path().join("packed"));
+    let (id, complete) = &packed.blobs[0];
+    for refuse in [true, false] {
+        let dir = directory.path().join(format!("cache-{refuse}"));
+        let map = || packed.flist.blob_map_bytes(0).expect("the map");
+        let cached = BlobFile::open(&dir, id, map, Trust::Closed).expect("a cached blob");
+        let reader = BlobReader::open(&dir, id, MapCheck::Identity).expect("its reader");
+        let filler = FromFile {
+            cached,
+            complete: File::open(complete).expect("open"),
+            refuse,
+        };
+        let blobs = Arc::new(BlobFs::new(Arc::new(filler), BlobFsOptions::default()));
+        blobs.insert(7, reader);
+        let cached = CachedBlobs::new(Arc::clone(&blobs), vec![7]);
+        let fs = TreeFs::new(packed.flist.clone(), Arc::new(cached));
+        let ino = fs
+            .lookup(ROOT_INO, b"file")
+            .expect("lookup")
+            .expect("found")
+            .ino;
+        let answer = read(&fs, ino, 100_001, 500_000);
+        if refuse {
+            let error = answer.expect_err("nothing can be filled");
+            assert!(matches!(error, TreeFsError::Data(_)), "{error}");
+            continue;
+        }
+        assert!(answer.expect("filled") == bytes[100_001..600_001]);
+        let (_, stats) = blobs.stats()[0];
+        assert!(
+            0 < stats.entries_present && stats.entries_present < stats.entries,
+            "only what was read is there: {stats:?}"
+        );
+        assert!(read(&fs, ino, 0, 2_000_000).expect("filled") == bytes);
     }
 }
