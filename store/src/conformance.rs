@@ -178,3 +178,24 @@ async fn deleted_objects_are_gone(store: &dyn Store) {
         assert_eq!(store.list(kind).await.unwrap(), [], "{kind:?}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::check;
+    use crate::fault::{Fault, FaultStore, MemoryStore};
+    use crate::{Retry, StoreOptions};
+
+    #[tokio::test]
+    async fn the_test_stores_conform_themselves() {
+        check(&MemoryStore::default()).await;
+        check(&FaultStore::new(Arc::new(MemoryStore::default()), Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_hide_a_flaky_store_completely() {
+        let flaky = FaultStore::new(Arc::new(MemoryStore::default()), Fault::Flaky);
+        check(&Retry::new(Arc::new(flaky), StoreOptions::default())).await;
+    }
+}

@@ -58,7 +58,10 @@ impl fmt::Display for ErrorKind {
 
 /// A failed store operation.
 #[derive(Debug)]
-pub struct StoreError {
+pub struct StoreError(Box<Inner>); // small, so that results stay small
+
+#[derive(Debug)]
+struct Inner {
     kind: ErrorKind,
     operation: &'static str,
     store: String,
@@ -73,34 +76,34 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 impl StoreError {
     /// A failure of `operation` ("read", "write", …) at `store`, its name already redacted.
     pub fn new(kind: ErrorKind, operation: &'static str, store: &str) -> Self {
-        Self {
+        Self(Box::new(Inner {
             kind,
             operation,
             store: store.to_owned(),
             key: None,
             detail: None,
             source: None,
-        }
+        }))
     }
 
     /// Names the object the operation was about.
     #[must_use]
     pub fn key(mut self, key: &ObjectKey) -> Self {
-        self.key = Some(*key);
+        self.0.key = Some(*key);
         self
     }
 
     /// Adds what was observed, in a few words.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.0.detail = Some(detail.into());
         self
     }
 
     /// Adds to what was observed.
     #[must_use]
     pub(crate) fn and(mut self, more: &str) -> Self {
-        self.detail = Some(match self.detail.take() {
+        self.0.detail = Some(match self.0.detail.take() {
             Some(detail) => format!("{detail}; {more}"),
             None => more.to_owned(),
         });
@@ -110,39 +113,39 @@ impl StoreError {
     /// Adds the cause.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.0.source = Some(source.into());
         self
     }
 
     /// What can be done about it.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// The store, without credentials.
     pub fn store(&self) -> &str {
-        &self.store
+        &self.0.store
     }
 
     /// The object, where the operation was about one.
     pub fn object(&self) -> Option<&ObjectKey> {
-        self.key.as_ref()
+        self.0.key.as_ref()
     }
 
     /// `NotFound`?
     pub fn is_not_found(&self) -> bool {
-        self.kind == ErrorKind::NotFound
+        self.0.kind == ErrorKind::NotFound
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.operation)?;
-        if let Some(key) = &self.key {
+        write!(f, "{} ", self.0.operation)?;
+        if let Some(key) = &self.0.key {
             write!(f, "{key} ")?;
         }
-        write!(f, "at {}: {}", self.store, self.kind)?;
-        match &self.detail {
+        write!(f, "at {}: {}", self.0.store, self.0.kind)?;
+        match &self.0.detail {
             Some(detail) => write!(f, " ({detail})"),
             None => Ok(()),
         }
@@ -151,7 +154,7 @@ impl fmt::Display for StoreError {
 
 impl StdError for StoreError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|e| e as _)
+        self.0.source.as_deref().map(|e| e as _)
     }
 }
 

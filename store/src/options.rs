@@ -20,7 +20,8 @@ pub struct StoreOptions {
     pub url_trust: UrlTrust,
     /// One try of one request to one store, plus one second per [`StoreOptions::BYTES_PER_SECOND_MIN`].
     pub attempt_timeout: Duration,
-    /// A read asks the next replica when the first has not answered after this long.
+    /// A read asks the next replica when the first has not answered after this long, plus a quarter of a
+    /// second per MiB asked for.
     pub hedge_after: Duration,
     /// A whole operation with all its retries, plus the same allowance for size.
     pub budget: Duration,
@@ -31,6 +32,12 @@ pub struct StoreOptions {
 impl StoreOptions {
     /// A transfer slower than this counts as hanging.
     pub const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+
+    /// `base` plus what `bytes` take at 4 MiB/s: asking a second replica for what the first is still sending
+    /// at a fair pace would only halve the line.
+    pub(crate) fn hedge_allow(base: Duration, bytes: u64) -> Duration {
+        base + Duration::from_millis(bytes.saturating_mul(1000) / (4 << 20))
+    }
 
     /// `base` plus what `bytes` may take on a slow line.
     pub(crate) fn allow(base: Duration, bytes: u64) -> Duration {

@@ -108,9 +108,9 @@ impl ChunkReader {
         wanted: &'a [ChunkSource],
     ) -> impl Stream<Item = Result<(usize, Bytes), ReadError>> + Send + 'a {
         let limits = Limits {
-            gap_max: self.options.gap_max,
-            stored_max: self.options.span_max,
-            plain_max: self.options.span_max.saturating_mul(2),
+            gap: self.options.gap_max,
+            stored: self.options.span_max,
+            plain: self.options.span_max.saturating_mul(2),
         };
         stream::iter(plan::plan(wanted, &limits))
             .map(move |span| self.clone().spawn(span))
@@ -124,18 +124,16 @@ impl ChunkReader {
         let (chunk, pack) = (span.chunks[0].1.id, span.pack.id);
         let mut task = JoinSet::new(); // aborts it when dropped
         task.spawn(async move { self.fetch_span(span).await });
-        match task.join_next().await {
-            Some(Ok(result)) => result,
-            _ => {
-                let source = StoreError::new(ErrorKind::Unavailable, "read", "every store")
-                    .detail("the task was stopped");
-                Err(ReadError {
-                    chunk,
-                    pack,
-                    source,
-                })
-            }
+        if let Some(Ok(result)) = task.join_next().await {
+            return result;
         }
+        let source = StoreError::new(ErrorKind::Unavailable, "read", "every store");
+        let source = source.detail("the task was stopped");
+        Err(ReadError {
+            chunk,
+            pack,
+            source,
+        })
     }
 
     async fn fetch_span(&self, span: Span) -> Result<Vec<(usize, Bytes)>, ReadError> {

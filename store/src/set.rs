@@ -268,8 +268,9 @@ impl StoreSet {
         };
         let mut running = FuturesUnordered::from_iter([start(0)]);
         let (mut next, mut errors) = (1, Vec::new());
+        let hedge_after = StoreOptions::hedge_allow(self.options.hedge_after, bytes);
         loop {
-            let hedge = tokio::time::sleep(self.options.hedge_after);
+            let hedge = tokio::time::sleep(hedge_after);
             tokio::select! {
                 Some((at, result)) = running.next() => match result {
                     Ok(value) => {

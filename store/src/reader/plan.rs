@@ -17,12 +17,12 @@ pub(super) struct Span {
     pub(super) chunks: Vec<(usize, ChunkRecord)>,
 }
 
-/// What one request may hold.
+/// What one request may hold at most, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) gap_max: u32,
-    pub(super) stored_max: u32,
-    pub(super) plain_max: u32,
+    pub(super) gap: u32,
+    pub(super) stored: u32,
+    pub(super) plain: u32,
 }
 
 impl Span {
@@ -73,9 +73,9 @@ pub(super) fn plan(wanted: &[ChunkSource], limits: &Limits) -> Vec<Span> {
 }
 
 fn joins(span: &Range<u64>, plain: u64, next: &Range<u64>, len: u64, limits: &Limits) -> bool {
-    let near = next.start <= span.end + u64::from(limits.gap_max);
-    let stored_fits = next.end.max(span.end) - span.start <= u64::from(limits.stored_max);
-    near && stored_fits && plain + len <= u64::from(limits.plain_max)
+    let near = next.start <= span.end + u64::from(limits.gap);
+    let stored_fits = next.end.max(span.end) - span.start <= u64::from(limits.stored);
+    near && stored_fits && plain + len <= u64::from(limits.plain)
 }
 
 #[cfg(test)]
@@ -104,11 +104,11 @@ mod tests {
         }
     }
 
-    fn limits(gap_max: u32, stored_max: u32) -> Limits {
+    fn limits(gap: u32, stored: u32) -> Limits {
         Limits {
-            gap_max,
-            stored_max,
-            plain_max: 1 << 20,
+            gap,
+            stored,
+            plain: 1 << 20,
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
             assert!(range.end - range.start <= 250);
         }
         let tight = Limits {
-            plain_max: 300,
+            plain: 300,
             ..limits(0, 100_000)
         };
         let sizes: Vec<_> = planned(&wanted, &tight)
