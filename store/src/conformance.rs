@@ -190,7 +190,11 @@ mod tests {
     #[tokio::test]
     async fn the_test_stores_conform_themselves() {
         check(&MemoryStore::default()).await;
-        check(&FaultStore::new(Arc::new(MemoryStore::default()), Fault::None)).await;
+        check(&FaultStore::new(
+            Arc::new(MemoryStore::default()),
+            Fault::None,
+        ))
+        .await;
     }
 
     #[tokio::test(start_paused = true)]
