@@ -3,7 +3,7 @@
 //!
 //! `testnode holder RUN_DIR AGENT_ARGS…`, `testnode mountd RUN_DIR DEADLINE_MS`,
 //! `testnode agent RUN_DIR CACHE SOURCES DELAY_MIN_MS DELAY_MAX_MS`,
-//! `testnode reader ROOT SEED THREADS`, `testnode exit42`.
+//! `testnode reader ROOT SEED THREADS`.
 
 mod agent;
 mod content;
@@ -27,7 +27,6 @@ fn main() -> anyhow::Result<()> {
             .init();
     }
     match words[..] {
-        ["exit42"] => std::process::exit(42),
         ["holder", run_dir, deadline_ms, ref agent @ ..] => run_holder(run_dir, deadline_ms, agent),
         ["mountd", run_dir, deadline_ms] => {
             let mut config = MountdConfig::new(run_dir);

@@ -164,8 +164,8 @@ impl Reader<'_> {
     }
 
     fn exec(&mut self) -> anyhow::Result<()> {
-        let status = Command::new(self.root.join("bin/testnode"))
-            .arg("exit42")
+        let status = Command::new(self.root.join("bin/sh"))
+            .args(["-c", "exit 42"])
             .status()?;
         anyhow::ensure!(status.code() == Some(42), "exec ended with {status}");
         self.report.execs += 1;

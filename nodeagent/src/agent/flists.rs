@@ -77,21 +77,6 @@ impl FlistDir {
         Ok(Admitted { flist, path })
     }
 
-    /// Removes the copies of flists that `keep` does not name.
-    pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
-        for entry in std::fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            let digest = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .unwrap_or_default();
-            if !keep(digest.trim_start_matches('.')) {
-                std::fs::remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
-
     fn copy_path(&self, digest: &FlistDigest) -> PathBuf {
         self.dir.join(format!("{digest}.fl"))
     }
@@ -110,6 +95,7 @@ impl FlistDir {
             .dir
             .join(format!(".{digest}.{}.tmp", std::process::id()));
         let guard = RemoveOnDrop(&partial);
+        std::fs::create_dir_all(&self.dir).map_err(failed)?;
         copy_file(from, &partial).map_err(failed)?;
         let flist = open(&partial)?;
         if flist.digest() != *digest {

@@ -2,7 +2,9 @@
 
 use crate::agent::failure::{Result, failure, of_io, refused};
 use crate::agent::live::LiveFlist;
+use crate::agent::mounts::MOUNTD_PATIENCE;
 use crate::api::{FailureKind, ModeRequest, MountCall};
+use crate::mountd::{BlobRegistration, MountdClient, TreeMount};
 use lamina_mount::cache::CacheDir;
 use lamina_mount::erofs::{ErofsOptions, mount_erofs};
 use lamina_mount::loopdev::{self, LoopIo};
@@ -42,29 +44,29 @@ pub(crate) fn mount(
             false => cache.data_path(&source.id),
         })
         .collect();
-    let mode = match only(request) {
-        Some(mode) => mode,
-        None => auto_mode(run_dir)?,
+    let by = |mode| match mode {
+        Mode::Erofs => over_files(live, &devices, at).map(|()| mode),
+        Mode::ErofsLoop => over_loops(live, &devices, at).map(|()| mode),
+        Mode::Fuse => over_fuse(live, cache, run_dir, at).map(|()| mode),
     };
-    match mode {
-        Mode::Erofs => over_files(live, &devices, at)?,
-        Mode::ErofsLoop => over_loops(live, &devices, at)?,
-        Mode::Fuse => over_fuse(live, run_dir, at)?,
+    if let Some(mode) = only(request).or(AUTO.get().copied()) {
+        return by(mode);
     }
-    Ok(mode)
+    // Probing takes a tenth of a second, most kernels do the best mode, and trying it is a probe too.
+    let mode = by(Mode::Erofs).or_else(|refused| match probed(cache.root())? {
+        Mode::Erofs => Err(refused),
+        mode => by(mode),
+    })?;
+    Ok(*AUTO.get_or_init(|| mode))
 }
 
-/// The best mode of this kernel. Probing takes tens of milliseconds and its result cannot change
-/// while the kernel runs, so it is done once.
-fn auto_mode(run_dir: &Path) -> Result<Mode> {
-    static MODE: OnceLock<Mode> = OnceLock::new();
-    if let Some(mode) = MODE.get() {
-        return Ok(*mode);
-    }
-    let features = probe::probe(run_dir).map_err(|error| failure(FailureKind::Other, &error))?;
-    let mode = probe::choose_mode(probe::ModeRequest::Auto, &features)
-        .map_err(|error| failure(FailureKind::Other, &error))?;
-    Ok(*MODE.get_or_init(|| mode))
+/// The mode that worked: it cannot change while the kernel runs.
+static AUTO: OnceLock<Mode> = OnceLock::new();
+
+fn probed(scratch: &Path) -> Result<Mode> {
+    let features = probe::probe(scratch).map_err(|error| failure(FailureKind::Other, &error))?;
+    probe::choose_mode(probe::ModeRequest::Auto, &features)
+        .map_err(|error| failure(FailureKind::Other, &error))
 }
 
 fn over_files(live: &LiveFlist, devices: &[PathBuf], at: &Path) -> Result<()> {
@@ -110,8 +112,24 @@ fn over_loops(live: &LiveFlist, devices: &[PathBuf], at: &Path) -> Result<()> {
         .map_err(|error| failure(FailureKind::Other, &error))
 }
 
-fn over_fuse(_live: &LiveFlist, _run_dir: &Path, _at: &Path) -> Result<()> {
-    Err(refused(FailureKind::Invalid, "NOT YET"))
+fn over_fuse(live: &LiveFlist, cache: &CacheDir, run_dir: &Path, at: &Path) -> Result<()> {
+    let unavailable = |error: &dyn std::error::Error| failure(FailureKind::Unavailable, error);
+    let mut mountd =
+        MountdClient::connect(run_dir, MOUNTD_PATIENCE).map_err(|error| unavailable(&error))?;
+    let blobs: Vec<_> = live.sources.iter().map(|source| source.id).collect();
+    let all = blobs.iter().map(|id| BlobRegistration {
+        id: *id,
+        dir: cache.blob_dir(id),
+    });
+    mountd
+        .register_blobs(all.collect())
+        .map_err(|error| unavailable(&error))?;
+    let tree = TreeMount {
+        flist: live.admitted.path.clone(),
+        at: at.to_owned(),
+        blobs,
+    };
+    mountd.mount_tree(tree).map_err(|error| unavailable(&error))
 }
 
 /// Shows the flist's mount at the call's target.

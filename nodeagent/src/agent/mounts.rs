@@ -19,9 +19,10 @@ use crate::agent::sources::Sources;
 use crate::agent::space::Space;
 use crate::api::{Answer, FailureKind, MountCall, MountInfo, PrefetchCall, UmountCall};
 use crate::holder::HolderClient;
-use crate::mountd::{BlobRegistration, MountRecord, MountdClient};
+use crate::mountd::{BlobRegistration, ErrorKind, MountRecord, MountdClient, MountdError};
 use lamina_flist::{BlobId, FlistDigest, Limits};
 use lamina_mount::cache::{CacheDir, Trust};
+use lamina_mount::probe::Mode;
 use lamina_mount::union::UpperDirs;
 use lamina_mount::unmount::mountinfo::MountTable;
 use lamina_mount::unmount::{self, UnmountOptions};
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long a restarting mount daemon is waited for.
-const MOUNTD_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const MOUNTD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The agent's memory; see the module above for what it may rely on.
 pub(crate) struct Agent {
@@ -348,6 +349,15 @@ impl Agent {
             call.mode,
         );
         match mounted {
+            Ok(Mode::Fuse) => {
+                // Whole-tree FUSE reads complete blobs through the mount daemon, too.
+                let served = live.sources.iter().map(|source| source.id).collect();
+                Ok(Arc::new(LiveFlist {
+                    mode: Mode::Fuse,
+                    served,
+                    ..live
+                }))
+            }
             Ok(mode) => Ok(Arc::new(LiveFlist { mode, ..live })),
             Err(error) => {
                 self.close(&live);
@@ -395,7 +405,7 @@ impl Agent {
         let profile = recorded.or_else(|| flist.profile());
         let live = LiveFlist {
             digest,
-            mode: lamina_mount::probe::Mode::Erofs,
+            mode: Mode::Erofs,
             mount_point: self.config.instance.mount_point(&digest.to_string()),
             sources,
             served,
@@ -526,15 +536,29 @@ impl Agent {
             .filter(|id| !used.contains(*id))
             .copied()
             .collect();
-        let told = self.mountd().and_then(|mut mountd| {
-            mountd
-                .unregister(idle)
-                .map_err(|error| failure(FailureKind::Unavailable, &error))
-        });
+        let told = self.unregister(idle);
         if let Err(error) = told {
             tracing::warn!(%error, "take blobs out of service");
         }
         self.sources.close(&live.digest);
+    }
+
+    /// Takes blobs out of service. The end of a FUSE tree that was just unmounted takes the mount
+    /// daemon a moment to see.
+    fn unregister(&self, idle: Vec<BlobId>) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut mountd = self.mountd()?;
+        loop {
+            match mountd.unregister(idle.clone()) {
+                Err(MountdError::Refused {
+                    kind: ErrorKind::InUse,
+                    ..
+                }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                told => return told.map_err(|error| failure(FailureKind::Unavailable, &error)),
+            }
+        }
     }
 
     fn start_prefetch(self: &Arc<Self>, live: &Arc<LiveFlist>, call: &MountCall) {

@@ -118,13 +118,6 @@ impl Space {
         self.expire(&mut self.books())
     }
 
-    /// Counts what is on disk again: after a blob was verified and bad entries were dropped.
-    pub(crate) fn recount(&self) -> io::Result<()> {
-        let mut books = self.books();
-        books.used = scan(&self.blobs)?.iter().map(|blob| blob.bytes).sum();
-        Ok(())
-    }
-
     fn books(&self) -> std::sync::MutexGuard<'_, Books> {
         self.books.lock().expect("no panic while keeping books")
     }
@@ -198,7 +191,12 @@ struct OnDisk {
 /// Blobs of the directory; what is not named like a blob is not ours and stays.
 fn scan(blobs: &Path) -> io::Result<Vec<OnDisk>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(blobs)? {
+    let entries = match std::fs::read_dir(blobs) {
+        // Somebody emptied the cache while nothing was mounted: it is made again with the next blob.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        other => other?,
+    };
+    for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| BlobId::from_str(name).ok()) else {

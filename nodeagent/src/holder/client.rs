@@ -135,22 +135,10 @@ impl HolderClient {
         self.done(&Request::Shutdown, &[])
     }
 
-    /// Another handle of the same connection, for [`Self::wait_until_gone`].
-    ///
-    /// # Errors
-    /// When there are too many descriptors.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            socket: self.socket.try_clone()?,
-            path: self.path.clone(),
-        })
-    }
-
     /// Returns once the holder has closed the connection: it is gone.
     pub fn wait_until_gone(&self) {
         loop {
-            // Interested in nothing: a hang-up is reported all the same, and
-            // answers to calls on another handle are not taken for one.
+            // Interested in nothing: a hang-up is reported all the same.
             let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
             match poll(&mut fds, None) {
                 Err(rustix::io::Errno::INTR) => {}

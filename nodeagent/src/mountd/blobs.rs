@@ -12,7 +12,7 @@ use lamina_mount::blobfs::BlobFs;
 use lamina_mount::cache::{BlobReader, MapCheck};
 
 use super::protocol::{BlobRegistration, ErrorKind, MountRecord, RegisteredBlob};
-use super::state::State;
+use super::state::{State, TreePlace};
 
 /// Why a request was refused.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
@@ -93,8 +93,8 @@ impl Blobs {
     pub(super) fn unregister(&self, ids: &[BlobId]) -> Result<(), Refusal> {
         let mut state = self.lock();
         for id in ids {
-            if let Some(record) = state.user_of(id) {
-                let message = format!("blob {id} is used by mount {}", record.id);
+            if let Some(user) = state.user_of(id) {
+                let message = format!("blob {id} is used by mount {user}");
                 return Err(Refusal::new(ErrorKind::InUse, message));
             }
         }
@@ -134,6 +134,36 @@ impl Blobs {
         let mut state = self.lock();
         let mut next = state.clone();
         next.mounts.remove(id);
+        self.commit(&mut state, next)
+    }
+
+    /// The node ids of registered blobs, in the order given.
+    pub(super) fn node_ids(&self, ids: &[BlobId]) -> Result<Vec<u64>, Refusal> {
+        let state = self.lock();
+        ids.iter()
+            .map(|id| {
+                let place = state.blobs.get(id).map(|place| place.ino);
+                let message = || format!("blob {id} is not registered");
+                place.ok_or_else(|| Refusal::new(ErrorKind::NotFound, message()))
+            })
+            .collect()
+    }
+
+    pub(super) fn trees(&self) -> Vec<TreePlace> {
+        self.lock().trees.values().cloned().collect()
+    }
+
+    pub(super) fn put_tree(&self, tree: TreePlace) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        let mut next = state.clone();
+        next.trees.insert(tree.mount.at.clone(), tree);
+        self.commit(&mut state, next)
+    }
+
+    pub(super) fn remove_tree(&self, at: &Path) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        let mut next = state.clone();
+        next.trees.remove(at);
         self.commit(&mut state, next)
     }
 

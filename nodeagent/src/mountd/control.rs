@@ -8,10 +8,12 @@ use lamina_mount::blobfs::BlobFs;
 use super::blobs::{Blobs, Refusal};
 use super::fill_link::FillLink;
 use super::protocol::{ErrorKind, MountdStats, Reply, Request};
+use super::trees::Trees;
 
 /// Everything a request may touch.
 pub(super) struct Control {
-    pub(super) blobs: Blobs,
+    pub(super) blobs: Arc<Blobs>,
+    pub(super) trees: Trees,
     pub(super) fs: Arc<BlobFs>,
     pub(super) link: Arc<FillLink>,
     /// Tells the daemon to end.
@@ -28,6 +30,7 @@ impl Control {
             Request::ListMounts => Reply::Mounts(self.blobs.mounts()),
             Request::PutMountRecord(record) => done(self.blobs.put_mount(record)),
             Request::RemoveMountRecord { id } => done(self.blobs.remove_mount(&id)),
+            Request::MountTree(tree) => done(self.trees.mount(tree)),
             Request::Stats => Reply::Stats(self.stats()),
             Request::Shutdown { force } => self.shutdown(force),
         }

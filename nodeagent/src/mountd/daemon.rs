@@ -16,8 +16,10 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::blobs::Blobs;
 use super::control::Control;
 use super::fill_link::FillLink;
+use super::held::Held;
 use super::protocol::MOUNTD_SOCKET;
 use super::state::State;
+use super::trees::Trees;
 use crate::fill::AGENT_SOCKET;
 use crate::holder::HolderClient;
 use crate::{rundir, wire};
@@ -76,9 +78,12 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     let holder = HolderClient::connect(&config.run_dir)?;
     let mount_point = config.run_dir.join(MOUNT_POINT);
     let mut state = State::load(&config.run_dir)?;
-    let devices = match holder.get(CONNECTION)? {
+    let held = Held::new(&config.run_dir);
+    let adopted = held.adopt(CONNECTION)?;
+    let resend = adopted.is_some();
+    let devices = match adopted {
         Some(devices) => devices,
-        None => connect(config, &holder, &mount_point, &mut state)?,
+        None => connect(config, &held, &mount_point, &mut state)?,
     };
     let link = FillLink::start(config.run_dir.join(AGENT_SOCKET))?;
     let options = BlobFsOptions {
@@ -86,12 +91,21 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     };
     let fs = Arc::new(BlobFs::new(Arc::clone(&link) as _, options));
     let blobs = Blobs::restore(Arc::clone(&fs), state, &config.run_dir, &mount_point);
+    let blobs = Arc::new(blobs);
     let shell = BlobFsShell(Arc::clone(&fs));
-    let serving = serve(&devices, &shell, config.threads_per_device, true)?;
+    let serving = serve(&devices, &shell, config.threads_per_device, resend)?;
+    let trees = Trees {
+        fs: Arc::clone(&fs),
+        blobs: Arc::clone(&blobs),
+        held: Arc::clone(&held),
+        turn: Arc::default(),
+    };
+    trees.restore()?;
     let (tell, told) = crossbeam_channel::bounded(4);
     let (stop, stopped) = crossbeam_channel::bounded(1);
     let control = Control {
         blobs,
+        trees,
         fs,
         link,
         stop,
@@ -99,11 +113,11 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     start_control(control, &config.run_dir)?;
     holder.ready(&config.name)?;
     start_watchers(tell, stopped, signals, serving)?;
-    keep_held(&config.run_dir, devices, holder.try_clone()?)?;
+    held.watch(holder)?;
     match told.recv().unwrap_or(End::Asked) {
-        End::Asked => retire(&holder, &mount_point),
+        End::Asked => retire(&held, &mount_point),
         End::Unmounted => {
-            holder.remove(CONNECTION)?;
+            held.remove(CONNECTION)?;
             anyhow::bail!("the blob file system was unmounted or aborted");
         }
     }
@@ -113,10 +127,10 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
 /// can be mounted on it before: the control socket is not open yet.
 fn connect(
     config: &MountdConfig,
-    holder: &HolderClient,
+    held: &Held,
     mount_point: &Path,
     state: &mut State,
-) -> anyhow::Result<Vec<OwnedFd>> {
+) -> anyhow::Result<Arc<Vec<OwnedFd>>> {
     detach_all(mount_point)?;
     std::fs::create_dir_all(mount_point).context("make the blob directory")?;
     // Node ids of a connection that is gone mean nothing; blobs are registered
@@ -129,12 +143,14 @@ fn connect(
         ..ConnectOptions::default()
     };
     let connection = FuseConnection::create(mount_point, &options)?;
-    anyhow::ensure!(
-        connection.can_resend,
-        "this kernel cannot resend FUSE requests (Linux 6.9 can)"
-    );
-    holder.put(CONNECTION, &connection.devices)?;
-    Ok(connection.devices)
+    if !connection.can_resend {
+        // Requests that a killed daemon had taken would never be answered. So
+        // nobody else keeps the descriptors: the connection ends with this
+        // process, and readers get EIO, not a hang.
+        tracing::warn!("Linux before 6.9: mounts do not survive a kill of this daemon");
+        return Ok(Arc::new(connection.devices));
+    }
+    Ok(held.put(CONNECTION, connection.devices)?)
 }
 
 fn start_control(control: Control, run_dir: &Path) -> anyhow::Result<()> {
@@ -192,41 +208,14 @@ fn start_watchers(
     )
 }
 
-/// Watches the holder. If it dies, serving goes on, and the next holder of this
-/// run directory gets the descriptors as soon as it listens.
-fn keep_held(run_dir: &Path, devices: Vec<OwnedFd>, first: HolderClient) -> io::Result<()> {
-    /// A new holder is started by people or by the node's supervisor: seconds.
-    const RETRY: Duration = Duration::from_millis(100);
-    let run_dir = run_dir.to_owned();
-    let watch = move || {
-        let mut holder = first;
-        loop {
-            holder.wait_until_gone();
-            tracing::warn!("the holder is gone; looking for the next one");
-            holder = loop {
-                let next = HolderClient::connect(&run_dir);
-                match next.and_then(|next| next.put(CONNECTION, &devices).map(|()| next)) {
-                    Ok(next) => break next,
-                    Err(error) => tracing::debug!(%error, "no holder yet"),
-                }
-                std::thread::sleep(RETRY);
-            };
-        }
-    };
-    std::thread::Builder::new()
-        .name("holder-watch".into())
-        .spawn(watch)
-        .map(drop)
-}
-
 /// The end that was asked for. If EROFS mounts still use our files the unmount
 /// is refused, and they keep what is cached.
-fn retire(holder: &HolderClient, mount_point: &Path) -> anyhow::Result<()> {
+fn retire(held: &Held, mount_point: &Path) -> anyhow::Result<()> {
     match unmount(mount_point, UnmountFlags::empty()) {
         Ok(()) => tracing::info!("blob file system unmounted"),
         Err(errno) => tracing::warn!(%errno, "blob file system stays mounted"),
     }
-    holder.remove(CONNECTION)?;
+    held.remove(CONNECTION)?;
     Ok(())
 }
 

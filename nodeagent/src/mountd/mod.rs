@@ -20,11 +20,13 @@ mod blobs;
 mod control;
 mod daemon;
 mod fill_link;
+mod held;
 mod protocol;
 mod state;
+mod trees;
 
 pub use daemon::{MountdConfig, run};
 pub use protocol::{
     BlobRegistration, ErrorKind, MOUNTD_SOCKET, MountRecord, MountdClient, MountdError,
-    MountdStats, RegisteredBlob,
+    MountdStats, RegisteredBlob, TreeMount,
 };

@@ -51,6 +51,17 @@ pub struct MountRecord {
     pub extra: BTreeMap<String, String>,
 }
 
+/// A flist served as a whole tree over FUSE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeMount {
+    /// The flist, checked before.
+    pub flist: PathBuf,
+    /// The directory it is mounted on.
+    pub at: PathBuf,
+    /// Its blobs in table order, all of them registered.
+    pub blobs: Vec<BlobId>,
+}
+
 /// Counters of the daemon since it was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountdStats {
@@ -74,6 +85,7 @@ pub(super) enum Request {
     ListMounts,
     PutMountRecord(MountRecord),
     RemoveMountRecord { id: String },
+    MountTree(TreeMount),
     Stats,
     Shutdown { force: bool },
 }
@@ -222,6 +234,16 @@ impl MountdClient {
     /// See [`MountdError`].
     pub fn remove_mount_record(&mut self, id: &str) -> Result<(), MountdError> {
         self.done(&Request::RemoveMountRecord { id: id.to_owned() })
+    }
+
+    /// Mounts a flist over FUSE at an existing directory; doing it again is
+    /// harmless. It is served until it is unmounted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if one of its blobs is not registered,
+    /// [`ErrorKind::Damaged`] if the flist cannot be opened.
+    pub fn mount_tree(&mut self, tree: TreeMount) -> Result<(), MountdError> {
+        self.done(&Request::MountTree(tree))
     }
 
     /// Counters.

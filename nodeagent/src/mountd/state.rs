@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lamina_flist::BlobId;
+use lamina_flist::{BlobId, FlistDigest};
 use lamina_mount::blobfs::ROOT_INO;
 use serde::{Deserialize, Serialize};
 
-use super::protocol::MountRecord;
+use super::protocol::{MountRecord, TreeMount};
 
 const FILE: &str = "mountd.json";
 const VERSION: u32 = 1;
@@ -23,6 +23,17 @@ pub(super) struct State {
     version: u32,
     pub(super) blobs: BTreeMap<BlobId, BlobPlace>,
     pub(super) mounts: BTreeMap<String, MountRecord>,
+    /// Trees served over FUSE, by mount point.
+    #[serde(default)]
+    pub(super) trees: BTreeMap<PathBuf, TreePlace>,
+}
+
+/// A served tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TreePlace {
+    pub(super) mount: TreeMount,
+    /// What the flist was: another file in its place is not served.
+    pub(super) digest: FlistDigest,
 }
 
 /// A registered blob.
@@ -38,6 +49,7 @@ impl Default for State {
             version: VERSION,
             blobs: BTreeMap::new(),
             mounts: BTreeMap::new(),
+            trees: BTreeMap::new(),
         }
     }
 }
@@ -85,16 +97,21 @@ impl State {
             return place.ino;
         }
         let taken = |ino: &u64| self.blobs.values().any(|place| place.ino == *ino);
-        let ino = (node_id(&id)..=u64::MAX).find(|ino| !taken(ino)).unwrap_or(ROOT_INO + 1);
+        let ino = (node_id(&id)..=u64::MAX)
+            .find(|ino| !taken(ino))
+            .unwrap_or(ROOT_INO + 1);
         self.blobs.insert(id, BlobPlace { ino, dir });
         ino
     }
 
-    /// The mount record that needs a blob, if any.
-    pub(super) fn user_of(&self, id: &BlobId) -> Option<&MountRecord> {
-        self.mounts
-            .values()
-            .find(|record| record.blobs.contains(id))
+    /// The mount record or tree that needs a blob, if any.
+    pub(super) fn user_of(&self, id: &BlobId) -> Option<String> {
+        let mounts = self.mounts.values();
+        let trees = self.trees.values().map(|tree| &tree.mount);
+        mounts
+            .map(|mount| (mount.id.clone(), &mount.blobs))
+            .chain(trees.map(|tree| (tree.at.display().to_string(), &tree.blobs)))
+            .find_map(|(user, blobs)| blobs.contains(id).then_some(user))
     }
 
     /// For a connection that begins anew: the kernel knows no node id.

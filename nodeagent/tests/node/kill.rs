@@ -17,39 +17,56 @@ const IMAGE_BYTES: u64 = 192 << 20;
 
 #[test]
 fn readers_survive_kills_on_a_directio_mount() {
-    survive_kills(1, true, false);
+    survive_kills(1, Way::Erofs { directio: true }, false);
 }
 
 #[test]
 fn readers_survive_kills_on_a_buffered_mount() {
-    survive_kills(2, false, false);
+    survive_kills(2, Way::Erofs { directio: false }, false);
 }
 
 #[test]
 fn readers_survive_kills_through_an_overlay_on_a_directio_mount() {
-    survive_kills(3, true, true);
+    survive_kills(3, Way::Erofs { directio: true }, true);
 }
 
 #[test]
 fn readers_survive_kills_through_an_overlay_on_a_buffered_mount() {
-    survive_kills(4, false, true);
+    survive_kills(4, Way::Erofs { directio: false }, true);
 }
 
-fn survive_kills(seed: u64, directio: bool, overlay: bool) {
+#[test]
+fn readers_survive_kills_on_a_tree_over_fuse() {
+    survive_kills(5, Way::Tree, false);
+}
+
+/// How the image is mounted.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Erofs { directio: bool },
+    Tree,
+}
+
+fn survive_kills(seed: u64, way: Way, overlay: bool) {
     require_root();
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let image = image::build(dir.path(), IMAGE_BYTES);
     let setup = Setup {
         fill_deadline: Duration::from_mins(1),
-        agent_delay_ms: Some(10..60),
+        agent_delay_ms: Some(2..20),
     };
     let mut node = Node::start(dir.path(), &image, &setup);
-    let options = ErofsOptions {
-        directio,
-        ..ErofsOptions::default()
+    let mut root = match way {
+        Way::Tree => node.mount_tree(&image),
+        Way::Erofs { directio } => {
+            let options = ErofsOptions {
+                directio,
+                ..ErofsOptions::default()
+            };
+            node.mount(&image, &options)
+        }
     };
-    let mut root = node.mount(&image, &options);
     if overlay {
         root = node.overlay(&root);
     }
@@ -61,7 +78,7 @@ fn survive_kills(seed: u64, directio: bool, overlay: bool) {
     assert_eq!(stats.blobs.len(), image.blobs.len());
     let memory = |child| memory_kib(node.pid_of(child));
     eprintln!(
-        "kill test: directio {directio}, overlay {overlay}: {KILLS} kills ({} of the mount daemon, \
+        "kill test: {way:?}, overlay {overlay}: {KILLS} kills ({} of the mount daemon, \
          {} of the agent), {} reads, {} maps, {} walks, {} execs, {} MiB compared, worst stall {} ms; \
          {} of {} entries present; RSS/anonymous KiB: holder {:?}, mountd {:?}, agent {:?}",
         node.restarts_of("mountd"),

@@ -294,3 +294,40 @@ fn what_is_mounted_cannot_be_unregistered_or_shut_down_and_the_rest_can() {
     });
     assert!(!node.blobfs_is_mounted());
 }
+
+#[test]
+fn a_tree_is_forgotten_once_it_is_unmounted_and_can_be_attached_again() {
+    let _alone = alone();
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::build(dir.path(), 1 << 20);
+    let setup = Setup {
+        fill_deadline: Duration::from_mins(1),
+        agent_delay_ms: Some(NO_DELAY),
+    };
+    let mut node = Node::start(dir.path(), &image, &setup);
+    for _ in 0..2 {
+        let root = node.mount_tree(&image);
+        let shell = std::fs::read(root.join("bin/sh")).unwrap();
+        assert!(shell == std::fs::read("/bin/sh").unwrap());
+        let held = node.holder().list().unwrap();
+        assert_eq!(held, ["blobfs", &format!("tree:{}", root.display())]);
+        let ids: Vec<_> = image.blobs.iter().map(|(id, _)| *id).collect();
+        let refused = node.mountd().unregister(ids);
+        assert!(matches!(
+            refused,
+            Err(MountdError::Refused {
+                kind: ErrorKind::InUse,
+                ..
+            })
+        ));
+        node.unmount_all();
+        eventually("the holder lets go", || {
+            (node.holder().list().unwrap() == ["blobfs"]).then_some(())
+        });
+        eventually("its blobs are free", || {
+            let ids = image.blobs.iter().map(|(id, _)| *id).collect();
+            node.mountd().unregister(ids).ok()
+        });
+    }
+}

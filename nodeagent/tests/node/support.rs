@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Trust};
 use lamina_mount::erofs::{ErofsOptions, mount_erofs};
 use lamina_nodeagent::holder::HolderClient;
-use lamina_nodeagent::mountd::{BlobRegistration, MountRecord, MountdClient};
+use lamina_nodeagent::mountd::{BlobRegistration, MountRecord, MountdClient, TreeMount};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -153,8 +153,8 @@ impl Node {
             .restarts
     }
 
-    /// Creates the blobs in the cache, registers them and mounts the image.
-    pub(crate) fn mount(&mut self, image: &Image, options: &ErofsOptions) -> PathBuf {
+    /// Creates the blobs in the cache and registers them; the device files.
+    pub(crate) fn register(&self, image: &Image) -> Vec<PathBuf> {
         let mut wanted = Vec::new();
         for (id, map) in &image.blobs {
             let dir = self.cache().blob_dir(id);
@@ -167,9 +167,30 @@ impl Node {
             }
             wanted.push(BlobRegistration { id: *id, dir });
         }
+        let registered = self.mountd().register_blobs(wanted).unwrap();
+        registered.into_iter().map(|blob| blob.path).collect()
+    }
+
+    /// Mounts the image as a whole tree over FUSE.
+    pub(crate) fn mount_tree(&mut self, image: &Image) -> PathBuf {
+        self.register(image);
+        let target = self.dir.join("tree");
+        std::fs::create_dir_all(&target).unwrap();
+        let tree = TreeMount {
+            flist: image.flist.clone(),
+            at: target.clone(),
+            blobs: image.blobs.iter().map(|(id, _)| *id).collect(),
+        };
+        self.mounts.push(target.clone());
+        self.mountd().mount_tree(tree.clone()).unwrap();
+        self.mountd().mount_tree(tree).expect("harmless");
+        target
+    }
+
+    /// Registers the blobs and mounts the image as EROFS.
+    pub(crate) fn mount(&mut self, image: &Image, options: &ErofsOptions) -> PathBuf {
+        let devices = self.register(image);
         let mut mountd = self.mountd();
-        let registered = mountd.register_blobs(wanted).unwrap();
-        let devices: Vec<PathBuf> = registered.into_iter().map(|blob| blob.path).collect();
         let target = self.dir.join("mnt");
         std::fs::create_dir_all(&target).unwrap();
         mount_erofs(&image.flist, &devices, options)

@@ -1,0 +1,508 @@
+//! The command line: what a person may type. No behaviour here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Container file systems, instantly: pack, convert, mount.
+#[derive(Debug, Parser)]
+#[command(name = "lamina", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Say more on standard error (repeat for debug output)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  any other failure
+  2  usage: the command line or an input file is wrong
+  3  not found: file, image, tag or stored object
+  4  authentication or permission refused
+  6  unavailable: a store, registry or daemon cannot be reached
+  7  timeout: a deadline passed
+  8  integrity: bytes do not match their digest, or a file is damaged
+  10 resource exhausted: disk, cache or a limit is full";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pack a directory into a flist and upload its chunks
+    Pack(Pack),
+    /// Convert a container image into a flist
+    #[command(alias = "docker")]
+    Convert(Convert),
+    /// Mount a flist on a directory, lazily
+    Mount(Mount),
+    /// Unmount a directory mounted by `lamina mount`
+    #[command(alias = "unmount")]
+    Umount(Umount),
+    /// List mounts: mode, bytes local and fetched, hit rates
+    Mounts(Mounts),
+    /// Write a flist's whole tree into a directory
+    Unpack(Unpack),
+    /// Show a flist: digest, sizes, stores, tags, image config
+    Inspect(Inspect),
+    /// Draw a flist's directories as a tree
+    Tree(Tree),
+    /// List a directory inside a flist
+    Ls(Ls),
+    /// Print files inside a flist
+    Cat(Cat),
+    /// Compare two flists
+    Diff(Diff),
+    /// Logical, stored and shared size of flists
+    Du(Du),
+    /// Copy a flist's packs to other stores
+    Clone(Clone),
+    /// Show or change a flist's tags and stores
+    Config(Config),
+    /// Check every pack and chunk of a flist
+    Verify(Verify),
+    /// Fetch a mounted flist's data ahead of use
+    Prefetch(Prefetch),
+    /// Delete what no kept flist needs from stores
+    Gc(Gc),
+    /// Report what this machine can do, the mount mode chosen and why
+    Doctor(Doctor),
+    /// Print a shell completion script
+    Completions(Completions),
+    /// Write man pages into a directory
+    Man(Man),
+    #[command(hide = true)]
+    Mountd(Mountd),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Output format
+    #[arg(short, long = "output", value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Store for packs: dir://, s3://, gs://, az://, http(s)://, oci://; prefix `00-7f=` to shard; repeat to replicate
+    #[arg(short, long = "store", value_name = "STORE", required = true)]
+    pub(crate) stores: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: StoreAccess,
+}
+
+#[derive(Debug, Args, Clone)]
+pub(crate) struct StoreAccess {
+    /// File with store credentials (KEY=VALUE lines, as the environment would give)
+    #[arg(long, value_name = "FILE", env = "LAMINA_STORE_CREDENTIALS")]
+    pub(crate) credentials: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PackTuning {
+    /// zstd level, 1 to 19
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) level: i32,
+    /// Worker threads (default: all cores)
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Keep passwords found in store URLs inside the flist
+    #[arg(long)]
+    pub(crate) keep_credentials: bool,
+    /// Tag to record in the flist, KEY=VALUE; repeatable
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pack {
+    /// Directory to pack
+    pub(crate) dir: PathBuf,
+    /// Flist to write
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) tuning: PackTuning,
+    /// Do not cross file system boundaries
+    #[arg(long)]
+    pub(crate) one_file_system: bool,
+    /// Also upload the flist itself to the stores
+    #[arg(long)]
+    pub(crate) publish: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// Image: a registry reference, `oci:DIR[:TAG]` or `docker-archive:FILE`
+    pub(crate) source: String,
+    /// Flist to write
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) tuning: PackTuning,
+    /// Platform, `os/arch[/variant]` (default: this machine's)
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+    /// Registry user name (default: the docker configuration)
+    #[arg(long, short = 'u')]
+    pub(crate) username: Option<String>,
+    /// Read the registry password from standard input
+    #[arg(long, requires = "username")]
+    pub(crate) password_stdin: bool,
+    /// Speak plain HTTP to the registry (loopback registries always do)
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Also write one self-contained `.afslyr` file per layer into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) layers: Option<PathBuf>,
+    /// Layers converted at once
+    #[arg(long, value_name = "N")]
+    pub(crate) parallel_layers: Option<usize>,
+    /// Do not compute the static access profile
+    #[arg(long)]
+    pub(crate) no_profile: bool,
+    /// Also upload the flist itself to the stores
+    #[arg(long)]
+    pub(crate) publish: bool,
+}
+
+/// How the kernel is given the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub(crate) enum ModeArg {
+    /// The best this kernel supports
+    #[default]
+    Auto,
+    /// EROFS, file-backed (Linux 6.12 and later)
+    Erofs,
+    /// EROFS over loop devices
+    ErofsLoop,
+    /// FUSE for the whole tree
+    Fuse,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Instance {
+    /// Cache directory; each has daemons of its own
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_CACHE_DIR",
+        default_value = "/var/lib/lamina/cache"
+    )]
+    pub(crate) cache: PathBuf,
+    /// Directory of sockets and live state
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_RUN_DIR",
+        default_value = "/run/lamina"
+    )]
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// Flist to mount
+    pub(crate) flist: PathBuf,
+    /// Directory to mount on
+    pub(crate) dir: PathBuf,
+    /// Writable union: changes are kept below this directory
+    #[arg(long, value_name = "UPPER")]
+    pub(crate) rw: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    /// Most bytes the cache may hold, e.g. 10GiB
+    #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_size)]
+    pub(crate) cache_size: Option<u64>,
+    /// Drop cached data not used for this long, e.g. 30d
+    #[arg(long, value_name = "TIME", value_parser = crate::output::parse_duration)]
+    pub(crate) cache_expire: Option<std::time::Duration>,
+    /// Way of mounting
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mode: ModeArg,
+    /// Read from these stores instead of those named in the flist
+    #[arg(short, long = "store", value_name = "STORE")]
+    pub(crate) stores: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: StoreAccess,
+    /// Stay in the foreground; unmount on Ctrl-C
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Allow device files and setuid programs on the mount
+    #[arg(long)]
+    pub(crate) trusted: bool,
+    /// Do not prefetch along the access profile
+    #[arg(long)]
+    pub(crate) no_prefetch: bool,
+    /// Give up when the mount is not ready after this long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = crate::output::parse_duration)]
+    pub(crate) timeout: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Umount {
+    /// Directory to unmount
+    pub(crate) dir: PathBuf,
+    /// Detach even when busy (readers keep what they have open)
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) instance: RunDir,
+    /// Give up after this long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = crate::output::parse_duration)]
+    pub(crate) timeout: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunDir {
+    /// Directory of sockets and live state
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_RUN_DIR",
+        default_value = "/run/lamina"
+    )]
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mounts {
+    #[command(flatten)]
+    pub(crate) instance: RunDir,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadAccess {
+    /// Read from these stores instead of those named in the flist
+    #[arg(short, long = "store", value_name = "STORE")]
+    pub(crate) stores: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: StoreAccess,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unpack {
+    /// Flist to unpack
+    pub(crate) flist: PathBuf,
+    /// Directory to write into
+    pub(crate) dir: PathBuf,
+    /// Write into a directory that is not empty
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) read: ReadAccess,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Flist to show
+    pub(crate) flist: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tree {
+    /// Flist to draw
+    pub(crate) flist: PathBuf,
+    /// Directory inside it
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Deepest level drawn
+    #[arg(short = 'L', long)]
+    pub(crate) depth: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Flist to read
+    pub(crate) flist: PathBuf,
+    /// Path inside it
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Mode, owner, size, time
+    #[arg(short, long)]
+    pub(crate) long: bool,
+    /// Everything below
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    /// Flist to read
+    pub(crate) flist: PathBuf,
+    /// Files inside it
+    #[arg(required = true)]
+    pub(crate) paths: Vec<String>,
+    #[command(flatten)]
+    pub(crate) read: ReadAccess,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// Older flist
+    pub(crate) from: PathBuf,
+    /// Newer flist
+    pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Du {
+    /// Flists to measure, together
+    #[arg(required = true)]
+    pub(crate) flists: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Clone {
+    /// Flist whose packs are copied
+    pub(crate) flist: PathBuf,
+    /// Copy to these stores
+    #[command(flatten)]
+    pub(crate) to: StoreArgs,
+    /// Read from these stores instead of those named in the flist
+    #[arg(long = "from", value_name = "STORE")]
+    pub(crate) from: Vec<String>,
+    /// Flist to write that names the new stores
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Keep passwords found in store URLs inside the flist
+    #[arg(long)]
+    pub(crate) keep_credentials: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// Flist to show or change
+    pub(crate) flist: PathBuf,
+    /// Set a tag, KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set_tag: Vec<String>,
+    /// Remove a tag
+    #[arg(long, value_name = "KEY")]
+    pub(crate) remove_tag: Vec<String>,
+    /// Add a store
+    #[arg(long, value_name = "STORE")]
+    pub(crate) add_store: Vec<String>,
+    /// Remove a store
+    #[arg(long, value_name = "STORE")]
+    pub(crate) remove_store: Vec<String>,
+    /// Keep passwords found in store URLs inside the flist
+    #[arg(long)]
+    pub(crate) keep_credentials: bool,
+    /// Write the changed flist here instead of in place
+    #[arg(long = "out", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Flist to check
+    pub(crate) flist: PathBuf,
+    /// Check only the flist file, fetch nothing
+    #[arg(long)]
+    pub(crate) no_data: bool,
+    #[command(flatten)]
+    pub(crate) read: ReadAccess,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prefetch {
+    /// A directory mounted by `lamina mount`
+    pub(crate) dir: PathBuf,
+    /// Paths inside it (default: everything)
+    pub(crate) paths: Vec<String>,
+    /// Only what the access profile names
+    #[arg(long, conflicts_with = "paths")]
+    pub(crate) profile: bool,
+    #[command(flatten)]
+    pub(crate) instance: RunDir,
+    /// Give up after this long
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::output::parse_duration)]
+    pub(crate) timeout: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Flists (files, or directories of `.fl` files) whose data is kept
+    #[arg(long, value_name = "FLIST", required_unless_present = "keep_none")]
+    pub(crate) keep: Vec<PathBuf>,
+    /// Keep nothing: empty the stores
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) keep_none: bool,
+    /// Really delete; without it only what would go is shown
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Never delete objects younger than this (uploads may be under way)
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = crate::output::parse_duration)]
+    pub(crate) grace: std::time::Duration,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) instance: Instance,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// Shell to complete for
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Directory the pages are written into
+    pub(crate) dir: PathBuf,
+}
+
+/// Which of an instance's processes this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    Holder,
+    Mountd,
+    Agent,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mountd {
+    #[arg(long, value_enum)]
+    pub(crate) role: Role,
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    #[arg(long)]
+    pub(crate) cache: PathBuf,
+    #[arg(long)]
+    pub(crate) state: PathBuf,
+}

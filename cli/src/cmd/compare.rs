@@ -1,0 +1,156 @@
+//! Several flists side by side: `diff`, `du`.
+
+use super::explore::{open_checked, shown};
+use crate::args;
+use crate::output::{self, Show};
+use anyhow::{Context, Result};
+use lamina_flist::Flist;
+use lamina_image::diff::{Aspect, Change, Difference};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct DiffReport {
+    differences: Vec<DiffLine>,
+}
+
+#[derive(Serialize)]
+struct DiffLine {
+    path: String,
+    change: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    aspects: Vec<&'static str>,
+}
+
+impl Show for DiffReport {
+    fn table(&self) -> String {
+        if self.differences.is_empty() {
+            return "no differences".to_owned();
+        }
+        let lines: Vec<_> = self.differences.iter().map(diff_line).collect();
+        lines.join("\n")
+    }
+}
+
+fn diff_line(line: &DiffLine) -> String {
+    let sign = match line.change {
+        "added" => '+',
+        "removed" => '-',
+        "renamed" => '>',
+        _ => '~',
+    };
+    let from = line.from.as_ref().map(|from| format!(" (was {from})")).unwrap_or_default();
+    let aspects = match line.aspects.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", line.aspects.join(", ")),
+    };
+    format!("{sign} {}{from}{aspects}", line.path)
+}
+
+pub(crate) fn diff(args: &args::Diff) -> Result<()> {
+    let (from, to) = (open_checked(&args.from)?, open_checked(&args.to)?);
+    let found = lamina_image::diff::diff(&from, &to).context("compare the flists")?;
+    let differences = found.into_iter().map(described).collect();
+    output::print(&DiffReport { differences }, args.output.output)
+}
+
+fn described(difference: Difference) -> DiffLine {
+    let path = format!("/{}", shown(&difference.path));
+    let (change, from, aspects) = match difference.change {
+        Change::Added => ("added", None, Vec::new()),
+        Change::Removed => ("removed", None, Vec::new()),
+        Change::RenamedFrom(from) => ("renamed", Some(format!("/{}", shown(&from))), Vec::new()),
+        Change::Changed(aspects) => ("changed", None, aspects.into_iter().map(aspect).collect()),
+    };
+    DiffLine { path, change, from, aspects }
+}
+
+fn aspect(aspect: Aspect) -> &'static str {
+    match aspect {
+        Aspect::Type => "type",
+        Aspect::Mode => "mode",
+        Aspect::Owner => "owner",
+        Aspect::Time => "time",
+        Aspect::Xattrs => "xattrs",
+        Aspect::Content => "content",
+        Aspect::Target => "target",
+        Aspect::Device => "device",
+        Aspect::Links => "links",
+    }
+}
+
+#[derive(Serialize)]
+struct DuReport {
+    flists: Vec<DuLine>,
+    total: DuTotal,
+}
+
+#[derive(Serialize)]
+struct DuLine {
+    flist: String,
+    entries: u64,
+    logical: u64,
+    distinct: u64,
+    stored: u64,
+    shared: u64,
+    flist_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DuTotal {
+    logical: u64,
+    stored: u64,
+}
+
+impl Show for DuReport {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self.flists.iter().map(du_row).collect();
+        let header = ["FLIST", "ENTRIES", "LOGICAL", "DISTINCT", "STORED", "SHARED", "FLIST FILE"];
+        let (logical, stored) = (output::size(self.total.logical), output::size(self.total.stored));
+        format!("{}\n\ntogether: {logical} in {stored} of stores", output::columns(header, &rows))
+    }
+}
+
+fn du_row(line: &DuLine) -> [String; 7] {
+    [
+        line.flist.clone(),
+        line.entries.to_string(),
+        output::size(line.logical),
+        output::size(line.distinct),
+        output::size(line.stored),
+        output::size(line.shared),
+        output::size(line.flist_bytes),
+    ]
+}
+
+pub(crate) fn du(args: &args::Du) -> Result<()> {
+    let flists = args.flists.iter().map(|path| open_checked(path)).collect::<Result<Vec<_>>>()?;
+    let mut lines = Vec::with_capacity(flists.len());
+    for (place, (path, flist)) in args.flists.iter().zip(&flists).enumerate() {
+        let others: Vec<Flist> = flists
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != place)
+            .map(|(_, flist)| flist.clone())
+            .collect();
+        let usage = lamina_image::diff::usage(flist, &others)
+            .with_context(|| format!("measure {}", path.display()))?;
+        lines.push(DuLine {
+            flist: path.display().to_string(),
+            entries: usage.entries,
+            logical: usage.logical,
+            distinct: usage.distinct,
+            stored: usage.stored,
+            shared: usage.shared,
+            flist_bytes: flist.as_bytes().len() as u64,
+        });
+    }
+    let mut seen = std::collections::HashSet::new();
+    let chunks = flists.iter().flat_map(Flist::chunks).filter(|chunk| seen.insert(chunk.id));
+    let total = DuTotal {
+        stored: chunks.map(|chunk| u64::from(chunk.stored_len)).sum(),
+        logical: lines.iter().map(|line| line.logical).sum(),
+    };
+    output::print(&DuReport { flists: lines, total }, args.output.output)
+}

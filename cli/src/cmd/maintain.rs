@@ -1,0 +1,372 @@
+//! Keeping flists and stores: `clone`, `config`, `verify`, `gc`.
+
+use super::explore::{open, open_checked};
+use super::{runtime, stores};
+use crate::output::{self, Show};
+use crate::progress::Bar;
+use crate::{args, exit};
+use anyhow::{Context, Result, bail};
+use lamina_flist::{Flist, FlistMeta};
+use lamina_store::{GcOptions, GcPlan, GcRoots, LoadOptions, StoreSet};
+use serde::Serialize;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) fn clone(args: &args::Clone) -> Result<()> {
+    let flist = open_checked(&args.flist)?;
+    let read = args::ReadAccess {
+        stores: args.from.clone(),
+        access: args.to.access.clone(),
+    };
+    let from = stores::open_for(&args.flist, &flist, &read)?;
+    let (to, specs) = stores::open(&args.to.stores, &args.to.access)?;
+    let packs: Vec<_> = flist.packs().collect();
+    let total = packs.iter().map(|pack| pack.len).sum();
+    let (bar, done) = (Bar::bytes("copying packs"), AtomicU64::new(0));
+    let progress = |bytes| {
+        bar.set(
+            done.fetch_add(bytes, Ordering::Relaxed) + bytes,
+            Some(total),
+        )
+    };
+    let report = runtime()?
+        .block_on(lamina_store::copy_packs(
+            &from,
+            &to,
+            &packs,
+            &LoadOptions::default(),
+            &progress,
+        ))
+        .context("copy packs")?;
+    drop(bar);
+    if let Some(out) = &args.out {
+        let meta = FlistMeta {
+            stores: stores::recorded(&specs, args.keep_credentials),
+            ..flist.meta().clone()
+        };
+        rewrite(&args.flist, &flist, &meta, out)?;
+    }
+    let copied = output::size(report.bytes);
+    let line = format!(
+        "copied {} packs ({copied}), {} were there\n",
+        report.copied, report.skipped
+    );
+    output::write_all(line.as_bytes())
+}
+
+#[derive(Serialize)]
+struct ConfigView<'a> {
+    stores: &'a [String],
+    tags: &'a std::collections::BTreeMap<String, String>,
+    image: Option<&'a serde_json::Value>,
+}
+
+impl Show for ConfigView<'_> {
+    fn table(&self) -> String {
+        let mut rows: Vec<_> = self
+            .stores
+            .iter()
+            .map(|store| ("store", store.clone()))
+            .collect();
+        rows.extend(
+            self.tags
+                .iter()
+                .map(|(key, value)| ("tag", format!("{key}={value}"))),
+        );
+        if self.image.is_some() {
+            rows.push(("image config", "present; -o json shows it".to_owned()));
+        }
+        output::pairs(&rows)
+    }
+}
+
+pub(crate) fn config(args: &args::Config) -> Result<()> {
+    let flist = open(&args.flist)?;
+    let mut meta = flist.meta().clone();
+    let before = meta.clone();
+    for tag in &args.set_tag {
+        let (key, value) = parse_tag(tag)?;
+        meta.tags.insert(key, value);
+    }
+    for key in &args.remove_tag {
+        if meta.tags.remove(key).is_none() {
+            bail!(exit::NotFound(format!("the flist has no tag `{key}`")));
+        }
+    }
+    let added = stores::specs(&args.add_store)?;
+    for store in stores::recorded(&added, args.keep_credentials) {
+        if !meta.stores.contains(&store) {
+            meta.stores.push(store);
+        }
+    }
+    for store in &args.remove_store {
+        let store = stores::absolute(store)?;
+        let place = meta.stores.iter().position(|known| *known == store);
+        let Some(place) = place else {
+            let known = meta.stores.join(", ");
+            bail!(exit::NotFound(format!(
+                "the flist names no store `{store}`; it names: {known}"
+            )));
+        };
+        meta.stores.remove(place);
+    }
+    if meta != before || args.out.is_some() {
+        rewrite(
+            &args.flist,
+            &flist,
+            &meta,
+            args.out.as_ref().unwrap_or(&args.flist),
+        )?;
+    }
+    let view = ConfigView {
+        stores: &meta.stores,
+        tags: &meta.tags,
+        image: meta.image.as_ref(),
+    };
+    output::print(&view, args.output.output)
+}
+
+/// `KEY=VALUE` as typed.
+pub(crate) fn parse_tag(text: &str) -> Result<(String, String)> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => bail!(exit::Usage(format!("tag `{text}`: expected KEY=VALUE"))),
+    }
+}
+
+/// Writes a flist with other metadata beside its name, then renames: a crash leaves one whole file.
+fn rewrite(path: &Path, flist: &Flist, meta: &FlistMeta, out: &Path) -> Result<()> {
+    let head = flist
+        .rewrite(meta, flist.profile().as_ref())
+        .with_context(|| format!("rewrite {}", path.display()))?;
+    let mut parts: Vec<&[u8]> = vec![&head.bytes];
+    let embedded = flist.embedded_packs();
+    parts.extend(embedded.as_deref());
+    write_file(out, &parts)
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = path
+        .file_name()
+        .with_context(|| exit::Usage(format!("{} is no file name", path.display())))?;
+    let partial = dir.join(format!(
+        ".{}.{}",
+        name.to_string_lossy(),
+        std::process::id()
+    ));
+    let written = (|| {
+        let mut file = std::fs::File::create(&partial)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&partial);
+    }
+    written.with_context(|| format!("write {}", path.display()))
+}
+
+#[derive(Serialize)]
+struct Verification {
+    entries: u64,
+    packs: u64,
+    chunks: u64,
+    bytes: u64,
+    problems: Vec<String>,
+}
+
+impl Show for Verification {
+    fn table(&self) -> String {
+        let mut rows = vec![
+            ("entries", self.entries.to_string()),
+            (
+                "packs read",
+                format!("{} ({})", self.packs, output::size(self.bytes)),
+            ),
+            ("chunks checked", self.chunks.to_string()),
+        ];
+        rows.extend(
+            self.problems
+                .iter()
+                .map(|problem| ("problem", problem.clone())),
+        );
+        if self.problems.is_empty() {
+            rows.push(("result", "everything matches".to_owned()));
+        }
+        output::pairs(&rows)
+    }
+}
+
+pub(crate) fn verify(args: &args::Verify) -> Result<()> {
+    let flist = open(&args.flist)?;
+    let summary = flist
+        .verify_sections()
+        .and_then(|()| flist.check(&lamina_flist::Limits::default()))
+        .with_context(|| format!("check flist {}", args.flist.display()))?;
+    let mut result = Verification {
+        entries: summary.entries,
+        packs: 0,
+        chunks: 0,
+        bytes: 0,
+        problems: Vec::new(),
+    };
+    if !args.no_data && flist.pack_count() > 0 {
+        let set = stores::open_for(&args.flist, &flist, &args.read)?;
+        verify_data(&flist, &set, &mut result)?;
+    }
+    let problems = result.problems.len();
+    output::print(&result, args.output.output)?;
+    if problems > 0 {
+        bail!(exit::Damaged(format!("{problems} problems found")));
+    }
+    Ok(())
+}
+
+fn verify_data(flist: &Flist, set: &StoreSet, result: &mut Verification) -> Result<()> {
+    let (chunks, packs): (Vec<_>, Vec<_>) = (flist.chunks().collect(), flist.packs().collect());
+    let copies: u64 = packs
+        .iter()
+        .map(|pack| {
+            pack.len
+                * set
+                    .stores()
+                    .filter(|(range, _)| range.contains(pack.id.as_bytes()[0]))
+                    .count() as u64
+        })
+        .sum();
+    let (bar, done) = (Bar::bytes("verifying"), AtomicU64::new(0));
+    let progress = |bytes| {
+        bar.set(
+            done.fetch_add(bytes, Ordering::Relaxed) + bytes,
+            Some(copies),
+        )
+    };
+    let report = runtime()?.block_on(lamina_store::verify_flist(set, &chunks, &packs, &progress));
+    result.packs = report.packs;
+    result.chunks = report.chunks;
+    result.bytes = report.bytes;
+    let text =
+        |problem: &lamina_store::Problem| format!("{:#}", anyhow::anyhow!("{}", problem.error));
+    result.problems = report.problems.iter().map(text).collect();
+    let untold = report.problem_count - report.problems.len() as u64;
+    if untold > 0 {
+        result.problems.push(format!("{untold} more problems"));
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct GcReport {
+    deleted: bool,
+    stores: Vec<GcStore>,
+}
+
+#[derive(Serialize)]
+struct GcStore {
+    store: String,
+    kept_packs: u64,
+    young_packs: u64,
+    unneeded_packs: usize,
+    unneeded_bytes: u64,
+    unneeded_flists: usize,
+    missing_packs: usize,
+}
+
+impl Show for GcReport {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self.stores.iter().map(gc_row).collect();
+        let header = [
+            "STORE", "KEPT", "YOUNG", "UNNEEDED", "BYTES", "FLISTS", "MISSING",
+        ];
+        let note = if self.deleted {
+            "deleted"
+        } else {
+            "nothing was deleted: add --delete to do it"
+        };
+        format!("{}\n\n{note}", output::columns(header, &rows))
+    }
+}
+
+fn gc_row(store: &GcStore) -> [String; 7] {
+    [
+        store.store.clone(),
+        store.kept_packs.to_string(),
+        store.young_packs.to_string(),
+        store.unneeded_packs.to_string(),
+        output::size(store.unneeded_bytes),
+        store.unneeded_flists.to_string(),
+        store.missing_packs.to_string(),
+    ]
+}
+
+pub(crate) fn gc(args: &args::Gc) -> Result<()> {
+    let mut roots = GcRoots::default();
+    for path in kept_flists(&args.keep)? {
+        let flist = open_checked(&path)?;
+        roots.keep(flist.digest(), flist.packs());
+    }
+    let (set, _) = stores::open(&args.store.stores, &args.store.access)?;
+    let options = GcOptions {
+        age_min: args.grace,
+        keep_published: !args.keep_none,
+    };
+    let plan = runtime()?.block_on(async {
+        let plan = GcPlan::make(&set, &roots, &options)
+            .await
+            .context("look through the stores")?;
+        if args.delete {
+            plan.apply(&set)
+                .await
+                .context("delete what is not needed")?;
+        }
+        anyhow::Ok(plan)
+    })?;
+    let stores = plan.stores.iter().map(|plan| GcStore {
+        store: plan.store.clone(),
+        kept_packs: plan.kept_packs,
+        young_packs: plan.young_packs,
+        unneeded_packs: plan.packs.len(),
+        unneeded_bytes: plan.bytes,
+        unneeded_flists: plan.flists.len(),
+        missing_packs: plan.missing.len(),
+    });
+    output::print(
+        &GcReport {
+            deleted: args.delete,
+            stores: stores.collect(),
+        },
+        args.output.output,
+    )
+}
+
+/// Flist files named, and those inside named directories. A directory without any is an error: it is
+/// more likely a typing mistake than a wish to keep nothing.
+fn kept_flists(keep: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in keep {
+        if !path.is_dir() {
+            found.push(path.clone());
+            continue;
+        }
+        let before = found.len();
+        for entry in std::fs::read_dir(path).with_context(|| format!("read {}", path.display()))? {
+            let file = entry?.path();
+            if file.extension().is_some_and(|extension| extension == "fl") {
+                found.push(file);
+            }
+        }
+        if found.len() == before {
+            bail!(exit::NotFound(format!(
+                "{} holds no .fl files",
+                path.display()
+            )));
+        }
+    }
+    Ok(found)
+}

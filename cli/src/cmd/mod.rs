@@ -1,0 +1,60 @@
+//! One module per family of verbs; each verb is a function from its arguments to `Result<()>`.
+
+mod compare;
+mod convert;
+mod doctor;
+mod explore;
+mod maintain;
+mod mount;
+mod pack;
+mod stores;
+mod write;
+
+use crate::args::{Cli, Command};
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+
+/// Runs one verb.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Pack(args) => pack::pack(&args),
+        Command::Convert(args) => convert::convert(&args),
+        Command::Mount(args) => mount::mount(&args),
+        Command::Umount(args) => mount::umount(&args),
+        Command::Mounts(args) => mount::mounts(&args),
+        Command::Prefetch(args) => mount::prefetch(&args),
+        Command::Unpack(args) => write::unpack(&args),
+        Command::Cat(args) => write::cat(&args),
+        Command::Inspect(args) => explore::inspect(&args),
+        Command::Tree(args) => explore::tree(&args),
+        Command::Ls(args) => explore::ls(&args),
+        Command::Diff(args) => compare::diff(&args),
+        Command::Du(args) => compare::du(&args),
+        Command::Clone(args) => maintain::clone(&args),
+        Command::Config(args) => maintain::config(&args),
+        Command::Verify(args) => maintain::verify(&args),
+        Command::Gc(args) => maintain::gc(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Completions(args) => {
+            clap_complete::generate(
+                args.shell,
+                &mut Cli::command(),
+                "lamina",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+        Command::Man(args) => std::fs::create_dir_all(&args.dir)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &args.dir))
+            .with_context(|| format!("write man pages into {}", args.dir.display())),
+        Command::Mountd(args) => crate::daemon::run(&args),
+    }
+}
+
+/// The runtime of verbs that talk to stores and registries.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the I/O runtime")
+}

@@ -1,0 +1,132 @@
+//! Getting file contents out of a flist: `cat`, `unpack`.
+
+use super::explore::{find, open_checked};
+use super::pack::Shown;
+use super::{runtime, stores};
+use crate::output;
+use crate::{args, exit};
+use anyhow::{Context, Result, bail};
+use lamina_flist::{BlobEntry, FileSpan, FileType, Flist, FollowSymlinks, Inode, SpanSource};
+use lamina_image::unpack::UnpackOptions;
+use lamina_store::{ChunkReader, ChunkSource, ReadOptions};
+
+/// Chunks in memory at once while printing: at most 16 MiB.
+const WINDOW: usize = 64;
+
+pub(crate) fn cat(args: &args::Cat) -> Result<()> {
+    let flist = open_checked(&args.flist)?;
+    let inodes = args
+        .paths
+        .iter()
+        .map(|path| regular(&flist, path).map(|inode| (path, inode)))
+        .collect::<Result<Vec<_>>>()?;
+    let runtime = runtime()?;
+    let mut reader = None;
+    for (path, inode) in inodes {
+        for span in flist.file_map(&inode)? {
+            print_span(args, &flist, &runtime, &mut reader, span)
+                .with_context(|| format!("read {path}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn regular(flist: &Flist, path: &str) -> Result<Inode> {
+    let inode = find(flist, path, FollowSymlinks::Always)?;
+    match inode.file_type() {
+        FileType::File => Ok(inode),
+        kind => bail!(exit::Usage(format!(
+            "{path} is not a regular file but: {kind:?}"
+        ))),
+    }
+}
+
+fn print_span(
+    args: &args::Cat,
+    flist: &Flist,
+    runtime: &tokio::runtime::Runtime,
+    reader: &mut Option<ChunkReader>,
+    span: FileSpan,
+) -> Result<()> {
+    let (blob, offset) = match span.source {
+        SpanSource::Inline(bytes) => return output::write_all(&bytes),
+        SpanSource::Hole => return print_zeros(span.len),
+        SpanSource::Blob { blob, offset } => (blob, offset),
+    };
+    if reader.is_none() {
+        let set = stores::open_for(&args.flist, flist, &args.read)?;
+        *reader = Some(ChunkReader::new(set, ReadOptions::default()));
+    }
+    let Some(reader) = reader else {
+        bail!("no stores")
+    };
+    let end = offset + span.len;
+    let entries: Vec<BlobEntry> = flist
+        .blob_entries(usize::from(blob))
+        .into_iter()
+        .flatten()
+        .skip_while(|entry| entry.offset + u64::from(entry.len) <= offset)
+        .take_while(|entry| entry.offset < end)
+        .collect();
+    let mut at = offset;
+    for window in entries.chunks(WINDOW) {
+        let wanted = window
+            .iter()
+            .map(|entry| locate(flist, entry))
+            .collect::<Result<Vec<_>>>()?;
+        let plain = runtime.block_on(reader.fetch(&wanted))?;
+        for (entry, bytes) in window.iter().zip(plain) {
+            print_zeros(entry.offset.saturating_sub(at))?;
+            let from = offset.saturating_sub(entry.offset) as usize;
+            let to = (end - entry.offset).min(bytes.len() as u64) as usize;
+            output::write_all(&bytes[from..to])?;
+            at = entry.offset + to as u64;
+        }
+    }
+    print_zeros(end - at)
+}
+
+fn locate(flist: &Flist, entry: &BlobEntry) -> Result<ChunkSource> {
+    let found = flist.chunk(entry.chunk).and_then(|chunk| {
+        let pack = flist.pack(chunk.pack)?;
+        Some(ChunkSource { chunk, pack })
+    });
+    found.context("the flist's tables do not say where a chunk is")
+}
+
+fn print_zeros(mut count: u64) -> Result<()> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while count > 0 {
+        let part = count.min(ZEROS.len() as u64);
+        output::write_all(&ZEROS[..part as usize])?;
+        count -= part;
+    }
+    Ok(())
+}
+
+pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
+    let flist = open_checked(&args.flist)?;
+    let set = match flist.pack_count() {
+        // Everything is inside the flist; any store would do, none is asked.
+        0 => stores::open(&["dir:///".to_owned()], &args.read.access)?.0,
+        _ => stores::open_for(&args.flist, &flist, &args.read)?,
+    };
+    let options = UnpackOptions { into_existing: args.force, ..UnpackOptions::default() };
+    let progress = Shown::new("unpacking");
+    let runtime = runtime()?;
+    let report = lamina_image::unpack::unpack(
+        &flist,
+        &set,
+        &args.dir,
+        &options,
+        &progress,
+        runtime.handle(),
+    )
+    .with_context(|| format!("unpack {} into {}", args.flist.display(), args.dir.display()))?;
+    drop(progress);
+    for skipped in &report.skipped {
+        eprintln!("not permitted, left out: {} of {}", skipped.what, skipped.path.display());
+    }
+    let line = format!("{} entries, {}\n", report.entries, output::size(report.bytes));
+    output::write_all(line.as_bytes())
+}

@@ -1,0 +1,115 @@
+//! The daemons behind mounts: starting an instance when none runs, and being one of its processes.
+
+use crate::args::{Mountd, Role};
+use anyhow::{Context, Result};
+use lamina_nodeagent::agent::{self, AgentConfig};
+use lamina_nodeagent::api::{self, Answer, Request};
+use lamina_nodeagent::holder::{self, ChildSpec, HolderClient, HolderConfig};
+use lamina_nodeagent::instance::Instance;
+use lamina_nodeagent::mountd::{self, MountdConfig};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Calls the agent of a cache directory, starting its instance when none runs.
+pub(crate) fn call(
+    run_dir: &Path,
+    cache: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<(Instance, Answer)> {
+    std::fs::create_dir_all(cache)
+        .with_context(|| format!("make the cache directory {}", cache.display()))?;
+    let instance = Instance::of_cache(run_dir, cache)
+        .with_context(|| format!("resolve the cache directory {}", cache.display()))?;
+    instance
+        .create(cache)
+        .with_context(|| format!("make the run directory {}", instance.dir().display()))?;
+    let mut started: Option<Child> = None;
+    let answer = api::call_starting(&instance.api_socket(), request, timeout, || {
+        let starting = started.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if !starting && !is_running(&instance) {
+            started = Some(start_holder(&instance, cache).map_err(io::Error::other)?);
+        }
+        Ok(())
+    })?;
+    Ok((instance, answer))
+}
+
+/// Whether an instance's holder answers.
+pub(crate) fn is_running(instance: &Instance) -> bool {
+    HolderClient::connect(instance.dir()).is_ok()
+}
+
+/// Starts the holder in a session of its own. Two starts at once are harmless: the holder takes a
+/// lock, and the loser ends.
+fn start_holder(instance: &Instance, cache: &Path) -> Result<Child> {
+    let log_path = instance.dir().join("log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .with_context(|| format!("open the log {}", log_path.display()))?;
+    let mut command = Command::new(own_program()?);
+    command
+        .arg("mountd")
+        .args(["--role", "holder"])
+        .arg("--run-dir")
+        .arg(instance.dir())
+        .arg("--cache")
+        .arg(cache)
+        .arg("--state")
+        .arg(state_dir())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("share the log")?)
+        .stderr(log)
+        .process_group(0);
+    let child = command.spawn().context("start the holder process")?;
+    tracing::info!(pid = child.id(), log = %log_path.display(), "started the holder");
+    Ok(child)
+}
+
+/// Where what must outlive the cache is kept: access profiles.
+fn state_dir() -> PathBuf {
+    std::env::var_os("LAMINA_STATE_DIR").map_or_else(|| "/var/lib/lamina".into(), PathBuf::from)
+}
+
+fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().context("find this program's own file")
+}
+
+/// Becomes one of an instance's processes; returns when it has nothing left to do.
+pub(crate) fn run(args: &Mountd) -> Result<()> {
+    match args.role {
+        Role::Holder => holder::run(HolderConfig {
+            run_dir: args.run_dir.clone(),
+            children: vec![child(args, "mountd")?, child(args, "agent")?],
+        }),
+        Role::Mountd => mountd::run(&MountdConfig::new(args.run_dir.clone())),
+        Role::Agent => agent::run(AgentConfig {
+            instance: Instance::at(args.run_dir.clone()),
+            cache: args.cache.clone(),
+            state: args.state.clone(),
+        }),
+    }
+}
+
+/// How the holder starts one of its children: this program again, in another role.
+fn child(args: &Mountd, role: &str) -> Result<ChildSpec> {
+    let mut argv: Vec<OsString> = vec![own_program()?.into()];
+    argv.extend(["mountd", "--role", role, "--run-dir"].map(OsString::from));
+    argv.push(args.run_dir.clone().into());
+    argv.push("--cache".into());
+    argv.push(args.cache.clone().into());
+    argv.push("--state".into());
+    argv.push(args.state.clone().into());
+    Ok(ChildSpec {
+        name: role.to_owned(),
+        argv,
+    })
+}

@@ -1,0 +1,158 @@
+//! How a failed verb ends: one message on standard error, one documented exit code.
+
+use anyhow::Error;
+use lamina_nodeagent::api::{CallError, FailureKind};
+use std::io;
+use std::process::ExitCode;
+
+/// Anything no other code fits.
+const FAILURE: u8 = 1;
+/// The command line or an input is wrong.
+const USAGE: u8 = 2;
+const NOT_FOUND: u8 = 3;
+const AUTH: u8 = 4;
+const UNAVAILABLE: u8 = 6;
+const TIMEOUT: u8 = 7;
+const INTEGRITY: u8 = 8;
+const EXHAUSTED: u8 = 10;
+
+/// The user asked for something that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// Something named by the user does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotFound(pub(crate) String);
+
+/// Data was found damaged.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Damaged(pub(crate) String);
+
+/// Prints the error with its causes and gives the exit code.
+pub(crate) fn report(error: &Error) -> ExitCode {
+    eprintln!("error: {}", message(error));
+    ExitCode::from(code(error))
+}
+
+/// The chain of causes in one line, without a cause that only repeats what was said before it.
+fn message(error: &Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+/// What a verb said of the whole failure decides, then the first cause that knows its code.
+fn code(error: &Error) -> u8 {
+    if error.downcast_ref::<Usage>().is_some() {
+        return USAGE;
+    }
+    if error.downcast_ref::<NotFound>().is_some() {
+        return NOT_FOUND;
+    }
+    if error.downcast_ref::<Damaged>().is_some() {
+        return INTEGRITY;
+    }
+    error.chain().find_map(known_code).unwrap_or(FAILURE)
+}
+
+fn known_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(error) = cause.downcast_ref::<CallError>() {
+        return Some(of_call(error));
+    }
+    if let Some(error) = cause.downcast_ref::<lamina_store::StoreError>() {
+        return Some(of_store(error.kind()));
+    }
+    if cause.is::<lamina_flist::FlistError>() {
+        return Some(INTEGRITY);
+    }
+    cause
+        .downcast_ref::<io::Error>()
+        .and_then(|error| of_io(error.kind()))
+}
+
+fn of_call(error: &CallError) -> u8 {
+    match error {
+        CallError::NoAgent { .. } | CallError::Broken { .. } => UNAVAILABLE,
+        CallError::Timeout { .. } => TIMEOUT,
+        CallError::Failed(failure) => match failure.kind {
+            FailureKind::Invalid => USAGE,
+            FailureKind::NotFound => NOT_FOUND,
+            FailureKind::Denied => AUTH,
+            FailureKind::Unavailable => UNAVAILABLE,
+            FailureKind::Timeout => TIMEOUT,
+            FailureKind::Integrity => INTEGRITY,
+            FailureKind::Exhausted => EXHAUSTED,
+            FailureKind::Busy | FailureKind::Other => FAILURE,
+        },
+    }
+}
+
+fn of_store(kind: lamina_store::ErrorKind) -> u8 {
+    use lamina_store::ErrorKind as K;
+    match kind {
+        K::NotFound => NOT_FOUND,
+        K::Denied => AUTH,
+        K::Unavailable => UNAVAILABLE,
+        K::Timeout => TIMEOUT,
+        K::Corrupt => INTEGRITY,
+        K::Full => EXHAUSTED,
+        K::Invalid | K::Unsupported => USAGE,
+        _ => FAILURE,
+    }
+}
+
+fn of_io(kind: io::ErrorKind) -> Option<u8> {
+    use io::ErrorKind as K;
+    match kind {
+        K::NotFound => Some(NOT_FOUND),
+        K::PermissionDenied => Some(AUTH),
+        K::ConnectionRefused | K::ConnectionReset | K::HostUnreachable | K::NetworkUnreachable => {
+            Some(UNAVAILABLE)
+        }
+        K::TimedOut => Some(TIMEOUT),
+        K::StorageFull | K::QuotaExceeded | K::FileTooLarge | K::OutOfMemory => Some(EXHAUSTED),
+        K::InvalidInput => Some(USAGE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn every_documented_kind_has_its_code() {
+        let io = |kind| Error::from(io::Error::from(kind)).context("do a thing");
+        assert_eq!(code(&io(io::ErrorKind::NotFound)), 3);
+        assert_eq!(code(&io(io::ErrorKind::PermissionDenied)), 4);
+        assert_eq!(code(&io(io::ErrorKind::ConnectionRefused)), 6);
+        assert_eq!(code(&io(io::ErrorKind::TimedOut)), 7);
+        assert_eq!(code(&io(io::ErrorKind::StorageFull)), 10);
+        assert_eq!(code(&Usage("x".into()).into()), 2);
+        assert_eq!(code(&io(io::ErrorKind::NotFound).context(Usage("x".into()))), 2);
+        assert_eq!(code(&Damaged("x".into()).into()), 8);
+        assert_eq!(code(&anyhow::anyhow!("something else")), 1);
+    }
+
+    #[test]
+    fn a_cause_is_not_printed_twice() {
+        let inner = io::Error::other("disk on fire");
+        let error = Err::<(), _>(inner)
+            .context("write: disk on fire")
+            .unwrap_err();
+        assert_eq!(message(&error), "write: disk on fire");
+    }
+}

@@ -1,0 +1,185 @@
+//! Results for people (tables) and for programs (JSON, YAML); sizes and times as people type them.
+
+use crate::args::Format;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::io::Write;
+use std::time::Duration;
+
+/// A result that can be shown as a table; its JSON and YAML forms come from `Serialize`.
+pub(crate) trait Show: Serialize {
+    /// The result as aligned text without a trailing newline.
+    fn table(&self) -> String;
+}
+
+/// Prints `value` in the asked format. A closed pipe is a quiet end, as with other tools.
+pub(crate) fn print<T: Show>(value: &T, format: Format) -> Result<()> {
+    let text = match format {
+        Format::Table => value.table(),
+        Format::Json => serde_json::to_string_pretty(value).context("encode JSON")?,
+        Format::Yaml => serde_saphyr::to_string(value).context("encode YAML")?,
+    };
+    write_all(format!("{}\n", text.trim_end()).as_bytes())
+}
+
+/// Writes to standard output; a reader that went away ends the program quietly.
+pub(crate) fn write_all(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.context("write standard output"),
+    }
+}
+
+/// A table without borders: columns two spaces apart, header in capitals.
+pub(crate) fn columns<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    trim_lines(&table.to_string())
+}
+
+/// `name  value` lines.
+pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}"))
+        .collect();
+    lines.join("\n")
+}
+
+fn trim_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// Bytes in binary units, three significant digits: `1.50 GiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match (unit, value) {
+        (0, _) => format!("{bytes} B"),
+        (_, v) if v < 10.0 => format!("{v:.2} {}", UNITS[unit]),
+        (_, v) if v < 100.0 => format!("{v:.1} {}", UNITS[unit]),
+        (_, v) => format!("{v:.0} {}", UNITS[unit]),
+    }
+}
+
+/// `part` of `whole` as a percentage, `-` when there is no whole.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        "-".to_owned()
+    } else {
+        format!("{:.1}%", part as f64 * 100.0 / whole as f64)
+    }
+}
+
+/// Parses `10GiB`, `500M`, `4096`: binary units with `i` or a bare letter, decimal with `B` (`GB`).
+///
+/// # Errors
+/// Says which units exist when the text is not a size.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let factor: f64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "ki" | "kib" => 1024.0,
+        "m" | "mi" | "mib" => 1024f64.powi(2),
+        "g" | "gi" | "gib" => 1024f64.powi(3),
+        "t" | "ti" | "tib" => 1024f64.powi(4),
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => {
+            return Err(format!(
+                "unknown unit `{unit}`: use B, KiB, MiB, GiB, TiB or KB, MB, GB, TB"
+            ));
+        }
+    };
+    let value: f64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a size, e.g. 10GiB"))?;
+    let bytes = value * factor;
+    if !bytes.is_finite() || bytes < 0.0 || bytes > u64::MAX as f64 {
+        return Err(format!("`{text}` is out of range"));
+    }
+    Ok(bytes as u64)
+}
+
+/// Parses `250ms`, `30s`, `5m`, `2h`, `30d`.
+///
+/// # Errors
+/// Says which units exist when the text is not a time.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => {
+            return Err(format!(
+                "`{text}` is not a time: use ms, s, m, h or d, e.g. 30s"
+            ));
+        }
+    };
+    let value: f64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a time, e.g. 30s"))?;
+    Duration::try_from_secs_f64(value * seconds).map_err(|_| format!("`{text}` is out of range"))
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    (text[..end].trim(), text[end..].trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_parse_in_binary_and_decimal_units() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("10GiB"), Ok(10 << 30));
+        assert_eq!(parse_size("1.5 MiB"), Ok(3 << 19));
+        assert_eq!(parse_size("2G"), Ok(2 << 30));
+        assert_eq!(parse_size("3GB"), Ok(3_000_000_000));
+        assert!(
+            parse_size("10 parsecs")
+                .unwrap_err()
+                .contains("unknown unit")
+        );
+        assert!(parse_size("-1").unwrap_err().contains("out of range"));
+        assert!(parse_size("").unwrap_err().contains("not a size"));
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(parse_duration("30").unwrap_err().contains("not a time"));
+        assert!(parse_duration("-3s").unwrap_err().contains("out of range"));
+    }
+
+    #[test]
+    fn sizes_print_with_three_digits() {
+        assert_eq!(size(999), "999 B");
+        assert_eq!(size(1536), "1.50 KiB");
+        assert_eq!(size(10 << 30), "10.0 GiB");
+        assert_eq!(size(500 << 20), "500 MiB");
+    }
+}

@@ -1,0 +1,9 @@
+//! The `lamina` command as a user types it. Needs root (mounting); says so loudly where it is not.
+
+mod explore;
+mod machine;
+mod mounts;
+mod outage;
+mod pack;
+mod tidy;
+mod usage;

@@ -1,0 +1,207 @@
+//! Mounting, listing, unmounting, writing: what the README promises.
+
+use crate::machine::{Machine, sample_tree, snapshot, wait_until};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A machine with a sample tree packed as `x.fl`.
+pub(crate) fn packed() -> Machine {
+    let machine = Machine::new();
+    sample_tree(&machine.dir("source"));
+    machine.ok(&["pack", "source", "-o", "x.fl", "-s", &machine.store()]);
+    machine
+}
+
+fn mount_modes() -> [&'static str; 3] {
+    ["erofs", "erofs-loop", "fuse"]
+}
+
+#[test]
+fn a_mount_equals_its_source_in_every_mode() {
+    let machine = packed();
+    let expected = snapshot(&machine.path("source"));
+    for mode in mount_modes() {
+        let target = machine.dir(mode);
+        machine.ok(&["mount", "x.fl", mode, "--mode", mode]);
+        assert_eq!(snapshot(&target), expected, "mode {mode}");
+        let listed = machine.json(&["mounts"]);
+        assert_eq!(listed["mounts"][0]["mode"], mode);
+        machine.ok(&["umount", mode]);
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "mode {mode}");
+    }
+}
+
+#[test]
+fn only_what_is_read_is_fetched() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    std::fs::read(machine.path("m/a/hello")).unwrap();
+    let listed = machine.json(&["mounts"]);
+    assert_eq!(listed["mounts"][0]["bytes_local"], 0, "an inline file needs no data");
+    std::fs::read(machine.path("m/a/b/random")).unwrap();
+    let listed = machine.json(&["mounts"]);
+    assert_eq!(listed["mounts"][0]["bytes_fetched"], 700_000);
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn the_daemons_end_after_the_last_umount_and_leave_no_mount() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    assert_eq!(machine.daemons().len(), 3);
+    machine.ok(&["umount", "m"]);
+    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert_eq!(machine.mounted(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn one_flist_on_two_directories_is_one_file_system() {
+    let machine = packed();
+    for target in ["m1", "m2"] {
+        machine.dir(target);
+        machine.ok(&["mount", "x.fl", target]);
+    }
+    let dev = |path: &str| std::fs::metadata(machine.path(path)).unwrap().dev();
+    assert_eq!(dev("m1/a/hello"), dev("m2/a/hello"));
+    machine.ok(&["umount", "m1"]);
+    assert!(machine.path("m2/a/hello").exists());
+    machine.ok(&["umount", "m2"]);
+}
+
+#[test]
+fn what_was_fetched_once_stays_in_the_cache() {
+    let machine = packed();
+    machine.dir("m");
+    for round in 0..2 {
+        machine.ok(&["mount", "x.fl", "m"]);
+        snapshot(&machine.path("m"));
+        let listed = machine.json(&["mounts"]);
+        let mount = &listed["mounts"][0];
+        assert_eq!(mount["bytes_local"], mount["bytes_total"]);
+        assert_eq!(mount["bytes_fetched"] == 0, round == 1, "round {round}: {mount}");
+        machine.ok(&["umount", "m"]);
+    }
+}
+
+#[test]
+fn a_writable_union_keeps_changes_in_upper_and_the_flist_as_it_was() {
+    let machine = packed();
+    let before = snapshot(&machine.path("source"));
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--rw", "upper"]);
+    std::fs::write(machine.path("m/a/hello"), "changed").unwrap();
+    std::fs::remove_file(machine.path("m/hardrandom")).unwrap();
+    std::fs::write(machine.path("m/new"), "new").unwrap();
+    machine.ok(&["umount", "m"]);
+    assert_eq!(std::fs::read(machine.path("upper/upper/a/hello")).unwrap(), b"changed");
+    machine.ok(&["mount", "x.fl", "m", "--rw", "upper"]);
+    assert_eq!(std::fs::read(machine.path("m/new")).unwrap(), b"new");
+    assert!(!machine.path("m/hardrandom").exists());
+    machine.ok(&["umount", "m"]);
+    machine.ok(&["mount", "x.fl", "m"]);
+    assert_eq!(snapshot(&machine.path("m")), before);
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn read_only_mounts_refuse_changes_devices_and_setuid() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    let refused = std::fs::write(machine.path("m/new"), "x").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    let refused = std::fs::File::open(machine.path("m/null")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    assert!(options_of(&machine.path("m")).contains("nosuid"));
+    machine.ok(&["umount", "m"]);
+    machine.ok(&["mount", "x.fl", "m", "--trusted"]);
+    std::fs::File::open(machine.path("m/null")).unwrap();
+    assert!(!options_of(&machine.path("m")).contains("nosuid"));
+    machine.ok(&["umount", "m"]);
+}
+
+fn options_of(target: &Path) -> String {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == target.to_str());
+    line.unwrap().split(' ').nth(5).unwrap().to_owned()
+}
+
+#[test]
+fn a_busy_mount_is_not_torn_down_unless_forced() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    let held = std::fs::File::open(machine.path("m/a/b/text")).unwrap();
+    let said = machine.fails(1, &["umount", "m"]);
+    assert!(said.contains("in use"), "{said}");
+    machine.ok(&["umount", "m", "--force"]);
+    assert!(!machine.path("m/a").exists());
+    drop(held);
+}
+
+#[test]
+fn an_umount_by_other_tools_is_noticed() {
+    let machine = packed();
+    let target = machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    let status = std::process::Command::new("umount").arg(&target).status().unwrap();
+    assert!(status.success());
+    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert_eq!(machine.mounted(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn prefetch_makes_paths_local_before_anybody_reads() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    machine.ok(&["prefetch", "m", "/a/b/text"]);
+    let local = |machine: &Machine| machine.json(&["mounts"])["mounts"][0]["bytes_local"].as_u64();
+    assert_eq!(local(&machine), Some(2_000_000));
+    machine.ok(&["prefetch", "m"]);
+    let listed = machine.json(&["mounts"]);
+    assert_eq!(listed["mounts"][0]["bytes_local"], listed["mounts"][0]["bytes_total"]);
+    assert_eq!(listed["mounts"][0]["chunks_demanded"], 0);
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn a_recorded_profile_is_followed_by_the_next_cold_mount() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    std::fs::read(machine.path("m/a/b/text")).unwrap();
+    machine.ok(&["umount", "m"]);
+    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    std::fs::remove_dir_all(machine.path("cache")).unwrap();
+    machine.ok(&["mount", "x.fl", "m"]);
+    let local = || machine.json(&["mounts"])["mounts"][0]["bytes_local"].as_u64();
+    assert!(wait_until(|| local() == Some(2_000_000)), "{:?}", local());
+    let mount = machine.json(&["mounts"])["mounts"][0].clone();
+    assert_eq!((&mount["profile"], &mount["chunks_demanded"]), (&"recorded".into(), &0.into()));
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn a_cache_bound_is_kept_by_dropping_what_nobody_uses() {
+    let machine = packed();
+    machine.dir("other");
+    std::fs::write(machine.path("other/data"), vec![7u8; 3 << 20]).unwrap();
+    let noise: Vec<u8> = (0..3u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(machine.path("other/noise"), noise).unwrap();
+    machine.ok(&["pack", "other", "-o", "y.fl", "-s", &machine.store()]);
+    machine.dir("m");
+    for flist in ["x.fl", "y.fl"] {
+        machine.ok(&["mount", flist, "m", "--cache-size", "7MiB"]);
+        machine.ok(&["prefetch", "m"]);
+        machine.ok(&["umount", "m"]);
+    }
+    machine.ok(&["mount", "y.fl", "m"]);
+    let listed = machine.json(&["mounts"]);
+    let bytes = listed["caches"][0]["bytes"].as_u64().unwrap();
+    assert!(bytes <= 7 << 20, "{bytes}");
+    assert_eq!(listed["mounts"][0]["bytes_local"], listed["mounts"][0]["bytes_total"]);
+    machine.ok(&["umount", "m"]);
+}
