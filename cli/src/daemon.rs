@@ -31,7 +31,9 @@ pub(crate) fn call(
         .with_context(|| format!("make the run directory {}", instance.dir().display()))?;
     let mut started: Option<Child> = None;
     let answer = api::call_starting(&instance.api_socket(), request, timeout, || {
-        let starting = started.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        let starting = started
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         if !starting && !is_running(&instance) {
             started = Some(start_holder(&instance, cache).map_err(io::Error::other)?);
         }

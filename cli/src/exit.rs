@@ -142,7 +142,10 @@ mod tests {
         assert_eq!(code(&io(io::ErrorKind::TimedOut)), 7);
         assert_eq!(code(&io(io::ErrorKind::StorageFull)), 10);
         assert_eq!(code(&Usage("x".into()).into()), 2);
-        assert_eq!(code(&io(io::ErrorKind::NotFound).context(Usage("x".into()))), 2);
+        assert_eq!(
+            code(&io(io::ErrorKind::NotFound).context(Usage("x".into()))),
+            2
+        );
         assert_eq!(code(&Damaged("x".into()).into()), 8);
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
     }

@@ -28,8 +28,8 @@ pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Arc<dyn Store>> {
     let trust = options.url_trust;
     Ok(match url.place() {
         Place::Dir(root) => Arc::new(DirStore::new(root)),
-        Place::Bucket(bucket) => Arc::new(BucketStore::open(url, bucket, trust)?),
+        Place::Bucket(bucket) => Arc::new(BucketStore::open(url, bucket, options)?),
         Place::Http(base) => Arc::new(HttpStore::open(url, base, trust)?),
-        Place::Oci(repository) => Arc::new(OciStore::open(url, repository, trust)?),
+        Place::Oci(repository) => Arc::new(OciStore::open(url, repository, options)?),
     })
 }

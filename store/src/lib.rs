@@ -41,7 +41,7 @@ pub use error::{ErrorKind, Result, StoreError};
 pub use flists::{fetch_flist, publish_flist};
 pub use gc::{GcOptions, GcPlan, GcRoots, StorePlan};
 pub use key::{ObjectKey, ObjectKind};
-pub use options::{StoreOptions, UrlTrust};
+pub use options::{Environment, StoreOptions, UrlTrust};
 pub use reader::{ChunkReader, ChunkSource, ReadError, ReadOptions};
 pub use retry::Retry;
 pub use set::StoreSet;

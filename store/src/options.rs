@@ -1,5 +1,7 @@
 //! How patient and how trusting a [`crate::StoreSet`] is.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the store URLs came from.
@@ -13,11 +15,59 @@ pub enum UrlTrust {
     Flist,
 }
 
+/// Where credentials and settings are looked up that a URL does not carry.
+#[derive(Debug, Clone, Default)]
+pub enum Environment {
+    /// This process's environment.
+    #[default]
+    Process,
+    /// The environment of whoever asked, for a daemon that serves several people.
+    Given(Arc<BTreeMap<String, String>>),
+}
+
+impl Environment {
+    /// A variable's value.
+    pub(crate) fn var(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Process => std::env::var(name).ok(),
+            Self::Given(vars) => vars.get(name).cloned(),
+        }
+    }
+
+    /// The variables whose names begin with `prefix`.
+    pub(crate) fn starting_with(&self, prefix: &str) -> Vec<(String, String)> {
+        let wanted = |(name, _): &(String, String)| name.starts_with(prefix);
+        match self {
+            // `vars` would panic at a foreign variable that is not UTF-8.
+            Self::Process => std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .filter(wanted)
+                .collect(),
+            Self::Given(vars) => {
+                let vars = vars
+                    .iter()
+                    .map(|(name, value)| (name.clone(), value.clone()));
+                vars.filter(wanted).collect()
+            }
+        }
+    }
+}
+
+impl From<BTreeMap<String, String>> for Environment {
+    fn from(vars: BTreeMap<String, String>) -> Self {
+        Self::Given(Arc::new(vars))
+    }
+}
+
 /// Deadlines and trust. The defaults suit a mount: a hanging replica costs a second.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Where the URLs came from.
     pub url_trust: UrlTrust,
+    /// Where credentials are looked up.
+    pub environment: Environment,
     /// One try of one request to one store, plus one second per [`StoreOptions::BYTES_PER_SECOND_MIN`].
     pub attempt_timeout: Duration,
     /// A read asks the next replica when the first has not answered after this long, plus a quarter of a
@@ -49,6 +99,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             url_trust: UrlTrust::User,
+            environment: Environment::Process,
             attempt_timeout: Duration::from_secs(5),
             hedge_after: Duration::from_secs(1),
             budget: Duration::from_secs(30),

@@ -40,7 +40,11 @@ fn diff_line(line: &DiffLine) -> String {
         "renamed" => '>',
         _ => '~',
     };
-    let from = line.from.as_ref().map(|from| format!(" (was {from})")).unwrap_or_default();
+    let from = line
+        .from
+        .as_ref()
+        .map(|from| format!(" (was {from})"))
+        .unwrap_or_default();
     let aspects = match line.aspects.is_empty() {
         true => String::new(),
         false => format!(" ({})", line.aspects.join(", ")),
@@ -63,7 +67,12 @@ fn described(difference: Difference) -> DiffLine {
         Change::RenamedFrom(from) => ("renamed", Some(format!("/{}", shown(&from))), Vec::new()),
         Change::Changed(aspects) => ("changed", None, aspects.into_iter().map(aspect).collect()),
     };
-    DiffLine { path, change, from, aspects }
+    DiffLine {
+        path,
+        change,
+        from,
+        aspects,
+    }
 }
 
 fn aspect(aspect: Aspect) -> &'static str {
@@ -106,9 +115,23 @@ struct DuTotal {
 impl Show for DuReport {
     fn table(&self) -> String {
         let rows: Vec<_> = self.flists.iter().map(du_row).collect();
-        let header = ["FLIST", "ENTRIES", "LOGICAL", "DISTINCT", "STORED", "SHARED", "FLIST FILE"];
-        let (logical, stored) = (output::size(self.total.logical), output::size(self.total.stored));
-        format!("{}\n\ntogether: {logical} in {stored} of stores", output::columns(header, &rows))
+        let header = [
+            "FLIST",
+            "ENTRIES",
+            "LOGICAL",
+            "DISTINCT",
+            "STORED",
+            "SHARED",
+            "FLIST FILE",
+        ];
+        let (logical, stored) = (
+            output::size(self.total.logical),
+            output::size(self.total.stored),
+        );
+        format!(
+            "{}\n\ntogether: {logical} in {stored} of stores",
+            output::columns(header, &rows)
+        )
     }
 }
 
@@ -125,7 +148,11 @@ fn du_row(line: &DuLine) -> [String; 7] {
 }
 
 pub(crate) fn du(args: &args::Du) -> Result<()> {
-    let flists = args.flists.iter().map(|path| open_checked(path)).collect::<Result<Vec<_>>>()?;
+    let flists = args
+        .flists
+        .iter()
+        .map(|path| open_checked(path))
+        .collect::<Result<Vec<_>>>()?;
     let mut lines = Vec::with_capacity(flists.len());
     for (place, (path, flist)) in args.flists.iter().zip(&flists).enumerate() {
         let others: Vec<Flist> = flists
@@ -147,10 +174,19 @@ pub(crate) fn du(args: &args::Du) -> Result<()> {
         });
     }
     let mut seen = std::collections::HashSet::new();
-    let chunks = flists.iter().flat_map(Flist::chunks).filter(|chunk| seen.insert(chunk.id));
+    let chunks = flists
+        .iter()
+        .flat_map(Flist::chunks)
+        .filter(|chunk| seen.insert(chunk.id));
     let total = DuTotal {
         stored: chunks.map(|chunk| u64::from(chunk.stored_len)).sum(),
         logical: lines.iter().map(|line| line.logical).sum(),
     };
-    output::print(&DuReport { flists: lines, total }, args.output.output)
+    output::print(
+        &DuReport {
+            flists: lines,
+            total,
+        },
+        args.output.output,
+    )
 }

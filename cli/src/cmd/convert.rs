@@ -21,7 +21,11 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
         .source
         .parse()
         .with_context(|| exit::Usage(format!("understand the image `{}`", args.source)))?;
-    let platform = args.platform.as_deref().map(str::parse::<Platform>).transpose();
+    let platform = args
+        .platform
+        .as_deref()
+        .map(str::parse::<Platform>)
+        .transpose();
     let platform = platform.with_context(|| exit::Usage("understand --platform".to_owned()))?;
     let credentials = credentials(args)?;
     let tags = tags(&args.tuning)?;
@@ -30,9 +34,16 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
     let defaults = ConvertOptions::default();
     let options = ConvertOptions {
         platform,
-        registry: RegistryOptions { credentials, insecure: args.insecure, ..RegistryOptions::default() },
+        registry: RegistryOptions {
+            credentials,
+            insecure: args.insecure,
+            ..RegistryOptions::default()
+        },
         pack: pack_options(&args.tuning),
-        layers_in_flight: args.parallel_layers.unwrap_or(defaults.layers_in_flight).max(1),
+        layers_in_flight: args
+            .parallel_layers
+            .unwrap_or(defaults.layers_in_flight)
+            .max(1),
         layers_dir: args.layers.clone(),
         store_urls: stores::recorded(&specs, args.tuning.keep_credentials),
         tags,
@@ -58,7 +69,9 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
 }
 
 fn credentials(args: &args::Convert) -> Result<CredentialSource> {
-    let Some(username) = &args.username else { return Ok(CredentialSource::DockerConfig) };
+    let Some(username) = &args.username else {
+        return Ok(CredentialSource::DockerConfig);
+    };
     if !args.password_stdin {
         bail!(exit::Usage("--username needs --password-stdin".to_owned()));
     }

@@ -38,13 +38,21 @@ pub(crate) fn pack(args: &args::Pack) -> Result<()> {
 /// Where packs go, and what is there already.
 pub(crate) async fn place(set: &StoreSet) -> Result<PackPlace> {
     set.check_writable()?;
-    let index = ChunkIndex::load(set, &LoadOptions::default()).await.context("load the stores' indexes")?;
-    Ok(PackPlace { stores: Some(set.clone()), index: Arc::new(index) })
+    let index = ChunkIndex::load(set, &LoadOptions::default())
+        .await
+        .context("load the stores' indexes")?;
+    Ok(PackPlace {
+        stores: Some(set.clone()),
+        index: Arc::new(index),
+    })
 }
 
 pub(crate) fn pack_options(tuning: &args::PackTuning) -> PackOptions {
     let defaults = PackOptions::default();
-    PackOptions { level: tuning.level, threads: tuning.threads.unwrap_or(defaults.threads) }
+    PackOptions {
+        level: tuning.level,
+        threads: tuning.threads.unwrap_or(defaults.threads),
+    }
 }
 
 pub(crate) fn tags(tuning: &args::PackTuning) -> Result<BTreeMap<String, String>> {
@@ -72,7 +80,11 @@ pub(crate) fn finish(
 /// One line of what came of it.
 pub(crate) fn summary(out: &Path, digest: &str, stats: &[&PackStats]) -> String {
     let sum = |of: fn(&PackStats) -> u64| stats.iter().map(|stats| of(stats)).sum::<u64>();
-    let (bytes, new, stored) = (sum(|s| s.bytes), sum(|s| s.new_bytes), sum(|s| s.stored_bytes));
+    let (bytes, new, stored) = (
+        sum(|s| s.bytes),
+        sum(|s| s.new_bytes),
+        sum(|s| s.stored_bytes),
+    );
     format!(
         "{} {digest}\n{} of file data, {} known before, {} stored\n",
         out.display(),
@@ -91,7 +103,11 @@ pub(crate) struct Shown {
 
 impl Shown {
     pub(crate) fn new(what: &str) -> Self {
-        Self { bar: Bar::bytes(what), total: Mutex::new(None), done: AtomicU64::new(0) }
+        Self {
+            bar: Bar::bytes(what),
+            total: Mutex::new(None),
+            done: AtomicU64::new(0),
+        }
     }
 
     fn set_total(&self, total: u64) {
@@ -102,7 +118,8 @@ impl Shown {
 
     fn add(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.bar.set(done, self.total.lock().ok().and_then(|total| *total));
+        self.bar
+            .set(done, self.total.lock().ok().and_then(|total| *total));
     }
 }
 

@@ -67,6 +67,7 @@ pub(crate) fn recorded(specs: &[StoreSpec], keep_credentials: bool) -> Vec<Strin
 pub(crate) fn open(typed: &[String], access: &StoreAccess) -> Result<(StoreSet, Vec<StoreSpec>)> {
     let specs = specs(typed)?;
     let options = StoreOptions {
+        environment: env(access)?.into(),
         ..StoreOptions::default()
     };
     Ok((StoreSet::open(&specs, options)?, specs))
@@ -85,6 +86,7 @@ pub(crate) fn open_for(path: &Path, flist: &Flist, read: &ReadAccess) -> Result<
             .collect::<Result<Vec<_>>>()?;
         let options = StoreOptions {
             url_trust: UrlTrust::Flist,
+            environment: env(&read.access)?.into(),
             ..StoreOptions::default()
         };
         Some(StoreSet::open(&specs, options)?)

@@ -111,7 +111,10 @@ pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
         0 => stores::open(&["dir:///".to_owned()], &args.read.access)?.0,
         _ => stores::open_for(&args.flist, &flist, &args.read)?,
     };
-    let options = UnpackOptions { into_existing: args.force, ..UnpackOptions::default() };
+    let options = UnpackOptions {
+        into_existing: args.force,
+        ..UnpackOptions::default()
+    };
     let progress = Shown::new("unpacking");
     let runtime = runtime()?;
     let report = lamina_image::unpack::unpack(
@@ -122,11 +125,25 @@ pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
         &progress,
         runtime.handle(),
     )
-    .with_context(|| format!("unpack {} into {}", args.flist.display(), args.dir.display()))?;
+    .with_context(|| {
+        format!(
+            "unpack {} into {}",
+            args.flist.display(),
+            args.dir.display()
+        )
+    })?;
     drop(progress);
     for skipped in &report.skipped {
-        eprintln!("not permitted, left out: {} of {}", skipped.what, skipped.path.display());
+        eprintln!(
+            "not permitted, left out: {} of {}",
+            skipped.what,
+            skipped.path.display()
+        );
     }
-    let line = format!("{} entries, {}\n", report.entries, output::size(report.bytes));
+    let line = format!(
+        "{} entries, {}\n",
+        report.entries,
+        output::size(report.bytes)
+    );
     output::write_all(line.as_bytes())
 }

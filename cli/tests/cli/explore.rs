@@ -7,20 +7,36 @@ use crate::mounts::packed;
 fn unpack_gives_back_the_source() {
     let machine = packed();
     machine.ok(&["unpack", "x.fl", "out"]);
-    assert_eq!(snapshot(&machine.path("out")), snapshot(&machine.path("source")));
+    assert_eq!(
+        snapshot(&machine.path("out")),
+        snapshot(&machine.path("source"))
+    );
     let said = machine.fails(1, &["unpack", "x.fl", "out"]);
     assert!(said.contains("not empty"), "{said}");
     machine.ok(&["unpack", "x.fl", "out", "--force"]);
-    assert_eq!(snapshot(&machine.path("out")), snapshot(&machine.path("source")));
+    assert_eq!(
+        snapshot(&machine.path("out")),
+        snapshot(&machine.path("source"))
+    );
 }
 
 #[test]
 fn cat_prints_exactly_the_file_inline_chunked_or_sparse() {
     let machine = packed();
-    for path in ["a/hello", "a/nothing", "a/b/random", "a/b/text", "sparse", "a/b/link"] {
+    for path in [
+        "a/hello",
+        "a/nothing",
+        "a/b/random",
+        "a/b/text",
+        "sparse",
+        "a/b/link",
+    ] {
         let expected = std::fs::read(machine.path("source").join(path)).unwrap();
         let output = machine.run(&["cat", "x.fl", &format!("/{path}")]);
-        assert!(output.status.success() && output.stdout == expected, "{path}");
+        assert!(
+            output.status.success() && output.stdout == expected,
+            "{path}"
+        );
     }
     machine.fails(2, &["cat", "x.fl", "/a"]);
     machine.fails(2, &["cat", "x.fl", "/fifo"]);
@@ -44,7 +60,10 @@ fn ls_and_tree_show_types_modes_owners_times_and_targets() {
     let entries = machine.json(&["ls", "x.fl", "/many"]);
     assert_eq!(entries["entries"].as_array().unwrap().len(), 300);
     let tree = machine.ok(&["tree", "x.fl", "/a"]);
-    assert!(tree.contains("├── b\n│   ├── c\n│   │   └── hard\n│   ├── link -> ../hello\n"), "{tree}");
+    assert!(
+        tree.contains("├── b\n│   ├── c\n│   │   └── hard\n│   ├── link -> ../hello\n"),
+        "{tree}"
+    );
     assert!(tree.ends_with("2 directories, 6 files\n"), "{tree}");
     assert!(!machine.ok(&["tree", "x.fl", "-L", "1"]).contains("hello"));
 }
@@ -55,15 +74,40 @@ fn inspect_and_config_show_and_change_stores_and_tags() {
     let shown = machine.json(&["inspect", "x.fl"]);
     assert_eq!(shown["stores"][0], machine.store());
     let digest = shown["digest"].clone();
-    machine.ok(&["config", "x.fl", "--set-tag", "team=a b", "--add-store", "https://user:pw@host.example/p"]);
+    machine.ok(&[
+        "config",
+        "x.fl",
+        "--set-tag",
+        "team=a b",
+        "--add-store",
+        "https://user:pw@host.example/p",
+    ]);
     let shown = machine.json(&["inspect", "x.fl"]);
     assert_eq!(shown["tags"]["team"], "a b");
-    assert_eq!(shown["stores"][1], "https://host.example/p", "the password is stripped");
+    assert_eq!(
+        shown["stores"][1], "https://host.example/p",
+        "the password is stripped"
+    );
     assert_ne!(shown["digest"], digest, "the digest names the metadata too");
-    machine.ok(&["config", "x.fl", "--add-store", "https://user:pw@host.example/p", "--keep-credentials"]);
+    machine.ok(&[
+        "config",
+        "x.fl",
+        "--add-store",
+        "https://user:pw@host.example/p",
+        "--keep-credentials",
+    ]);
     let text = machine.ok(&["config", "x.fl", "-o", "json"]);
     assert!(text.contains("user:pw"), "{text}");
-    machine.ok(&["config", "x.fl", "--remove-store", "https://host.example/p", "--remove-tag", "team", "--out", "y.fl"]);
+    machine.ok(&[
+        "config",
+        "x.fl",
+        "--remove-store",
+        "https://host.example/p",
+        "--remove-tag",
+        "team",
+        "--out",
+        "y.fl",
+    ]);
     assert_eq!(machine.json(&["inspect", "x.fl"])["tags"]["team"], "a b");
     assert!(machine.json(&["inspect", "y.fl"])["tags"].is_null());
     machine.ok(&["verify", "y.fl", "--no-data"]);
@@ -81,12 +125,23 @@ fn diff_names_what_changed_and_how() {
     let found = machine.json(&["diff", "x.fl", "y.fl"]);
     let of = |path: &str| {
         let lines = found["differences"].as_array().unwrap().iter();
-        lines.cloned().find(|line| line["path"] == path).unwrap_or_default()
+        lines
+            .cloned()
+            .find(|line| line["path"] == path)
+            .unwrap_or_default()
     };
     assert_eq!(of("/added")["change"], "added");
     assert_eq!(of("/fifo")["change"], "removed");
-    assert_eq!((&of("/moved")["change"], &of("/moved")["from"]), (&"renamed".into(), &"/a/b/text".into()));
-    assert!(of("/a/hello")["aspects"].as_array().unwrap().contains(&"content".into()));
+    assert_eq!(
+        (&of("/moved")["change"], &of("/moved")["from"]),
+        (&"renamed".into(), &"/a/b/text".into())
+    );
+    assert!(
+        of("/a/hello")["aspects"]
+            .as_array()
+            .unwrap()
+            .contains(&"content".into())
+    );
     assert_eq!(machine.ok(&["diff", "x.fl", "x.fl"]), "no differences\n");
 }
 
@@ -97,7 +152,10 @@ fn du_tells_logical_stored_and_shared() {
     machine.ok(&["pack", "source", "-o", "y.fl", "-s", &machine.store()]);
     let found = machine.json(&["du", "x.fl", "y.fl"]);
     let (x, y) = (&found["flists"][0], &found["flists"][1]);
-    assert_eq!(y["logical"].as_u64().unwrap(), x["logical"].as_u64().unwrap() + 50_000);
+    assert_eq!(
+        y["logical"].as_u64().unwrap(),
+        x["logical"].as_u64().unwrap() + 50_000
+    );
     assert_eq!(x["shared"], x["stored"], "all of x is in y too");
     assert_eq!(found["total"]["stored"], y["stored"]);
 }
@@ -107,7 +165,15 @@ fn a_pipe_that_closes_early_is_no_error() {
     let machine = packed();
     let lamina = env!("CARGO_BIN_EXE_lamina");
     let script = format!("{lamina} ls -R x.fl | head -1; exit ${{PIPESTATUS[0]}}");
-    let output = std::process::Command::new("bash").arg("-c").arg(script).current_dir(machine.path("")).output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    let output = std::process::Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(0), &b""[..])
+    );
     let _ = Machine::new;
 }

@@ -14,7 +14,10 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("lamina-cli").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("lamina-cli")
+            .tempdir()
+            .unwrap();
         for name in ["run", "state", "cache", "store"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
@@ -54,7 +57,12 @@ impl Machine {
     /// Runs `lamina`, which must succeed; gives its standard output.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        assert!(output.status.success(), "lamina {args:?}: {}\n{}", text(&output.stderr), self.log());
+        assert!(
+            output.status.success(),
+            "lamina {args:?}: {}\n{}",
+            text(&output.stderr),
+            self.log()
+        );
         text(&output.stdout)
     }
 
@@ -62,7 +70,12 @@ impl Machine {
     pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "lamina {args:?}: {said}\n{}", self.log());
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "lamina {args:?}: {said}\n{}",
+            self.log()
+        );
         assert!(!said.contains("panicked"), "lamina {args:?}: {said}");
         said
     }
@@ -75,20 +88,31 @@ impl Machine {
 
     /// What the daemons logged.
     pub(crate) fn log(&self) -> String {
-        let logs = self.instances().into_iter().map(|dir| std::fs::read_to_string(dir.join("log")));
+        let logs = self
+            .instances()
+            .into_iter()
+            .map(|dir| std::fs::read_to_string(dir.join("log")));
         logs.map(Result::unwrap_or_default).collect()
     }
 
     /// The instance directories.
     pub(crate) fn instances(&self) -> Vec<PathBuf> {
-        std::fs::read_dir(self.path("run")).unwrap().map(|entry| entry.unwrap().path()).collect()
+        std::fs::read_dir(self.path("run"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
     }
 
     /// Mount points below the machine, deepest last.
     pub(crate) fn mounted(&self) -> Vec<PathBuf> {
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        points.filter(|point| point.starts_with(self.dir.path())).collect()
+        let points = table
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(PathBuf::from);
+        points
+            .filter(|point| point.starts_with(self.dir.path()))
+            .collect()
     }
 
     /// Processes that were started with a path of the machine among their arguments.
@@ -98,14 +122,18 @@ impl Machine {
 
     /// The process of a role (`holder`, `mountd`, `agent`).
     pub(crate) fn daemon(&self, role: &str) -> Option<i32> {
-        self.processes(&|args| args.contains(&format!("--role\0{role}"))).first().copied()
+        self.processes(&|args| args.contains(&format!("--role\0{role}")))
+            .first()
+            .copied()
     }
 
     fn processes(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<i32> {
         let mine = self.dir.path().to_string_lossy().into_owned();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+                continue;
+            };
             let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let args = text(&args);
             if args.contains("mountd\0--role") && args.contains(&mine) && wanted(&args) {
@@ -156,8 +184,18 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) fn snapshot(dir: &Path) -> String {
     let script = r#"find . -printf '%P|%y|%m|%U|%G|%n|%T@|%l|' \( -type f -printf '%s' -o -true \) -printf '\n' | sort
         find . -type f -print0 | sort -z | xargs -0 -r md5sum"#;
-    let output = Command::new("sh").arg("-c").arg(script).current_dir(dir).output().unwrap();
-    assert!(output.status.success(), "snapshot of {}: {}", dir.display(), text(&output.stderr));
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "snapshot of {}: {}",
+        dir.display(),
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }
 
@@ -177,6 +215,15 @@ pub(crate) fn sample_tree(dir: &Path) {
         printf '\377\376bad' > "$(printf 'na\377me')"
         setfattr -n user.test -v value a/hello
     "#;
-    let output = Command::new("bash").arg("-c").arg(script).current_dir(dir).output().unwrap();
-    assert!(output.status.success(), "sample tree: {}", text(&output.stderr));
+    let output = Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "sample tree: {}",
+        text(&output.stderr)
+    );
 }

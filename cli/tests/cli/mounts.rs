@@ -27,7 +27,11 @@ fn a_mount_equals_its_source_in_every_mode() {
         let listed = machine.json(&["mounts"]);
         assert_eq!(listed["mounts"][0]["mode"], mode);
         machine.ok(&["umount", mode]);
-        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "mode {mode}");
+        assert_eq!(
+            std::fs::read_dir(&target).unwrap().count(),
+            0,
+            "mode {mode}"
+        );
     }
 }
 
@@ -38,7 +42,10 @@ fn only_what_is_read_is_fetched() {
     machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
     std::fs::read(machine.path("m/a/hello")).unwrap();
     let listed = machine.json(&["mounts"]);
-    assert_eq!(listed["mounts"][0]["bytes_local"], 0, "an inline file needs no data");
+    assert_eq!(
+        listed["mounts"][0]["bytes_local"], 0,
+        "an inline file needs no data"
+    );
     std::fs::read(machine.path("m/a/b/random")).unwrap();
     let listed = machine.json(&["mounts"]);
     assert_eq!(listed["mounts"][0]["bytes_fetched"], 700_000);
@@ -52,7 +59,11 @@ fn the_daemons_end_after_the_last_umount_and_leave_no_mount() {
     machine.ok(&["mount", "x.fl", "m"]);
     assert_eq!(machine.daemons().len(), 3);
     machine.ok(&["umount", "m"]);
-    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
     assert_eq!(machine.mounted(), Vec::<std::path::PathBuf>::new());
 }
 
@@ -80,7 +91,11 @@ fn what_was_fetched_once_stays_in_the_cache() {
         let listed = machine.json(&["mounts"]);
         let mount = &listed["mounts"][0];
         assert_eq!(mount["bytes_local"], mount["bytes_total"]);
-        assert_eq!(mount["bytes_fetched"] == 0, round == 1, "round {round}: {mount}");
+        assert_eq!(
+            mount["bytes_fetched"] == 0,
+            round == 1,
+            "round {round}: {mount}"
+        );
         machine.ok(&["umount", "m"]);
     }
 }
@@ -95,7 +110,10 @@ fn a_writable_union_keeps_changes_in_upper_and_the_flist_as_it_was() {
     std::fs::remove_file(machine.path("m/hardrandom")).unwrap();
     std::fs::write(machine.path("m/new"), "new").unwrap();
     machine.ok(&["umount", "m"]);
-    assert_eq!(std::fs::read(machine.path("upper/upper/a/hello")).unwrap(), b"changed");
+    assert_eq!(
+        std::fs::read(machine.path("upper/upper/a/hello")).unwrap(),
+        b"changed"
+    );
     machine.ok(&["mount", "x.fl", "m", "--rw", "upper"]);
     assert_eq!(std::fs::read(machine.path("m/new")).unwrap(), b"new");
     assert!(!machine.path("m/hardrandom").exists());
@@ -124,7 +142,9 @@ fn read_only_mounts_refuse_changes_devices_and_setuid() {
 
 fn options_of(target: &Path) -> String {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = table.lines().find(|line| line.split(' ').nth(4) == target.to_str());
+    let line = table
+        .lines()
+        .find(|line| line.split(' ').nth(4) == target.to_str());
     line.unwrap().split(' ').nth(5).unwrap().to_owned()
 }
 
@@ -146,9 +166,16 @@ fn an_umount_by_other_tools_is_noticed() {
     let machine = packed();
     let target = machine.dir("m");
     machine.ok(&["mount", "x.fl", "m"]);
-    let status = std::process::Command::new("umount").arg(&target).status().unwrap();
+    let status = std::process::Command::new("umount")
+        .arg(&target)
+        .status()
+        .unwrap();
     assert!(status.success());
-    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
     assert_eq!(machine.mounted(), Vec::<std::path::PathBuf>::new());
 }
 
@@ -162,7 +189,10 @@ fn prefetch_makes_paths_local_before_anybody_reads() {
     assert_eq!(local(&machine), Some(2_000_000));
     machine.ok(&["prefetch", "m"]);
     let listed = machine.json(&["mounts"]);
-    assert_eq!(listed["mounts"][0]["bytes_local"], listed["mounts"][0]["bytes_total"]);
+    assert_eq!(
+        listed["mounts"][0]["bytes_local"],
+        listed["mounts"][0]["bytes_total"]
+    );
     assert_eq!(listed["mounts"][0]["chunks_demanded"], 0);
     machine.ok(&["umount", "m"]);
 }
@@ -174,13 +204,20 @@ fn a_recorded_profile_is_followed_by_the_next_cold_mount() {
     machine.ok(&["mount", "x.fl", "m"]);
     std::fs::read(machine.path("m/a/b/text")).unwrap();
     machine.ok(&["umount", "m"]);
-    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
     std::fs::remove_dir_all(machine.path("cache")).unwrap();
     machine.ok(&["mount", "x.fl", "m"]);
     let local = || machine.json(&["mounts"])["mounts"][0]["bytes_local"].as_u64();
     assert!(wait_until(|| local() == Some(2_000_000)), "{:?}", local());
     let mount = machine.json(&["mounts"])["mounts"][0].clone();
-    assert_eq!((&mount["profile"], &mount["chunks_demanded"]), (&"recorded".into(), &0.into()));
+    assert_eq!(
+        (&mount["profile"], &mount["chunks_demanded"]),
+        (&"recorded".into(), &0.into())
+    );
     machine.ok(&["umount", "m"]);
 }
 
@@ -189,7 +226,9 @@ fn a_cache_bound_is_kept_by_dropping_what_nobody_uses() {
     let machine = packed();
     machine.dir("other");
     std::fs::write(machine.path("other/data"), vec![7u8; 3 << 20]).unwrap();
-    let noise: Vec<u8> = (0..3u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise: Vec<u8> = (0..3u32 << 18)
+        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     std::fs::write(machine.path("other/noise"), noise).unwrap();
     machine.ok(&["pack", "other", "-o", "y.fl", "-s", &machine.store()]);
     machine.dir("m");
@@ -202,6 +241,9 @@ fn a_cache_bound_is_kept_by_dropping_what_nobody_uses() {
     let listed = machine.json(&["mounts"]);
     let bytes = listed["caches"][0]["bytes"].as_u64().unwrap();
     assert!(bytes <= 7 << 20, "{bytes}");
-    assert_eq!(listed["mounts"][0]["bytes_local"], listed["mounts"][0]["bytes_total"]);
+    assert_eq!(
+        listed["mounts"][0]["bytes_local"],
+        listed["mounts"][0]["bytes_total"]
+    );
     machine.ok(&["umount", "m"]);
 }

@@ -8,7 +8,11 @@ use std::path::PathBuf;
 fn kill_daemon(machine: &Machine, role: &str) {
     let pid = machine.daemon(role).unwrap();
     kill(pid);
-    assert!(wait_until(|| machine.daemon(role).is_some_and(|now| now != pid)), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemon(role).is_some_and(|now| now != pid)),
+        "{}",
+        machine.log()
+    );
 }
 
 #[test]
@@ -19,9 +23,17 @@ fn reads_go_on_after_each_daemon_was_killed() {
         machine.dir("m");
         machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
         kill_daemon(&machine, role);
-        assert_eq!(snapshot(&machine.path("m")), expected, "after {role} was killed");
+        assert_eq!(
+            snapshot(&machine.path("m")),
+            expected,
+            "after {role} was killed"
+        );
         let listed = machine.json(&["mounts"]);
-        assert_eq!(listed["mounts"].as_array().unwrap().len(), 1, "after {role} was killed");
+        assert_eq!(
+            listed["mounts"].as_array().unwrap().len(),
+            1,
+            "after {role} was killed"
+        );
         machine.ok(&["umount", "m"]);
         std::fs::remove_dir_all(machine.path("cache/blobs")).unwrap();
     }
@@ -38,7 +50,11 @@ fn mounts_go_on_after_the_agent_was_killed_between_two_calls() {
     for target in ["m1", "m2"] {
         machine.ok(&["umount", target]);
     }
-    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
     assert_eq!(machine.mounted(), Vec::<PathBuf>::new());
 }
 
@@ -52,7 +68,9 @@ fn a_store_that_is_gone_gives_an_error_and_later_the_right_bytes() {
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     std::fs::rename(machine.path("away"), machine.path("store")).unwrap();
     let source = std::fs::read(machine.path("source/a/b/random")).unwrap();
-    assert!(wait_until(|| std::fs::read(machine.path("m/a/b/random")).is_ok_and(|got| got == source)));
+    assert!(wait_until(
+        || std::fs::read(machine.path("m/a/b/random")).is_ok_and(|got| got == source)
+    ));
     machine.ok(&["umount", "m"]);
 }
 
@@ -86,7 +104,10 @@ fn a_second_replica_serves_what_the_first_lost() {
     }
     machine.dir("m");
     machine.ok(&["mount", "x.fl", "m"]);
-    assert_eq!(snapshot(&machine.path("m")), snapshot(&machine.path("source")));
+    assert_eq!(
+        snapshot(&machine.path("m")),
+        snapshot(&machine.path("source"))
+    );
     machine.ok(&["umount", "m"]);
 }
 
@@ -96,8 +117,11 @@ fn packs(machine: &Machine) -> Vec<PathBuf> {
         .args(["-type", "f"])
         .output()
         .unwrap();
-    let found: Vec<PathBuf> =
-        String::from_utf8(output.stdout).unwrap().lines().map(PathBuf::from).collect();
+    let found: Vec<PathBuf> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(PathBuf::from)
+        .collect();
     assert!(!found.is_empty());
     found
 }
@@ -110,7 +134,11 @@ fn tamper(what: &str, damage: impl Fn(&std::path::Path)) {
     machine.ok(&["mount", "x.fl", "m"]);
     machine.ok(&["prefetch", "m"]);
     machine.ok(&["umount", "m"]);
-    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
     let blobs: Vec<PathBuf> = std::fs::read_dir(machine.path("cache/blobs"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -125,7 +153,10 @@ fn tamper(what: &str, damage: impl Fn(&std::path::Path)) {
 #[test]
 fn flipped_cache_data_is_fetched_again() {
     tamper("flipped", |blob| {
-        let file = std::fs::File::options().write(true).open(blob.join("data")).unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(blob.join("data"))
+            .unwrap();
         file.write_all_at(b"flip", 5000).unwrap();
     });
 }
@@ -133,7 +164,10 @@ fn flipped_cache_data_is_fetched_again() {
 #[test]
 fn truncated_cache_data_is_fetched_again() {
     tamper("truncated", |blob| {
-        let file = std::fs::File::options().write(true).open(blob.join("data")).unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(blob.join("data"))
+            .unwrap();
         file.set_len(4096).unwrap();
     });
 }
@@ -153,7 +187,10 @@ fn a_link_in_place_of_cache_data_is_not_followed() {
 fn a_fifo_in_place_of_cache_data_does_not_hang() {
     tamper("fifo", |blob| {
         std::fs::remove_file(blob.join("data")).unwrap();
-        let status = std::process::Command::new("mkfifo").arg(blob.join("data")).status().unwrap();
+        let status = std::process::Command::new("mkfifo")
+            .arg(blob.join("data"))
+            .status()
+            .unwrap();
         assert!(status.success());
     });
 }
@@ -164,7 +201,11 @@ fn a_changed_copy_of_a_flist_is_replaced() {
     machine.dir("m");
     machine.ok(&["mount", "x.fl", "m"]);
     machine.ok(&["umount", "m"]);
-    assert!(wait_until(|| machine.daemons().is_empty()), "{}", machine.log());
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
     let copies = std::fs::read_dir(machine.path("cache/flists")).unwrap();
     let copy = copies
         .map(|entry| entry.unwrap().path())
@@ -174,6 +215,9 @@ fn a_changed_copy_of_a_flist_is_replaced() {
     file.write_all_at(&[0xFF; 64], 5000).unwrap();
     drop(file);
     machine.ok(&["mount", "x.fl", "m"]);
-    assert_eq!(snapshot(&machine.path("m")), snapshot(&machine.path("source")));
+    assert_eq!(
+        snapshot(&machine.path("m")),
+        snapshot(&machine.path("source"))
+    );
     machine.ok(&["umount", "m"]);
 }

@@ -5,16 +5,38 @@ use crate::mounts::packed;
 use std::process::{Command, Stdio};
 
 fn stored(machine: &Machine) -> u64 {
-    let output = Command::new("du").args(["-sb", "store/packs"]).current_dir(machine.path("")).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split('\t').next().unwrap().parse().unwrap()
+    let output = Command::new("du")
+        .args(["-sb", "store/packs"])
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .split('\t')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[test]
 fn packing_twice_gives_the_same_flist_at_any_parallelism_and_stores_nothing_new() {
     let machine = packed();
     let before = stored(&machine);
-    machine.ok(&["pack", "source", "-o", "y.fl", "-s", &machine.store(), "--threads", "1"]);
-    assert_eq!(std::fs::read(machine.path("x.fl")).unwrap(), std::fs::read(machine.path("y.fl")).unwrap());
+    machine.ok(&[
+        "pack",
+        "source",
+        "-o",
+        "y.fl",
+        "-s",
+        &machine.store(),
+        "--threads",
+        "1",
+    ]);
+    assert_eq!(
+        std::fs::read(machine.path("x.fl")).unwrap(),
+        std::fs::read(machine.path("y.fl")).unwrap()
+    );
     assert_eq!(stored(&machine), before);
 }
 
@@ -27,7 +49,10 @@ fn a_changed_tree_stores_only_what_changed() {
     std::fs::write(machine.path("source/a/b/random"), text).unwrap();
     machine.ok(&["pack", "source", "-o", "y.fl", "-s", &machine.store()]);
     let added = stored(&machine) - before;
-    assert!(added < 600_000, "{added} bytes for one changed place in 700,000");
+    assert!(
+        added < 600_000,
+        "{added} bytes for one changed place in 700,000"
+    );
     machine.ok(&["verify", "x.fl"]);
     machine.ok(&["verify", "y.fl"]);
 }
@@ -36,7 +61,9 @@ fn a_changed_tree_stores_only_what_changed() {
 fn a_packing_that_was_killed_is_finished_by_the_next_one() {
     let machine = Machine::new();
     sample_tree(&machine.dir("source"));
-    let noise: Vec<u8> = (0..12u32 << 20).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise: Vec<u8> = (0..12u32 << 20)
+        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     std::fs::write(machine.path("source/noise"), noise).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_lamina"))
         .args(["pack", "source", "-o", "x.fl", "-s", &machine.store()])
@@ -45,13 +72,18 @@ fn a_packing_that_was_killed_is_finished_by_the_next_one() {
         .spawn()
         .unwrap();
     let packs = machine.path("store/packs");
-    assert!(wait_until(|| packs.exists() || child.try_wait().unwrap().is_some()));
+    assert!(wait_until(
+        || packs.exists() || child.try_wait().unwrap().is_some()
+    ));
     child.kill().unwrap();
     child.wait().unwrap();
     machine.ok(&["pack", "source", "-o", "x.fl", "-s", &machine.store()]);
     machine.ok(&["verify", "x.fl"]);
     machine.ok(&["unpack", "x.fl", "out"]);
-    assert_eq!(snapshot(&machine.path("out")), snapshot(&machine.path("source")));
+    assert_eq!(
+        snapshot(&machine.path("out")),
+        snapshot(&machine.path("source"))
+    );
 }
 
 #[test]
@@ -62,25 +94,43 @@ fn shards_and_replicas_hold_what_they_should() {
     let low = format!("00-7f={}", place("low"));
     let high = format!("80-ff={}", place("high"));
     let all = place("all");
-    machine.ok(&["pack", "source", "-o", "x.fl", "-s", &low, "-s", &high, "-s", &all]);
+    machine.ok(&[
+        "pack", "source", "-o", "x.fl", "-s", &low, "-s", &high, "-s", &all,
+    ]);
     machine.ok(&["verify", "x.fl"]);
     std::fs::remove_dir_all(machine.path("low")).unwrap();
     std::fs::remove_dir_all(machine.path("high")).unwrap();
     machine.ok(&["unpack", "x.fl", "out"]);
-    assert_eq!(snapshot(&machine.path("out")), snapshot(&machine.path("source")));
+    assert_eq!(
+        snapshot(&machine.path("out")),
+        snapshot(&machine.path("source"))
+    );
     machine.fails(8, &["verify", "x.fl"]);
 }
 
 #[test]
 fn gc_shows_first_and_never_removes_what_a_kept_flist_needs() {
     let machine = packed();
-    let noise: Vec<u8> = (0..2u32 << 20).flat_map(|i| i.wrapping_mul(2_246_822_519).to_le_bytes()).collect();
+    let noise: Vec<u8> = (0..2u32 << 20)
+        .flat_map(|i| i.wrapping_mul(2_246_822_519).to_le_bytes())
+        .collect();
     std::fs::write(machine.dir("other").join("noise"), noise).unwrap();
     machine.ok(&["pack", "other", "-o", "y.fl", "-s", &machine.store()]);
     let before = stored(&machine);
-    let gc = ["gc", "-s", &machine.store(), "--keep", "x.fl", "--grace", "0s"];
+    let gc = [
+        "gc",
+        "-s",
+        &machine.store(),
+        "--keep",
+        "x.fl",
+        "--grace",
+        "0s",
+    ];
     let shown = machine.json(&gc);
-    assert!(shown["stores"][0]["unneeded_packs"].as_u64().unwrap() >= 1, "{shown}");
+    assert!(
+        shown["stores"][0]["unneeded_packs"].as_u64().unwrap() >= 1,
+        "{shown}"
+    );
     assert_eq!(stored(&machine), before, "a dry run deletes nothing");
     machine.ok(&[&gc[..], &["--delete"]].concat());
     assert!(stored(&machine) < before);
@@ -98,7 +148,10 @@ fn clone_copies_packs_and_names_the_new_stores() {
     let machine = packed();
     let copy = format!("dir://{}", machine.dir("copy").display());
     machine.ok(&["clone", "x.fl", "-s", &copy, "-o", "y.fl"]);
-    assert_eq!(machine.json(&["inspect", "y.fl"])["stores"], serde_json::json!([copy]));
+    assert_eq!(
+        machine.json(&["inspect", "y.fl"])["stores"],
+        serde_json::json!([copy])
+    );
     std::fs::remove_dir_all(machine.path("store")).unwrap();
     machine.ok(&["verify", "y.fl"]);
     let again = machine.ok(&["clone", "y.fl", "-s", &copy]);
@@ -109,7 +162,11 @@ fn clone_copies_packs_and_names_the_new_stores() {
 fn a_store_on_a_full_disk_is_exit_code_10() {
     let machine = Machine::new();
     let small = machine.dir("small");
-    let status = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&small).status().unwrap();
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+        .arg(&small)
+        .status()
+        .unwrap();
     assert!(status.success());
     sample_tree(&machine.dir("source"));
     let store = format!("dir://{}", small.join("packs").display());

@@ -8,24 +8,60 @@ fn every_verb_explains_itself() {
     let machine = Machine::new();
     let help = machine.ok(&["--help"]);
     for verb in [
-        "pack", "convert", "mount", "umount", "mounts", "unpack", "inspect", "tree", "ls", "cat", "diff",
-        "du", "clone", "config", "verify", "prefetch", "gc", "doctor", "completions", "man",
+        "pack",
+        "convert",
+        "mount",
+        "umount",
+        "mounts",
+        "unpack",
+        "inspect",
+        "tree",
+        "ls",
+        "cat",
+        "diff",
+        "du",
+        "clone",
+        "config",
+        "verify",
+        "prefetch",
+        "gc",
+        "doctor",
+        "completions",
+        "man",
     ] {
-        assert!(help.contains(&format!("\n  {verb}")), "{verb} is not in the help:\n{help}");
+        assert!(
+            help.contains(&format!("\n  {verb}")),
+            "{verb} is not in the help:\n{help}"
+        );
         let own = machine.ok(&[verb, "--help"]);
         assert!(own.contains("Usage: lamina"), "{verb}: {own}");
     }
-    for code in ["0  success", "2  usage", "3  not found", "4  auth", "6  unavail", "7  timeout", "8  integ", "10 res"] {
+    for code in [
+        "0  success",
+        "2  usage",
+        "3  not found",
+        "4  auth",
+        "6  unavail",
+        "7  timeout",
+        "8  integ",
+        "10 res",
+    ] {
         assert!(help.contains(code), "{code} is not documented:\n{help}");
     }
-    assert_eq!(machine.ok(&["docker", "--help"]), machine.ok(&["convert", "--help"]));
+    assert_eq!(
+        machine.ok(&["docker", "--help"]),
+        machine.ok(&["convert", "--help"])
+    );
 }
 
 #[test]
 fn completions_and_manual_pages_name_every_verb() {
     let machine = Machine::new();
     for shell in ["bash", "zsh", "fish"] {
-        assert!(machine.ok(&["completions", shell]).contains("umount"), "{shell}");
+        assert!(
+            machine.ok(&["completions", shell]).contains("umount"),
+            "{shell}"
+        );
     }
     machine.ok(&["man", "pages"]);
     for page in ["lamina.1", "lamina-pack.1", "lamina-mount.1", "lamina-gc.1"] {
@@ -41,20 +77,38 @@ fn mistakes_in_the_command_line_are_exit_code_2() {
     machine.fails(2, &["frobnicate"]);
     machine.fails(2, &["mount", "x.fl", "m", "--mode", "magic"]);
     machine.fails(2, &["mount", "x.fl", "m", "--cache-size", "10 parsecs"]);
-    let said = machine.fails(2, &["pack", "source", "-o", "x.fl", "-s", "gopher://host/x"]);
+    let said = machine.fails(
+        2,
+        &["pack", "source", "-o", "x.fl", "-s", "gopher://host/x"],
+    );
     assert!(said.contains("gopher"), "{said}");
     let said = machine.fails(2, &["pack", "source", "-o", "x.fl", "-s", "7f-00=dir:///x"]);
     assert!(said.contains("7f-00"), "{said}");
     let said = machine.fails(2, &["pack", "source", "-o", "x.fl", "-s", "00-7f=store"]);
     assert!(said.contains("80"), "the gap is not named: {said}");
-    let said = machine.fails(2, &["pack", "source", "-o", "x.fl", "-s", &machine.store(), "--tag", "nokey"]);
+    let said = machine.fails(
+        2,
+        &[
+            "pack",
+            "source",
+            "-o",
+            "x.fl",
+            "-s",
+            &machine.store(),
+            "--tag",
+            "nokey",
+        ],
+    );
     assert!(said.contains("KEY=VALUE"), "{said}");
 }
 
 #[test]
 fn what_does_not_exist_is_exit_code_3() {
     let machine = packed();
-    machine.fails(3, &["pack", "nowhere", "-o", "y.fl", "-s", &machine.store()]);
+    machine.fails(
+        3,
+        &["pack", "nowhere", "-o", "y.fl", "-s", &machine.store()],
+    );
     machine.fails(3, &["inspect", "nowhere.fl"]);
     machine.fails(3, &["mount", "nowhere.fl", "source"]);
     machine.fails(3, &["mount", "x.fl", "nowhere"]);
@@ -62,7 +116,17 @@ fn what_does_not_exist_is_exit_code_3() {
     machine.fails(3, &["cat", "x.fl", "/no/such/file"]);
     machine.fails(3, &["ls", "x.fl", "/no"]);
     machine.fails(3, &["config", "x.fl", "--remove-tag", "none"]);
-    machine.fails(3, &["convert", "oci:nowhere", "-o", "y.fl", "-s", &machine.store()]);
+    machine.fails(
+        3,
+        &[
+            "convert",
+            "oci:nowhere",
+            "-o",
+            "y.fl",
+            "-s",
+            &machine.store(),
+        ],
+    );
 }
 
 #[test]
@@ -72,7 +136,10 @@ fn an_unreachable_registry_is_exit_code_6() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let image = format!("127.0.0.1:{port}/nobody/home:1");
-    machine.fails(6, &["convert", &image, "-o", "y.fl", "-s", &machine.store()]);
+    machine.fails(
+        6,
+        &["convert", &image, "-o", "y.fl", "-s", &machine.store()],
+    );
 }
 
 #[test]
@@ -113,5 +180,9 @@ fn nothing_but_results_is_written_to_standard_output() {
     let machine = packed();
     let output = machine.run(&["pack", "source", "-o", "y.fl", "-s", &machine.store()]);
     assert_eq!(text(&output.stderr), "", "progress is for terminals");
-    assert!(text(&output.stdout).starts_with("y.fl "), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).starts_with("y.fl "),
+        "{}",
+        text(&output.stdout)
+    );
 }

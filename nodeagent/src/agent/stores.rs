@@ -26,6 +26,7 @@ pub(crate) fn reader(admitted: &Admitted, call: &MountCall) -> Result<ChunkReade
     let specs = specs.map_err(|error| failure(FailureKind::Invalid, &error))?;
     let options = StoreOptions {
         url_trust,
+        environment: call.store_env.clone().into(),
         ..StoreOptions::default()
     };
     let set =

@@ -145,7 +145,7 @@ mod tests {
         let mut state = State::default();
         let mut twin = *BlobId::of(b"a").as_bytes();
         twin[31] ^= 1;
-        let (a, twin) = (BlobId::of(b"a"), BlobId::from(twin));
+        let (a, twin) = (BlobId::of(b"a"), BlobId::from_bytes(twin));
         let first = state.place(a, "/a".into());
         assert_eq!(state.place(twin, "/twin".into()), first + 1);
     }

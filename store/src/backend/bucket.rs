@@ -21,7 +21,7 @@ use super::web::gather;
 use crate::api::{LIST_MAX, Listed, PackRef, Store, check_range};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::key::{ObjectKey, ObjectKind};
-use crate::options::UrlTrust;
+use crate::options::StoreOptions;
 use crate::url::{BucketUrl, StoreUrl};
 
 /// A bucket, or a folder in one.
@@ -36,9 +36,9 @@ pub struct BucketStore {
 
 impl BucketStore {
     /// The store at `url`, whose place is `bucket`.
-    pub(super) fn open(url: &StoreUrl, bucket: &BucketUrl, trust: UrlTrust) -> Result<Self> {
+    pub(super) fn open(url: &StoreUrl, bucket: &BucketUrl, options: &StoreOptions) -> Result<Self> {
         let name = url.to_string();
-        let connected = connect::connect(url.credentials(), bucket, trust);
+        let connected = connect::connect(url.credentials(), bucket, options);
         let (inner, hint) =
             connected.map_err(|e| StoreError::new(ErrorKind::Invalid, "open", &name).source(e))?;
         let prefix = Path::parse(&bucket.prefix).map_err(|e| {

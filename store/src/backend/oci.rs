@@ -28,7 +28,7 @@ use super::web;
 use crate::api::{LIST_MAX, Listed, PackRef, Store, check_range};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::key::{ObjectKey, ObjectKind};
-use crate::options::UrlTrust;
+use crate::options::{StoreOptions, UrlTrust};
 use crate::url::{RepositoryUrl, StoreUrl};
 use manifest::{Artifact, EMPTY, MANIFEST_LEN_MAX, MANIFEST_TYPE, TagList};
 use wire::Registry;
@@ -46,20 +46,24 @@ impl OciStore {
     pub(super) fn open(
         url: &StoreUrl,
         repository: &RepositoryUrl,
-        trust: UrlTrust,
+        options: &StoreOptions,
     ) -> Result<Self> {
         let name = url.to_string();
         let invalid = || StoreError::new(ErrorKind::Invalid, "open", &name);
         let given = url.credentials();
-        if trust == UrlTrust::Flist && given.file.is_some() {
+        if options.url_trust == UrlTrust::Flist && given.file.is_some() {
             return Err(invalid().detail("a store URL in a flist may not name a credentials file"));
         }
         let login = match (&given.user, &given.password) {
             (Some(user), Some(password)) => {
                 Some(DockerLogin::Password(user.clone(), password.clone()))
             }
-            _ => docker_login(given.file.as_deref(), &repository.host)
-                .map_err(|e| invalid().detail("read the docker config").source(e))?,
+            _ => docker_login(
+                given.file.as_deref(),
+                &repository.host,
+                &options.environment,
+            )
+            .map_err(|e| invalid().detail("read the docker config").source(e))?,
         };
         let registry = Registry::new(repository, login).map_err(|e| invalid().source(e))?;
         Ok(Self { registry, name })

@@ -4,17 +4,18 @@
 //! own identity. A URL out of a flist may not name a file, and its `endpoint=` gets no bearer tokens.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
 };
 
-use crate::options::UrlTrust;
+use crate::options::{Environment, StoreOptions, UrlTrust};
 use crate::url::{BucketUrl, Cloud, UrlCredentials, is_loopback};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,8 +28,9 @@ const NO_GS: &str = "no credentials in a credentials file or GOOGLE_APPLICATION_
 pub(super) fn connect(
     given: &UrlCredentials,
     bucket: &BucketUrl,
-    trust: UrlTrust,
+    options: &StoreOptions,
 ) -> Result<Connected, BoxError> {
+    let (trust, env) = (options.url_trust, &options.environment);
     if trust == UrlTrust::Flist && given.file.is_some() {
         return Err(
             "a store URL in a flist may not name a credentials file; give the store with --store"
@@ -36,9 +38,9 @@ pub(super) fn connect(
         );
     }
     match bucket.cloud {
-        Cloud::S3 => s3(given, bucket),
-        Cloud::Gs => gs(given, bucket),
-        Cloud::Az => az(given, bucket, trust),
+        Cloud::S3 => s3(given, bucket, env),
+        Cloud::Gs => gs(given, bucket, env),
+        Cloud::Az => az(given, bucket, trust, env),
     }
 }
 
@@ -71,8 +73,16 @@ fn endpoint(bucket: &BucketUrl) -> Option<String> {
         .map(|url| url.as_str().trim_end_matches('/').to_owned())
 }
 
-fn s3(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError> {
-    let mut builder = AmazonS3Builder::from_env()
+fn s3(
+    given: &UrlCredentials,
+    bucket: &BucketUrl,
+    env: &Environment,
+) -> Result<Connected, BoxError> {
+    let mut builder = AmazonS3Builder::new();
+    for (key, value) in keys::<AmazonS3ConfigKey>(env, "AWS_") {
+        builder = builder.with_config(key, value);
+    }
+    builder = builder
         .with_client_options(client(bucket))
         .with_retry(once())
         .with_bucket_name(&bucket.bucket)
@@ -83,12 +93,12 @@ fn s3(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError>
     if let Some(region) = &bucket.region {
         builder = builder.with_region(region);
     }
-    let mut found = std::env::var_os("AWS_ACCESS_KEY_ID").is_some()
-        || std::env::var_os("AWS_WEB_IDENTITY_TOKEN_FILE").is_some();
+    let mut found =
+        env.var("AWS_ACCESS_KEY_ID").is_some() || env.var("AWS_WEB_IDENTITY_TOKEN_FILE").is_some();
     if let Some(file) = &given.file {
         for (key, value) in settings(
             file,
-            &std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".into()),
+            &env.var("AWS_PROFILE").unwrap_or_else(|| "default".into()),
         )? {
             builder = builder.with_config(key.parse::<AmazonS3ConfigKey>()?, value);
         }
@@ -107,25 +117,29 @@ fn s3(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError>
     ))
 }
 
-fn az(given: &UrlCredentials, bucket: &BucketUrl, trust: UrlTrust) -> Result<Connected, BoxError> {
+fn az(
+    given: &UrlCredentials,
+    bucket: &BucketUrl,
+    trust: UrlTrust,
+    env: &Environment,
+) -> Result<Connected, BoxError> {
     // A shared key only signs, a SAS or bearer token can be used by whoever receives it.
     let tokens_stay = trust == UrlTrust::Flist && bucket.endpoint.is_some();
-    let mut builder = if tokens_stay {
-        MicrosoftAzureBuilder::new()
-    } else {
-        MicrosoftAzureBuilder::from_env()
-    };
+    let mut builder = MicrosoftAzureBuilder::new();
+    if !tokens_stay {
+        for (key, value) in keys::<AzureConfigKey>(env, "AZURE_") {
+            builder = builder.with_config(key, value);
+        }
+    }
     builder = builder
         .with_client_options(client(bucket))
         .with_retry(once())
         .with_container_name(&bucket.bucket);
-    let mut found = std::env::vars_os()
-        .any(|(name, _)| name.to_string_lossy().starts_with("AZURE_"))
-        && !tokens_stay;
+    let mut found = !env.starting_with("AZURE_").is_empty() && !tokens_stay;
     if tokens_stay
-        && let (Ok(account), Ok(key)) = (
-            std::env::var("AZURE_STORAGE_ACCOUNT_NAME"),
-            std::env::var("AZURE_STORAGE_ACCOUNT_KEY"),
+        && let (Some(account), Some(key)) = (
+            env.var("AZURE_STORAGE_ACCOUNT_NAME"),
+            env.var("AZURE_STORAGE_ACCOUNT_KEY"),
         )
     {
         builder = builder.with_account(account).with_access_key(key);
@@ -157,14 +171,19 @@ fn az(given: &UrlCredentials, bucket: &BucketUrl, trust: UrlTrust) -> Result<Con
     ))
 }
 
-fn gs(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError> {
+fn gs(
+    given: &UrlCredentials,
+    bucket: &BucketUrl,
+    env: &Environment,
+) -> Result<Connected, BoxError> {
     // Requests to Google carry a bearer token: one from the environment never goes to another server.
     let elsewhere = bucket.endpoint.is_some();
-    let mut builder = if elsewhere {
-        GoogleCloudStorageBuilder::new()
-    } else {
-        GoogleCloudStorageBuilder::from_env()
-    };
+    let mut builder = GoogleCloudStorageBuilder::new();
+    if !elsewhere {
+        for (key, value) in keys::<GoogleConfigKey>(env, "GOOGLE_") {
+            builder = builder.with_config(key, value);
+        }
+    }
     builder = builder
         .with_client_options(client(bucket))
         .with_retry(once())
@@ -172,8 +191,7 @@ fn gs(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError>
     if let Some(endpoint) = endpoint(bucket) {
         builder = builder.with_base_url(&endpoint);
     }
-    let mut found = !elsewhere
-        && std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("GOOGLE_"));
+    let mut found = !elsewhere && !env.starting_with("GOOGLE_").is_empty();
     if let Some(file) = &given.file {
         let text = std::fs::read_to_string(file).map_err(|e| unreadable(file, &e))?;
         builder = builder.with_service_account_key(text);
@@ -189,6 +207,14 @@ fn gs(given: &UrlCredentials, bucket: &BucketUrl) -> Result<Connected, BoxError>
     }
     let builder = builder.with_skip_signature(anonymous);
     Ok((Arc::new(builder.build()?), hint(found || anonymous, NO_GS)))
+}
+
+/// Settings of the environment under their clients' names; variables that are none are left out.
+fn keys<K: FromStr>(env: &Environment, prefix: &str) -> Vec<(K, String)> {
+    let named = env.starting_with(prefix).into_iter();
+    named
+        .filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)))
+        .collect()
 }
 
 fn hint(found: bool, text: &'static str) -> Option<&'static str> {

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use crate::options::Environment;
+
 /// How to log in to a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DockerLogin {
@@ -46,8 +48,12 @@ struct Entry {
 ///
 /// # Errors
 /// The file named, or one that is there, cannot be read or is no JSON.
-pub fn docker_login(file: Option<&Path>, host: &str) -> io::Result<Option<DockerLogin>> {
-    let Some(path) = file.map(Path::to_owned).or_else(default_config) else {
+pub fn docker_login(
+    file: Option<&Path>,
+    host: &str,
+    env: &Environment,
+) -> io::Result<Option<DockerLogin>> {
+    let Some(path) = file.map(Path::to_owned).or_else(|| default_config(env)) else {
         return Ok(None);
     };
     let text = match std::fs::read_to_string(&path) {
@@ -59,10 +65,11 @@ pub fn docker_login(file: Option<&Path>, host: &str) -> io::Result<Option<Docker
     Ok(find(&config, host))
 }
 
-fn default_config() -> Option<PathBuf> {
-    let folder = std::env::var_os("DOCKER_CONFIG")
+fn default_config(env: &Environment) -> Option<PathBuf> {
+    let folder = env
+        .var("DOCKER_CONFIG")
         .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
+        .or_else(|| Some(PathBuf::from(env.var("HOME")?).join(".docker")))?;
     Some(folder.join("config.json"))
 }
 
