@@ -300,7 +300,7 @@ fn a_tree_is_forgotten_once_it_is_unmounted_and_can_be_attached_again() {
     let _alone = alone();
     require_root();
     let dir = tempfile::tempdir().unwrap();
-    let image = image::build(dir.path(), 1 << 20);
+    let image = image::build(dir.path(), 8 << 20);
     let setup = Setup {
         fill_deadline: Duration::from_mins(1),
         agent_delay_ms: Some(NO_DELAY),
