@@ -68,7 +68,6 @@ deps: ## Install the Debian packages that are missing (needs root or sudo)
 
 clean: ## Remove build output (the cache in $(CACHE) stays)
 	cargo clean
-	rm -rf bench/out
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
