@@ -145,21 +145,15 @@ fn split_archive(text: &str) -> Option<(PathBuf, Option<String>)> {
     if text.is_empty() {
         return None;
     }
-    let mut splits = text
-        .match_indices(':')
-        .map(|(at, _)| (&text[..at], &text[at + 1..]));
     if Path::new(text).exists() {
         return Some((PathBuf::from(text), None));
     }
-    let all: Vec<(&str, &str)> = splits
-        .by_ref()
-        .filter(|(file, _)| !file.is_empty())
-        .collect();
-    let (file, name) = all
-        .iter()
-        .find(|(f, _)| Path::new(f).exists())
-        .or(all.first())
-        .copied()?;
+    let splits = text
+        .match_indices(':')
+        .map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let splits: Vec<(&str, &str)> = splits.filter(|(file, _)| !file.is_empty()).collect();
+    let existing = splits.iter().find(|(file, _)| Path::new(file).exists());
+    let (file, name) = existing.or(splits.first()).copied().unwrap_or((text, ""));
     Some((
         PathBuf::from(file),
         (!name.is_empty()).then(|| name.to_owned()),

@@ -15,15 +15,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use lamina_flist::blob::PlaceError;
 use lamina_flist::{
-    BuildError, FlistBuilder, FlistDigest, FlistHead, FlistMeta, LayerOrigin, Provenance,
-    Sha256Digest,
+    BuildError, Flist, FlistBuilder, FlistDigest, FlistError, FlistHead, FlistMeta, LayerOrigin,
+    Provenance, Sha256Digest,
 };
-use lamina_store::{ChunkIndex, PackOptions, PackStats, SinkError, StoreError, StoreSet};
+use lamina_store::{
+    ChunkIndex, ChunkReader, PackOptions, PackStats, ReadOptions, SinkError, StoreError, StoreSet,
+};
 use tokio::runtime::Handle;
 
+use crate::closure::{StaticProfileError, static_profile};
 use crate::layer::{LayerError, LayerStats, PlacedLayer};
 use crate::limits::Limits;
 use crate::manifest::ImageConfig;
@@ -149,6 +153,12 @@ pub enum ConvertError {
     /// Neither stores nor a directory for layers.
     #[error("no store given, and no directory for layers")]
     NoTarget,
+    /// The static profile cannot be computed.
+    #[error("compute the static profile")]
+    Profile(#[from] StaticProfileError),
+    /// The flist just built cannot be read.
+    #[error("read the flist back")]
+    Flist(#[from] FlistError),
     /// A worker died.
     #[error("the conversion was cancelled")]
     Cancelled,
@@ -209,7 +219,14 @@ pub async fn convert(
     let (placed, layers): (Vec<PlacedLayer>, Vec<ConvertedLayer>) = outcomes.into_iter().unzip();
     let build = {
         let (image, options) = (Arc::clone(&image), options.clone());
-        move || build_flist(&image, placed, &options)
+        let (stores, handle) = (place.stores.clone(), Handle::current());
+        move || {
+            let flist = build_flist(&image, placed, &options)?;
+            match stores.filter(|_| options.profile) {
+                Some(stores) => with_profile(flist, stores, &handle),
+                None => Ok(flist),
+            }
+        }
     };
     // Merging a large image takes a while: not on an async thread.
     let flist = tokio::task::spawn_blocking(build)
@@ -331,4 +348,20 @@ fn build_flist(
         ..FlistBuilder::new(tree)
     };
     Ok(builder.build()?)
+}
+
+fn with_profile(
+    head: FlistHead,
+    stores: StoreSet,
+    handle: &Handle,
+) -> Result<FlistHead, ConvertError> {
+    let flist = Flist::parse(Bytes::from(head.bytes))?;
+    let reader = ChunkReader::new(stores, ReadOptions::default());
+    match static_profile(&flist, &reader, handle)? {
+        Some(profile) => Ok(flist.rewrite(flist.meta(), Some(&profile))?),
+        None => Ok(FlistHead {
+            bytes: flist.as_bytes().to_vec(),
+            digest: head.digest,
+        }),
+    }
 }

@@ -403,15 +403,18 @@ type Xattrs = (std::collections::BTreeMap<Vec<u8>, Vec<u8>>, Vec<String>);
 fn xattrs(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Xattrs, Errno> {
     let path = beneath::proc_path(directory, name);
     let mut kept = Xattrs::default();
-    let mut empty: [u8; 0] = [];
-    let size = match rustix::fs::llistxattr(&path, &mut empty) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(kept),
-        Ok(size) => size,
+    // Most entries have none, or few with short names.
+    let mut list = vec![0; 1024];
+    let len = match rustix::fs::llistxattr(&path, &mut list) {
+        Ok(len) => len,
+        Err(Errno::OPNOTSUPP) => return Ok(kept),
+        Err(Errno::RANGE) => {
+            // `XATTR_LIST_MAX`
+            list.resize(65_536, 0);
+            rustix::fs::llistxattr(&path, &mut list)?
+        }
         Err(e) => return Err(e),
     };
-    // Room for what is added meanwhile.
-    let mut list = vec![0; size + 4096];
-    let len = rustix::fs::llistxattr(&path, &mut list)?;
     for key in list[..len].split(|b| *b == 0).filter(|k| !k.is_empty()) {
         if !is_storable(key) {
             kept.1.push(String::from_utf8_lossy(key).into_owned());

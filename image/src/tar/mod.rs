@@ -10,7 +10,9 @@ mod path;
 mod pax;
 mod reader;
 mod sparse;
+// Shared with the integration tests, which use more of it.
 #[cfg(test)]
+#[allow(dead_code)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use lamina_image::Source;
 use lamina_image::convert::{ConvertError, ConvertOptions, Converted, convert};
 use lamina_image::progress::Silent;
 
-use crate::images::{Codec, TestImage, listing, noise, store};
+use crate::images::{Codec, Content, TestImage, listing, noise, store};
 use crate::raw::{Raw, pax};
 
 /// Three layers with a bit of everything.
@@ -79,10 +79,13 @@ async fn a_layered_image_becomes_one_tree() {
     let paths: Vec<&str> = seen.keys().map(String::as_str).collect();
     let want = "|bin|etc|etc/keep|opt|opt/a|opt/a/y|run|run/pipe|usr|usr/bin|usr/bin/app|usr/bin/app2|usr/bin/late|usr/bin/new|usr/bin/ping|usr/bin/su";
     assert_eq!(paths.join("|"), want);
-    assert_eq!(seen["usr/bin/app"].content, noise(1, 700_000));
-    assert_eq!(seen["opt/a/y"].content, noise(1, 700_000));
+    assert_eq!(seen["usr/bin/app"].content, Content::of(noise(1, 700_000)));
+    assert_eq!(seen["opt/a/y"].content, Content::of(noise(1, 700_000)));
     assert_eq!(seen["usr/bin/app2"].twin, "usr/bin/app");
-    assert_eq!(seen["usr/bin/new"].content, b"through the link");
+    assert_eq!(
+        seen["usr/bin/new"].content,
+        Content::of(b"through the link".to_vec())
+    );
     assert_eq!(seen["usr/bin/su"].perm, 0o4755);
     assert_eq!(seen["usr/bin/ping"].mtime, (5, 250_000_000));
     assert!(
@@ -184,7 +187,7 @@ async fn layer_files_hold_their_packs_and_the_stores_get_them_too() {
     }
     let flist = Flist::parse(Bytes::from(done.flist)).unwrap();
     let seen = listing(&flist, &store(&place).0).await;
-    assert_eq!(seen["usr/bin/app"].content, noise(1, 700_000));
+    assert_eq!(seen["usr/bin/app"].content, Content::of(noise(1, 700_000)));
     let again = run(&source, &place, |o| o.layers_dir = Some(files.clone()))
         .await
         .unwrap();

@@ -172,9 +172,48 @@ pub(crate) struct Seen {
     pub(crate) gid: u32,
     pub(crate) mtime: (i64, u32),
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) content: Vec<u8>,
+    pub(crate) content: Content,
     /// First path of the same inode.
     pub(crate) twin: String,
+}
+
+/// A file's bytes, or for many of them their digest: a failed comparison is
+/// printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Content(pub(crate) Vec<u8>);
+
+impl Content {
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= 64 {
+            return Self(bytes);
+        }
+        Self(format!("{} bytes {}", bytes.len(), blake3::hash(&bytes)).into_bytes())
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+/// Compares, and says only what differs.
+#[track_caller]
+pub(crate) fn assert_same(got: &Listing, want: &Listing) {
+    let paths: std::collections::BTreeSet<&String> = got.keys().chain(want.keys()).collect();
+    let differing: Vec<String> = paths
+        .into_iter()
+        .filter(|path| got.get(*path) != want.get(*path))
+        .map(|path| {
+            format!(
+                "{path:?}\n   got {:?}\n  want {:?}",
+                got.get(path),
+                want.get(path)
+            )
+        })
+        .take(10)
+        .collect();
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
 pub(crate) type Listing = BTreeMap<String, Seen>;
@@ -198,7 +237,7 @@ pub(crate) async fn listing(flist: &Flist, stores: &StoreSet) -> Listing {
             gid: meta.gid,
             mtime: (meta.mtime.secs, meta.mtime.nanos),
             xattrs: meta.xattrs.clone(),
-            content: content(&tree, id, flist, &reader).await,
+            content: Content::of(content(&tree, id, flist, &reader).await),
             twin,
         };
         out.insert(path, seen);

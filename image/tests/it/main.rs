@@ -5,4 +5,11 @@
 mod raw;
 
 mod convert;
+mod disk;
+mod hostile;
 mod images;
+mod overlay;
+mod registry;
+mod roundtrip;
+mod server;
+mod tools;

@@ -1,0 +1,220 @@
+//! As much of ELF as the dynamic loader looks at before a program runs.
+//!
+//! Program headers, the interpreter, needed libraries and search paths; read
+//! in small pieces, every offset checked, counts bounded. 64- and 32-bit
+//! little-endian files. Source: System V gABI, chapters 4 and 5.
+
+use std::ops::Range;
+
+/// Program headers of a real file are a dozen.
+const HEADERS_MAX: usize = 256;
+/// Entries of a dynamic section; large ones have some dozens.
+const DYNAMIC_MAX: usize = 4096;
+const STRING_MAX: usize = 4096;
+const NEEDED_MAX: usize = 512;
+
+/// What the loader needs to know of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Elf {
+    pub(super) interpreter: Option<Vec<u8>>,
+    pub(super) needed: Vec<Vec<u8>>,
+    pub(super) rpath: Option<Vec<u8>>,
+    pub(super) runpath: Option<Vec<u8>>,
+    /// File ranges that are written to while loading (relocations, data).
+    pub(super) writable: Vec<Range<u64>>,
+}
+
+/// Reads `len` bytes at an offset, or fewer at the end; `None` if it cannot.
+pub(super) type ReadAt<'a> = dyn FnMut(u64, usize) -> Option<Vec<u8>> + 'a;
+
+#[derive(Clone, Copy)]
+struct Segment {
+    kind: u32,
+    writable: bool,
+    offset: u64,
+    address: u64,
+    len: u64,
+}
+
+/// Parses a file; `None` if it is no ELF file that could run here.
+pub(super) fn parse(read: &mut ReadAt<'_>) -> Option<Elf> {
+    let head = read(0, 64)?;
+    if !head.starts_with(b"\x7fELF") || *head.get(5)? != 1 {
+        return None;
+    }
+    let wide = match head.get(4)? {
+        2 => true,
+        1 => false,
+        _ => return None,
+    };
+    let segments = segments(&head, wide, read)?;
+    let mut elf = Elf::default();
+    for segment in &segments {
+        match segment.kind {
+            PT_INTERP => {
+                let bytes = read(segment.offset, (segment.len as usize).min(STRING_MAX))?;
+                elf.interpreter = Some(until_nul(&bytes)?.to_vec());
+            }
+            PT_LOAD if segment.writable => {
+                elf.writable
+                    .push(segment.offset..segment.offset.checked_add(segment.len)?);
+            }
+            _ => {}
+        }
+    }
+    if let Some(dynamic) = segments.iter().find(|s| s.kind == PT_DYNAMIC) {
+        read_dynamic(&mut elf, *dynamic, &segments, wide, read);
+    }
+    Some(elf)
+}
+
+const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+const PF_W: u32 = 2;
+
+fn segments(head: &[u8], wide: bool, read: &mut ReadAt<'_>) -> Option<Vec<Segment>> {
+    let (offset, size, count) = if wide {
+        (u64_at(head, 32)?, u16_at(head, 54)?, u16_at(head, 56)?)
+    } else {
+        (
+            u64::from(u32_at(head, 28)?),
+            u16_at(head, 42)?,
+            u16_at(head, 44)?,
+        )
+    };
+    let (size, count) = (usize::from(size), usize::from(count).min(HEADERS_MAX));
+    if size < if wide { 56 } else { 32 } {
+        return None;
+    }
+    let table = read(offset, size * count)?;
+    table.chunks_exact(size).map(|h| segment(h, wide)).collect()
+}
+
+fn segment(h: &[u8], wide: bool) -> Option<Segment> {
+    let word = |at| u32_at(h, at).map(u64::from);
+    Some(if wide {
+        Segment {
+            kind: u32_at(h, 0)?,
+            writable: u32_at(h, 4)? & PF_W != 0,
+            offset: u64_at(h, 8)?,
+            address: u64_at(h, 16)?,
+            len: u64_at(h, 32)?,
+        }
+    } else {
+        Segment {
+            kind: u32_at(h, 0)?,
+            writable: u32_at(h, 24)? & PF_W != 0,
+            offset: word(4)?,
+            address: word(8)?,
+            len: word(16)?,
+        }
+    })
+}
+
+const DT_NEEDED: u64 = 1;
+const DT_STRTAB: u64 = 5;
+const DT_RPATH: u64 = 15;
+const DT_RUNPATH: u64 = 29;
+
+fn read_dynamic(
+    elf: &mut Elf,
+    dynamic: Segment,
+    segments: &[Segment],
+    wide: bool,
+    read: &mut ReadAt<'_>,
+) -> Option<()> {
+    let entry = if wide { 16 } else { 8 };
+    let len = usize::try_from(dynamic.len).ok()?.min(DYNAMIC_MAX * entry);
+    let table = read(dynamic.offset, len)?;
+    let mut strings = None;
+    let mut names = Vec::new();
+    for raw in table.chunks_exact(entry) {
+        let (tag, value) = if wide {
+            (u64_at(raw, 0)?, u64_at(raw, 8)?)
+        } else {
+            (u64::from(u32_at(raw, 0)?), u64::from(u32_at(raw, 4)?))
+        };
+        match tag {
+            0 => break,
+            DT_STRTAB => strings = Some(value),
+            DT_NEEDED | DT_RPATH | DT_RUNPATH if names.len() < NEEDED_MAX => {
+                names.push((tag, value));
+            }
+            _ => {}
+        }
+    }
+    let address = strings?;
+    let load = segments.iter().find(|s| {
+        s.kind == PT_LOAD && (s.address..s.address.saturating_add(s.len)).contains(&address)
+    })?;
+    let base = load.offset.checked_add(address - load.address)?;
+    for (tag, at) in names {
+        let bytes = read(base.checked_add(at)?, STRING_MAX)?;
+        let name = until_nul(&bytes)?.to_vec();
+        match tag {
+            DT_NEEDED => elf.needed.push(name),
+            DT_RPATH => elf.rpath = Some(name),
+            _ => elf.runpath = Some(name),
+        }
+    }
+    Some(())
+}
+
+fn until_nul(bytes: &[u8]) -> Option<&[u8]> {
+    Some(&bytes[..bytes.iter().position(|b| *b == 0)?])
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_bytes(bytes: &[u8]) -> Option<Elf> {
+        parse(&mut |at, len| {
+            let start = usize::try_from(at).ok()?.min(bytes.len());
+            Some(bytes[start..start.saturating_add(len).min(bytes.len())].to_vec())
+        })
+    }
+
+    #[test]
+    fn the_test_program_itself_is_understood() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let elf = parse_bytes(&own).unwrap();
+        assert!(elf.interpreter.unwrap().starts_with(b"/"));
+        assert!(
+            elf.needed.iter().any(|n| n.starts_with(b"libc.so")),
+            "{:?}",
+            elf.needed
+        );
+        assert!(!elf.writable.is_empty());
+    }
+
+    #[test]
+    fn damaged_headers_never_panic() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let mut head = own[..own.len().min(4096)].to_vec();
+        for at in 0..1024.min(head.len()) {
+            for value in [0, 0x7f, 0xff] {
+                let old = std::mem::replace(&mut head[at], value);
+                let _ = parse_bytes(&head);
+                head[at] = old;
+            }
+        }
+        for len in 0..256 {
+            let _ = parse_bytes(&own[..len]);
+        }
+        assert_eq!(parse_bytes(b"#!/bin/sh\n"), None);
+    }
+}
