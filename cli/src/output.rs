@@ -1,5 +1,11 @@
 //! Results for people (tables) and for programs (JSON, YAML); sizes and times as people type them.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "sizes for people have three digits"
+)]
+
 use crate::args::Format;
 use anyhow::{Context, Result};
 use serde::Serialize;

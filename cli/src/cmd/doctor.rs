@@ -130,10 +130,8 @@ fn file_system(path: &Path) -> String {
     let table = lamina_mount::unmount::mountinfo::MountTable::read();
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let found = table.ok().and_then(|table| {
-        let above = path
-            .ancestors()
-            .find_map(|dir| table.on(dir).map(|entry| entry.fs_type.clone()));
-        above
+        path.ancestors()
+            .find_map(|dir| table.on(dir).map(|entry| entry.fs_type.clone()))
     });
     found.unwrap_or_else(|| "an unknown file system".to_owned())
 }

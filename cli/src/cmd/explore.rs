@@ -31,9 +31,9 @@ pub(crate) fn shown(name: &[u8]) -> String {
     for part in name.utf8_chunks() {
         for c in part.valid().chars() {
             if c.is_control() {
-                text.extend(c.escape_default())
+                text.extend(c.escape_default());
             } else {
-                text.push(c)
+                text.push(c);
             }
         }
         for byte in part.invalid() {

@@ -28,7 +28,7 @@ pub(crate) fn clone(args: &args::Clone) -> Result<()> {
         bar.set(
             done.fetch_add(bytes, Ordering::Relaxed) + bytes,
             Some(total),
-        )
+        );
     };
     let report = runtime()?
         .block_on(lamina_store::copy_packs(
@@ -245,7 +245,7 @@ fn verify_data(flist: &Flist, set: &StoreSet, result: &mut Verification) -> Resu
         bar.set(
             done.fetch_add(bytes, Ordering::Relaxed) + bytes,
             Some(copies),
-        )
+        );
     };
     let report = runtime()?.block_on(lamina_store::verify_flist(set, &chunks, &packs, &progress));
     result.packs = report.packs;

@@ -95,7 +95,7 @@ fn locate(flist: &Flist, entry: &BlobEntry) -> Result<ChunkSource> {
 }
 
 fn print_zeros(mut count: u64) -> Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while count > 0 {
         let part = count.min(ZEROS.len() as u64);
         output::write_all(&ZEROS[..part as usize])?;

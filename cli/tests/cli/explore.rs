@@ -125,10 +125,8 @@ fn diff_names_what_changed_and_how() {
     let found = machine.json(&["diff", "x.fl", "y.fl"]);
     let of = |path: &str| {
         let lines = found["differences"].as_array().unwrap().iter();
-        lines
-            .cloned()
-            .find(|line| line["path"] == path)
-            .unwrap_or_default()
+        let mut found = lines.filter(|line| line["path"] == path);
+        found.next().cloned().unwrap_or_default()
     };
     assert_eq!(of("/added")["change"], "added");
     assert_eq!(of("/fifo")["change"], "removed");

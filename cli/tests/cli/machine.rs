@@ -182,8 +182,8 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 /// What find(1) and md5sum(1) say of a tree: names, types, modes, owners, sizes, times, links, contents.
 pub(crate) fn snapshot(dir: &Path) -> String {
-    let script = r#"find . -printf '%P|%y|%m|%U|%G|%n|%T@|%l|' \( -type f -printf '%s' -o -true \) -printf '\n' | sort
-        find . -type f -print0 | sort -z | xargs -0 -r md5sum"#;
+    let script = r"find . -printf '%P|%y|%m|%U|%G|%n|%T@|%l|' \( -type f -printf '%s' -o -true \) -printf '\n' | sort
+        find . -type f -print0 | sort -z | xargs -0 -r md5sum";
     let output = Command::new("sh")
         .arg("-c")
         .arg(script)

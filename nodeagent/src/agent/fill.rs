@@ -26,6 +26,11 @@ impl FillHandler for Fills {
         };
         let entries = source.clamp(entries);
         self.0.note_touch(&blob, &entries);
+        if let Some(ahead) = source.read_ahead(&entries) {
+            let (fetcher, source) = (Arc::clone(&self.0.fetcher), Arc::clone(&source));
+            // Its failure concerns nobody: whoever needs these bytes will ask, and be told.
+            tokio::spawn(async move { fetcher.ensure(&source, ahead, Urgency::Ahead).await });
+        }
         self.0
             .fetcher
             .ensure(&source, entries, Urgency::Demand)

@@ -54,7 +54,7 @@ impl FlistDir {
     pub(crate) fn admit(&self, path: &Path) -> Result<Admitted, AdmitError> {
         let given = open(path)?;
         let copy = self.copy_path(&given.digest());
-        if self.is_sealed(&copy)
+        if Self::is_sealed(&copy)
             && let Ok(flist) = open(&copy)
             && flist.digest() == given.digest()
         {
@@ -67,7 +67,7 @@ impl FlistDir {
     pub(crate) fn reopen(&self, digest: &FlistDigest) -> Result<Admitted, AdmitError> {
         let path = self.copy_path(digest);
         let flist = open(&path)?;
-        if !self.is_sealed(&path) {
+        if !Self::is_sealed(&path) {
             self.check(&flist, &path)?;
             seal(&path).map_err(|source| AdmitError::Copy {
                 path: path.clone(),
@@ -125,7 +125,7 @@ impl FlistDir {
             })
     }
 
-    fn is_sealed(&self, copy: &Path) -> bool {
+    fn is_sealed(copy: &Path) -> bool {
         let Ok(bytes) = std::fs::read(seal_path(copy)) else {
             return false;
         };

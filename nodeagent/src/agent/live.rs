@@ -3,10 +3,12 @@
 use crate::agent::flists::Admitted;
 use crate::agent::profile::Recorder;
 use crate::agent::sources::Source;
-use crate::api::MountCall;
+use crate::api::{MountCall, MountInfo};
 use lamina_flist::{BlobId, FlistDigest, Profile, ProfileSource};
+use lamina_mount::blobfs::BlobStats;
 use lamina_mount::probe::Mode;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +65,35 @@ pub(crate) struct LiveMount {
     pub(crate) ready_us: AtomicU64,
     /// Keeps others from using the same UPPER.
     pub(crate) _upper: Option<lamina_mount::union::UpperDirs>,
+}
+
+impl LiveMount {
+    /// Its figures; `stats` are the mount daemon's, by blob.
+    pub(crate) fn info(&self, stats: &BTreeMap<BlobId, BlobStats>) -> MountInfo {
+        let live = &self.flist;
+        let (bytes_total, bytes_local) = live.bytes();
+        let mut info = MountInfo {
+            target: self.extra.call.target.clone(),
+            flist: self.extra.call.flist.clone(),
+            digest: live.digest.to_string(),
+            mode: live.mode.to_string(),
+            upper: self.extra.call.upper.clone(),
+            entries: live.admitted.flist.entry_count(),
+            bytes_total,
+            bytes_local,
+            profile: live.profile_kind().to_owned(),
+            ready_us: self.ready_us.load(Ordering::Relaxed),
+            ..MountInfo::default()
+        };
+        for source in &live.sources {
+            source.counts.add_to(&mut info);
+            if let Some(stats) = stats.get(&source.id) {
+                info.reads += stats.reads;
+                info.reads_local += stats.reads - stats.reads_waited;
+            }
+        }
+        info
+    }
 }
 
 /// What a successor of this agent must know of a mount beyond the mount daemon's own fields.

@@ -20,10 +20,12 @@ mod stores;
 mod watch;
 
 use crate::instance::Instance;
+use crate::rundir;
 use anyhow::{Context, Result};
 use lamina_mount::cache::CacheDir;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What an agent needs to run.
 #[derive(Debug, Clone)]
@@ -51,8 +53,13 @@ pub fn run(config: AgentConfig) -> Result<()> {
     Ok(())
 }
 
-/// Sockets first: whoever waits for a successor of a killed agent waits for them.
+/// How long a killed predecessor may take to be gone.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sockets first: whoever waits for a successor of a killed agent waits for them. But before them the
+/// lock: two agents would both write the cache.
 async fn serve(config: AgentConfig) -> Result<()> {
+    let _lock = rundir::lock(config.instance.dir(), "agent.lock", PREDECESSOR_PATIENCE)?;
     let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;
     let calls = calls::listen(&config.instance.api_socket()).context("listen for calls")?;
     let space = Arc::new(space::Space::open(&config.cache).context("open the cache")?);

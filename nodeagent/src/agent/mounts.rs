@@ -8,6 +8,8 @@
 //! this agent finds every mount; a call that was cut off may be made again and finds what it did
 //! before; a call that fails leaves nothing behind.
 
+mod adopt;
+
 use crate::agent::AgentConfig;
 use crate::agent::failure::{Result, failure, refused};
 use crate::agent::fetch::Fetcher;
@@ -288,10 +290,10 @@ impl Agent {
             .map_err(|error| failure(error.kind(), &error))?;
         let digest = admitted.flist.digest();
         if let Some(known) = self.mounts().get(&call.target) {
-            return self.again(known, call, &digest);
+            return Self::again(known, call, &digest);
         }
         let live = match self.live(&digest) {
-            Some(live) => self.same_mode(live, call)?,
+            Some(live) => Self::same_mode(live, call)?,
             None => self.go_live(admitted, call)?,
         };
         let mount = self
@@ -302,18 +304,13 @@ impl Agent {
             .ready_us
             .store(ready_us, std::sync::atomic::Ordering::Relaxed);
         self.start_prefetch(&live, call);
-        self.info(&mount, &BTreeMap::new())
+        Ok(mount.info(&BTreeMap::new()))
     }
 
     /// The same call again (its answer was lost), or another flist on a target in use.
-    fn again(
-        &self,
-        known: &Arc<LiveMount>,
-        call: &MountCall,
-        digest: &FlistDigest,
-    ) -> Result<MountInfo> {
+    fn again(known: &Arc<LiveMount>, call: &MountCall, digest: &FlistDigest) -> Result<MountInfo> {
         if known.flist.digest == *digest && known.extra.call.upper == call.upper {
-            return self.info(known, &BTreeMap::new());
+            return Ok(known.info(&BTreeMap::new()));
         }
         let target = call.target.display();
         let flist = known.extra.call.flist.display();
@@ -323,7 +320,7 @@ impl Agent {
         ))
     }
 
-    fn same_mode(&self, live: Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveFlist>> {
+    fn same_mode(live: Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveFlist>> {
         match super::kernel::only(call.mode) {
             Some(mode) if mode != live.mode => {
                 let message = format!(
@@ -530,13 +527,13 @@ impl Agent {
             .values()
             .flat_map(|mount| mount.flist.served.clone())
             .collect();
-        let idle = live
+        let idle: Vec<BlobId> = live
             .served
             .iter()
             .filter(|id| !used.contains(*id))
             .copied()
             .collect();
-        let told = self.unregister(idle);
+        let told = self.unregister(&idle);
         if let Err(error) = told {
             tracing::warn!(%error, "take blobs out of service");
         }
@@ -545,11 +542,11 @@ impl Agent {
 
     /// Takes blobs out of service. The end of a FUSE tree that was just unmounted takes the mount
     /// daemon a moment to see.
-    fn unregister(&self, idle: Vec<BlobId>) -> Result<()> {
+    fn unregister(&self, idle: &[BlobId]) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(2);
         let mut mountd = self.mountd()?;
         loop {
-            match mountd.unregister(idle.clone()) {
+            match mountd.unregister(idle.to_vec()) {
                 Err(MountdError::Refused {
                     kind: ErrorKind::InUse,
                     ..
@@ -574,76 +571,6 @@ impl Agent {
         });
     }
 
-    fn adopt_now(self: &Arc<Self>) -> Result<()> {
-        let mut mountd = self.mountd()?;
-        let records = mountd
-            .list_mounts()
-            .map_err(|error| failure(FailureKind::Unavailable, &error))?;
-        let table = MountTable::read().map_err(|error| failure(FailureKind::Other, &error))?;
-        for record in records {
-            let adopted = match table.on(&record.target) {
-                Some(_) => self.adopt_one(&record),
-                None => Err(refused(
-                    FailureKind::NotFound,
-                    "nothing is mounted there any more",
-                )),
-            };
-            let Err(error) = adopted else { continue };
-            tracing::warn!(target = %record.target.display(), %error, "give up a recorded mount");
-            if table.on(&record.target).is_none()
-                && let Err(error) = mountd.remove_mount_record(&record.id)
-            {
-                tracing::warn!(%error, "remove the record of a mount that is gone");
-            }
-        }
-        self.drop_unused_mount_points(&table);
-        Ok(())
-    }
-
-    fn adopt_one(&self, record: &MountRecord) -> Result<()> {
-        let extra = Extra::decode(&record.extra)
-            .ok_or_else(|| refused(FailureKind::Other, "its record cannot be read"))?;
-        let live = if let Some(live) = self.live(&extra.digest) {
-            live
-        } else {
-            let admitted = self
-                .flists
-                .reopen(&extra.digest)
-                .map_err(|error| failure(error.kind(), &error))?;
-            let live = self.prepare(admitted, &extra.call, Some(record))?;
-            Arc::new(LiveFlist {
-                mode: extra.mode,
-                ..live
-            })
-        };
-        self.remember(&live, extra, None);
-        Ok(())
-    }
-
-    /// Unmounts what a killed predecessor mounted for a target it never reached.
-    fn drop_unused_mount_points(&self, table: &MountTable) {
-        let used: HashSet<PathBuf> = self
-            .mounts()
-            .values()
-            .map(|mount| mount.flist.mount_point.clone())
-            .collect();
-        let home = self.config.instance.dir().join("m");
-        let stale: Vec<PathBuf> = table
-            .below(&home)
-            .map(|entry| entry.mount_point.clone())
-            .filter(|at| !used.contains(at))
-            .collect();
-        for at in stale {
-            let options = UnmountOptions {
-                detach: true,
-                ..UnmountOptions::default()
-            };
-            if let Err(error) = unmount::unmount(&at, &options) {
-                tracing::warn!(%error, "unmount what a killed agent left");
-            }
-        }
-    }
-
     fn list_now(&self) -> Result<Answer> {
         let stats = self
             .mountd()?
@@ -652,8 +579,8 @@ impl Agent {
         let mounts: Vec<Arc<LiveMount>> = self.mounts().values().cloned().collect();
         let mounts = mounts
             .iter()
-            .map(|mount| self.info(mount, &stats.blobs))
-            .collect::<Result<_>>()?;
+            .map(|mount| mount.info(&stats.blobs))
+            .collect();
         let (bytes, bytes_max, expire) = self.space.report();
         let cache = crate::api::CacheInfo {
             dir: self.config.cache.clone(),
@@ -662,36 +589,6 @@ impl Agent {
             expire_s: expire.map(|time| time.as_secs()),
         };
         Ok(Answer::Mounts { mounts, cache })
-    }
-
-    fn info(
-        &self,
-        mount: &LiveMount,
-        stats: &BTreeMap<BlobId, lamina_mount::blobfs::BlobStats>,
-    ) -> Result<MountInfo> {
-        let live = &mount.flist;
-        let (bytes_total, bytes_local) = live.bytes();
-        let mut info = MountInfo {
-            target: mount.extra.call.target.clone(),
-            flist: mount.extra.call.flist.clone(),
-            digest: live.digest.to_string(),
-            mode: live.mode.to_string(),
-            upper: mount.extra.call.upper.clone(),
-            entries: live.admitted.flist.entry_count(),
-            bytes_total,
-            bytes_local,
-            profile: live.profile_kind().to_owned(),
-            ready_us: mount.ready_us.load(std::sync::atomic::Ordering::Relaxed),
-            ..MountInfo::default()
-        };
-        for source in &live.sources {
-            source.counts.add_to(&mut info);
-            if let Some(stats) = stats.get(&source.id) {
-                info.reads += stats.reads;
-                info.reads_local += stats.reads - stats.reads_waited;
-            }
-        }
-        Ok(info)
     }
 
     fn live(&self, digest: &FlistDigest) -> Option<Arc<LiveFlist>> {

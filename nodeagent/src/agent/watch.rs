@@ -33,7 +33,7 @@ fn watch(tell: &mpsc::Sender<()>) {
         return;
     };
     let turn = Timespec {
-        tv_sec: WATCH_TURN.as_secs() as i64,
+        tv_sec: WATCH_TURN.as_secs().cast_signed(),
         tv_nsec: 0,
     };
     while !tell.is_closed() {

@@ -55,7 +55,7 @@ impl Trees {
         let mounted = FuseConnection::create(&tree.mount.at, &options)
             .map_err(|error| internal(&error))
             .and_then(|connection| self.keep(&tree, connection))
-            .and_then(|devices| self.serve(&tree, &devices, shell, false));
+            .and_then(|devices| self.serve(&tree, &devices, &shell, false));
         if mounted.is_err() {
             self.forget(&tree);
         }
@@ -93,7 +93,7 @@ impl Trees {
             return Err(Refusal::new(ErrorKind::Damaged, message));
         }
         let shell = self.shell(flist, tree)?;
-        self.serve(tree, devices, shell, true)
+        self.serve(tree, devices, &shell, true)
     }
 
     fn shell(&self, flist: Flist, tree: &TreePlace) -> Result<TreeFsShell, Refusal> {
@@ -121,11 +121,11 @@ impl Trees {
         &self,
         tree: &TreePlace,
         devices: &[OwnedFd],
-        shell: TreeFsShell,
+        shell: &TreeFsShell,
         resend: bool,
     ) -> Result<(), Refusal> {
         let serving =
-            serve(devices, &shell, THREADS_PER_DEVICE, resend).map_err(|error| internal(&error))?;
+            serve(devices, shell, THREADS_PER_DEVICE, resend).map_err(|error| internal(&error))?;
         let (trees, tree) = (self.clone(), tree.clone());
         let until_unmounted = move || {
             if let Err(error) = serving.join() {
