@@ -148,31 +148,42 @@ pub fn diff(old: &Flist, new: &Flist) -> Result<Vec<Difference>, DiffError> {
         .collect())
 }
 
-fn compare(old: &Side<'_>, a: NodeId, new: &Side<'_>, b: NodeId) -> Result<Vec<Aspect>, DiffError> {
-    let (x, y) = (old.tree.node(a), new.tree.node(b));
+fn compare(
+    old: &Side<'_>,
+    old_id: NodeId,
+    new: &Side<'_>,
+    new_id: NodeId,
+) -> Result<Vec<Aspect>, DiffError> {
+    let (before, after) = (old.tree.node(old_id), new.tree.node(new_id));
     let mut out = Vec::new();
     let mut note = |differs: bool, aspect| out.extend(differs.then_some(aspect));
-    match (&x.kind, &y.kind) {
+    match (&before.kind, &after.kind) {
         (NodeKind::Directory(_), NodeKind::Directory(_))
         | (NodeKind::Fifo, NodeKind::Fifo)
         | (NodeKind::Socket, NodeKind::Socket) => {}
-        (NodeKind::File(f), NodeKind::File(g)) => {
-            let differs = f.size != g.size || old.content(f)? != new.content(g)?;
+        (NodeKind::File(was), NodeKind::File(is)) => {
+            let differs = was.size != is.size || old.content(was)? != new.content(is)?;
             note(differs, Aspect::Content);
         }
-        (NodeKind::Symlink(f), NodeKind::Symlink(g)) => note(f != g, Aspect::Target),
-        (NodeKind::CharDevice(f), NodeKind::CharDevice(g))
-        | (NodeKind::BlockDevice(f), NodeKind::BlockDevice(g)) => note(f != g, Aspect::Device),
+        (NodeKind::Symlink(was), NodeKind::Symlink(is)) => note(was != is, Aspect::Target),
+        (NodeKind::CharDevice(was), NodeKind::CharDevice(is))
+        | (NodeKind::BlockDevice(was), NodeKind::BlockDevice(is)) => {
+            note(was != is, Aspect::Device);
+        }
         _ => note(true, Aspect::Type),
     }
-    note(x.meta.perm != y.meta.perm, Aspect::Mode);
+    let (before, after) = (&before.meta, &after.meta);
+    note(before.perm != after.perm, Aspect::Mode);
     note(
-        (x.meta.uid, x.meta.gid) != (y.meta.uid, y.meta.gid),
+        (before.uid, before.gid) != (after.uid, after.gid),
         Aspect::Owner,
     );
-    note(x.meta.mtime != y.meta.mtime, Aspect::Time);
-    note(x.meta.xattrs != y.meta.xattrs, Aspect::Xattrs);
-    note(old.first.get(&a) != new.first.get(&b), Aspect::Links);
+    note(before.mtime != after.mtime, Aspect::Time);
+    note(before.xattrs != after.xattrs, Aspect::Xattrs);
+    note(
+        old.first.get(&old_id) != new.first.get(&new_id),
+        Aspect::Links,
+    );
     Ok(out)
 }
 

@@ -176,7 +176,7 @@ pub enum ManifestError {
     #[error("no image for {wanted}; there is: {}", offered.join(", "))]
     NoPlatform {
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
         /// What there is.
         offered: Vec<String>,
     },
@@ -184,9 +184,9 @@ pub enum ManifestError {
     #[error("the image is for {got}, not for {wanted}")]
     WrongPlatform {
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
         /// What it is for.
-        got: Platform,
+        got: String,
     },
 }
 
@@ -361,7 +361,7 @@ impl Index {
         }
         best.map(|(_, d)| d)
             .ok_or_else(|| ManifestError::NoPlatform {
-                wanted: wanted.clone(),
+                wanted: wanted.to_string(),
                 offered: self.offered(),
             })
     }

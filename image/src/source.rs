@@ -212,7 +212,7 @@ impl Source {
         if let Some(wanted) = platform
             && wanted.fit(&image.config.platform).is_none()
         {
-            let (wanted, got) = (wanted.clone(), image.config.platform);
+            let (wanted, got) = (wanted.to_string(), image.config.platform.to_string());
             return Err(ManifestError::WrongPlatform { wanted, got }.into());
         }
         Ok(image)
@@ -307,7 +307,7 @@ impl SourceImage {
                 let digest = layer.digest.expect("a layout's layers have digests");
                 Ok(Box::new(layout.open_blob(&digest)?))
             }
-            Place::Archive(archive) => archive.open_layer(index),
+            Place::Archive(archive) => Ok(archive.open_layer(index)),
         }
     }
 }

@@ -172,23 +172,21 @@ fn move_entry(
         return Ok(None);
     };
     let (opaque, implicit) = (directory.opaque, directory.implicit);
-    match existing {
-        Some(there) => Ok(upper.directory(there).is_some().then_some((id, there))),
-        None => {
-            let meta = upper.node(id).meta.clone();
-            let new = upper.insert(
-                to,
-                name,
-                Node {
-                    meta,
-                    kind: NodeKind::directory(),
-                },
-            )?;
-            upper.set_opaque(new, opaque);
-            upper.set_implicit(new, implicit);
-            Ok(Some((id, new)))
-        }
+    if let Some(there) = existing {
+        return Ok(upper.directory(there).is_some().then_some((id, there)));
     }
+    let meta = upper.node(id).meta.clone();
+    let new = upper.insert(
+        to,
+        name,
+        Node {
+            meta,
+            kind: NodeKind::directory(),
+        },
+    )?;
+    upper.set_opaque(new, opaque);
+    upper.set_implicit(new, implicit);
+    Ok(Some((id, new)))
 }
 
 fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> + '_ {

@@ -255,7 +255,9 @@ impl Closure<'_> {
         }
         for (file, imported) in python.read_pth(&mut self.view) {
             self.take(&file);
-            imported.iter().for_each(|name| self.import(&python, name));
+            for name in &imported {
+                self.import(&python, name);
+            }
         }
         let mut words = arguments.iter();
         while let Some(word) = words.next() {

@@ -74,7 +74,8 @@ fn parse(statement: &str, out: &mut Vec<Import>) {
         let module = module.trim();
         let level = module.len() - module.trim_start_matches('.').len();
         let module = module.trim_start_matches('.').trim();
-        if !is_dotted(module) && !(module.is_empty() && level > 0) {
+        let is_relative = module.is_empty() && level > 0;
+        if !(is_dotted(module) || is_relative) {
             return;
         }
         let names = names
@@ -94,7 +95,7 @@ fn parse(statement: &str, out: &mut Vec<Import>) {
 }
 
 fn first_word(text: &str) -> &str {
-    text.trim().split_whitespace().next().unwrap_or_default()
+    text.split_whitespace().next().unwrap_or_default()
 }
 
 fn is_dotted(name: &str) -> bool {

@@ -1,6 +1,6 @@
 //! Where a Python interpreter finds modules, and what it opens at start.
 //!
-//! Watched with strace on CPython 3.11: the interpreter's libraries, then
+//! Watched with strace on `CPython` 3.11: the interpreter's libraries, then
 //! `encodings` (the other start-up modules are frozen since 3.11, before that
 //! they are files too), `.pth` files of each site directory, `sitecustomize`,
 //! then the program. Of a module with a current `.pyc` only that is opened.
@@ -126,7 +126,7 @@ impl Python {
             for name in view
                 .names(&site)
                 .into_iter()
-                .filter(|n| n.ends_with(".pth"))
+                .filter(|n| n.rsplit_once('.').is_some_and(|(_, end)| end == "pth"))
                 .take(64)
             {
                 let Some(file) = view.file(&format!("{site}/{name}")) else {

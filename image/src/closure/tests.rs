@@ -43,16 +43,14 @@ impl Root {
             if parts.peek().is_none() {
                 return self.tree.insert(at, name, Node { meta, kind }).unwrap();
             }
-            at = match self.tree.lookup(at, part.as_bytes()) {
-                Some(id) => id,
-                None => {
-                    let node = Node {
-                        meta,
-                        kind: NodeKind::directory(),
-                    };
-                    self.tree.insert(at, name, node).unwrap()
-                }
-            };
+            let existing = self.tree.lookup(at, part.as_bytes());
+            at = existing.unwrap_or_else(|| {
+                let node = Node {
+                    meta,
+                    kind: NodeKind::directory(),
+                };
+                self.tree.insert(at, name, node).unwrap()
+            });
         }
         unreachable!("a path has a last part")
     }

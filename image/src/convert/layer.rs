@@ -1,7 +1,7 @@
 //! One layer, on a thread of its own: stream -> tree and packs -> record.
 
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,8 +48,8 @@ impl LayerJob {
                 ),
             ),
             None => match &self.options.layers_dir {
-                None => self.into_stores(index)?,
-                Some(dir) => self.into_file(index, dir.clone())?,
+                None => self.to_stores(index)?,
+                Some(dir) => self.to_file(index, dir)?,
             },
         };
         self.progress.layer_done(index, outcome.1.reused);
@@ -96,7 +96,7 @@ impl LayerJob {
         Some(record::record_path(dir, layer, self.options.pack.level))
     }
 
-    fn into_stores(&self, index: usize) -> Result<Outcome, LayerFailure> {
+    fn to_stores(&self, index: usize) -> Result<Outcome, LayerFailure> {
         let layer = &self.image.layers[index];
         let stores = self
             .place
@@ -113,15 +113,15 @@ impl LayerJob {
 
     /// Packs go into the layer file, which must hold them all, and from there
     /// to the stores.
-    fn into_file(&self, index: usize, dir: PathBuf) -> Result<Outcome, LayerFailure> {
+    fn to_file(&self, index: usize, dir: &Path) -> Result<Outcome, LayerFailure> {
         let layer = &self.image.layers[index];
-        let path = record::layer_path(&dir, layer);
+        let path = record::layer_path(dir, layer);
         let failed = |source| RecordError::Write {
             path: path.clone(),
             source,
         };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
-        let mut packs = tempfile::tempfile_in(&dir).map_err(failed)?;
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let mut packs = tempfile::tempfile_in(dir).map_err(failed)?;
         let copy = packs.try_clone().map_err(failed)?;
         let target = PackTarget::Embedded(Box::new(io::BufWriter::with_capacity(1 << 20, copy)));
         let index_of_none = Arc::new(ChunkIndex::empty());
@@ -139,7 +139,7 @@ impl LayerJob {
         stores: &StoreSet,
         records: &[PackRecord],
         packs: &mut std::fs::File,
-        path: &std::path::Path,
+        path: &Path,
     ) -> Result<(), LayerFailure> {
         for pack in records {
             let key = ObjectKey::Pack(pack.id);

@@ -194,18 +194,15 @@ impl LayerBuilder {
         }
         let name =
             EntryName::new(hidden).map_err(|_| LayerError::BadWhiteout { path: path.clone() })?;
-        match self.tree.lookup(parent, hidden) {
+        if let Some(id) = self.tree.lookup(parent, hidden) {
             // What this layer brings stays; a directory no longer merges.
-            Some(id) => {
-                self.tree.set_opaque(id, true);
-            }
-            None => {
-                let node = Node {
-                    meta: Metadata::default(),
-                    kind: NodeKind::Whiteout,
-                };
-                self.add(parent, name, node, path)?;
-            }
+            self.tree.set_opaque(id, true);
+        } else {
+            let node = Node {
+                meta: Metadata::default(),
+                kind: NodeKind::Whiteout,
+            };
+            self.add(parent, name, node, path)?;
         }
         Ok(())
     }

@@ -84,15 +84,12 @@ fn set(rest: &mut &[u8]) -> Option<Token> {
     let end = 1 + body.get(1..)?.iter().position(|b| *b == b']')?;
     let (mut members, mut ranges) = (&body[..end], Vec::new());
     while let Some((&low, after)) = members.split_first() {
-        match after {
-            [b'-', high, more @ ..] => {
-                ranges.push((low, *high));
-                members = more;
-            }
-            _ => {
-                ranges.push((low, low));
-                members = after;
-            }
+        if let [b'-', high, more @ ..] = after {
+            ranges.push((low, *high));
+            members = more;
+        } else {
+            ranges.push((low, low));
+            members = after;
         }
     }
     *rest = &body[end + 1..];

@@ -99,25 +99,22 @@ impl Authorizer {
             })?;
         let service = challenge.service.as_deref().unwrap_or_default();
         let scope = challenge.scope.as_deref().unwrap_or(&self.scope);
-        let response = match &self.credentials {
-            Credentials::IdentityToken(token) => {
-                let form = [
-                    ("grant_type", "refresh_token"),
-                    ("client_id", "lamina"),
-                    ("refresh_token", token),
-                    ("service", service),
-                    ("scope", scope),
-                ];
-                fetcher.post_form(&realm, &form).await?
-            }
-            _ => {
-                realm
-                    .query_pairs_mut()
-                    .append_pair("service", service)
-                    .append_pair("scope", scope);
-                let response = fetcher.send(&realm, url, &[], self.basic()).await?;
-                judge(response, &without_query(&realm))?
-            }
+        let response = if let Credentials::IdentityToken(token) = &self.credentials {
+            let form = [
+                ("grant_type", "refresh_token"),
+                ("client_id", "lamina"),
+                ("refresh_token", token),
+                ("service", service),
+                ("scope", scope),
+            ];
+            fetcher.post_form(&realm, &form).await?
+        } else {
+            realm
+                .query_pairs_mut()
+                .append_pair("service", service)
+                .append_pair("scope", scope);
+            let response = fetcher.send(&realm, url, &[], self.basic()).await?;
+            judge(response, &without_query(&realm))?
         };
         let body = read_body(response, url, ANSWER_MAX).await?;
         let broken = || RegistryError::Protocol {

@@ -113,7 +113,9 @@ struct DockerConfig {
 
 #[derive(Deserialize, Default)]
 struct Auth {
-    auth: Option<String>,
+    /// base64 of `user:password`.
+    #[serde(rename = "auth")]
+    encoded: Option<String>,
     username: Option<String>,
     password: Option<String>,
     identitytoken: Option<String>,
@@ -215,7 +217,7 @@ fn decode(auth: &Auth) -> Option<Credentials> {
             password: password.clone(),
         });
     }
-    let Some(encoded) = auth.auth.as_ref().filter(|a| !a.is_empty()) else {
+    let Some(encoded) = auth.encoded.as_ref().filter(|a| !a.is_empty()) else {
         // `docker login` with a helper leaves an empty entry behind.
         return Some(Credentials::Anonymous);
     };

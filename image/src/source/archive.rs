@@ -163,13 +163,13 @@ impl DockerArchive {
         ))
     }
 
-    pub(super) fn open_layer(&self, index: usize) -> io::Result<Box<dyn Read + Send>> {
+    pub(super) fn open_layer(&self, index: usize) -> Box<dyn Read + Send> {
         let span = self.layers[index];
-        Ok(Box::new(SpanReader {
+        Box::new(SpanReader {
             file: Arc::clone(&self.file),
             at: span.offset,
             left: span.len,
-        }))
+        })
     }
 }
 

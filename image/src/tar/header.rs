@@ -26,6 +26,9 @@ pub(crate) enum Dialect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadNumber(pub(crate) &'static str);
 
+/// Offset and length in a sparse map.
+pub(crate) type Pair = (i128, i128);
+
 /// A view of one header block.
 pub(crate) struct Header<'a>(pub(crate) &'a [u8; BLOCK]);
 
@@ -112,9 +115,9 @@ impl Header<'_> {
         ))
     }
 
-    /// Old GNU sparse: up to 4 (offset, length) pairs, whether extension
-    /// blocks follow, and the real size.
-    pub(crate) fn gnu_sparse(&self) -> Result<(Vec<(i128, i128)>, bool, i128), BadNumber> {
+    /// Old GNU sparse: up to 4 pairs, whether extension blocks follow, and the
+    /// real size.
+    pub(crate) fn gnu_sparse(&self) -> Result<(Vec<Pair>, bool, i128), BadNumber> {
         let pairs = sparse_pairs(&self.0[386..482])?;
         Ok((
             pairs,
@@ -126,7 +129,7 @@ impl Header<'_> {
 
 /// The (offset, length) pairs of a GNU sparse header or extension block; the
 /// list ends at the first empty pair.
-pub(crate) fn sparse_pairs(bytes: &[u8]) -> Result<Vec<(i128, i128)>, BadNumber> {
+pub(crate) fn sparse_pairs(bytes: &[u8]) -> Result<Vec<Pair>, BadNumber> {
     let mut pairs = Vec::new();
     for pair in bytes.as_chunks::<24>().0 {
         if pair[0] == 0 || pair[12] == 0 {

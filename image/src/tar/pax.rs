@@ -89,7 +89,7 @@ fn apply(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         b"uid" => pax.uid = count(value, "uid is no number")?,
         b"gid" => pax.gid = count(value, "gid is no number")?,
         b"mtime" => {
-            pax.mtime = some_unless_empty(value, |v| timestamp(v).ok_or("mtime is no time"))?
+            pax.mtime = some_unless_empty(value, |v| timestamp(v).ok_or("mtime is no time"))?;
         }
         b"GNU.sparse.major" => pax.sparse.major = count(value, "GNU.sparse.major is no number")?,
         b"GNU.sparse.minor" => pax.sparse.minor = count(value, "GNU.sparse.minor is no number")?,

@@ -84,7 +84,7 @@ impl<R: BufRead> TarReader<R> {
             };
             let header = Header(&block);
             match header.typeflag() {
-                b'x' | b'X' => extensions.set_pax(self.extension(&header, at)?, at)?,
+                b'x' | b'X' => extensions.set_pax(&self.extension(&header, at)?, at)?,
                 b'L' => extensions.set_gnu_name(self.extension(&header, at)?, at)?,
                 b'K' => extensions.set_gnu_link(self.extension(&header, at)?, at)?,
                 // Validated and otherwise ignored, as containerd and docker do.
@@ -264,7 +264,7 @@ impl<R: BufRead> TarReader<R> {
             offset: at,
             path,
             kind,
-            perm: (mode & 0o7777) as u16,
+            perm: u16::try_from(mode & 0o7777).unwrap_or_default(),
             uid: id(uid, "uid")?,
             gid: id(gid, "gid")?,
             mtime,
@@ -302,11 +302,8 @@ impl<R: BufRead> TarReader<R> {
                 .device()
                 .map_err(|BadNumber(field)| TarError::BadNumber { offset: at, field })?;
             let checked = |n: i128, bits: u32, field| {
-                let max = (1i128 << bits) - 1;
-                (0..=max)
-                    .contains(&n)
-                    .then_some(n as u32)
-                    .ok_or(TarError::OutOfRange { offset: at, field })
+                let number = u32::try_from(n).ok().filter(|n| n >> bits == 0);
+                number.ok_or(TarError::OutOfRange { offset: at, field })
             };
             // What the kernel's device numbers hold.
             Ok((
@@ -449,8 +446,8 @@ impl Extensions {
         self.pax.is_none() && self.gnu_name.is_none() && self.gnu_link.is_none()
     }
 
-    fn set_pax(&mut self, data: Vec<u8>, at: u64) -> Result<(), TarError> {
-        let pax = pax::parse(&data).map_err(|why| TarError::BadPax { offset: at, why })?;
+    fn set_pax(&mut self, data: &[u8], at: u64) -> Result<(), TarError> {
+        let pax = pax::parse(data).map_err(|why| TarError::BadPax { offset: at, why })?;
         set_once(&mut self.pax, pax, at)
     }
 

@@ -180,10 +180,13 @@ fn sparse_files_of_all_four_encodings_have_the_same_map() {
     }
 }
 
+/// Entries, and whether an error is the right one.
+type Case = (Vec<Raw>, fn(&TarError) -> bool);
+
 #[test]
 fn archives_on_which_readers_disagree_are_refused() {
     let file = Raw::file(b"f", b"x");
-    let cases: Vec<(Vec<Raw>, fn(&TarError) -> bool)> = vec![
+    let cases: Vec<Case> = vec![
         (
             vec![pax(&[("path", b"a")]), gnu_long(b'L', b"b"), file.clone()],
             |e| matches!(e, TarError::ConflictingNames { field: "path", .. }),
@@ -207,7 +210,7 @@ fn archives_on_which_readers_disagree_are_refused() {
         let got = error(&raws);
         assert!(expected(&got), "{got}");
     }
-    let mut lone = archive(&[file.clone()]);
+    let mut lone = archive(std::slice::from_ref(&file));
     lone.truncate(lone.len() - 512);
     lone.extend(archive(&[file]));
     assert!(matches!(

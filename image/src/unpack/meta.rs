@@ -25,7 +25,8 @@ impl Target<'_> {
         meta: &Metadata,
     ) -> Result<(), UnpackError> {
         let link = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-        let owned = rustix::fs::chown(&link, uid(meta), gid(meta));
+        let (uid, gid) = owner(meta);
+        let owned = rustix::fs::chown(&link, uid, gid);
         self.tolerate(owned, "set the owner of", path, "owner")?;
         for (name, value) in &meta.xattrs {
             let set = setxattr(&link, name.as_slice(), value, XattrFlags::empty());
@@ -50,13 +51,8 @@ impl Target<'_> {
     fn apply_to_link(&mut self, path: &[u8], meta: &Metadata) -> Result<(), UnpackError> {
         let (parent, name) = split_last(path);
         let parent = self.directory(parent)?;
-        let owned = chownat(
-            &parent,
-            name,
-            uid(meta),
-            gid(meta),
-            AtFlags::SYMLINK_NOFOLLOW,
-        );
+        let (uid, gid) = owner(meta);
+        let owned = chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
         self.tolerate(owned, "set the owner of", path, "owner")?;
         for (key, value) in &meta.xattrs {
             let link = proc_path(parent.as_fd(), name);
@@ -70,12 +66,10 @@ impl Target<'_> {
     }
 }
 
-fn uid(meta: &Metadata) -> Option<Uid> {
-    Some(Uid::from_raw(meta.uid))
-}
+type Owner = (Option<Uid>, Option<Gid>);
 
-fn gid(meta: &Metadata) -> Option<Gid> {
-    Some(Gid::from_raw(meta.gid))
+fn owner(meta: &Metadata) -> Owner {
+    (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
 }
 
 fn times(meta: &Metadata) -> Timestamps {

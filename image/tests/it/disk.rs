@@ -34,7 +34,7 @@ pub(crate) fn disk_listing(root: &Path) -> Listing {
             perm: (meta.mode() & 0o7777) as u16,
             uid: meta.uid(),
             gid: meta.gid(),
-            mtime: (meta.mtime(), meta.mtime_nsec() as u32),
+            mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap()),
             xattrs: xattrs(&path),
             content: Content::of(content),
             twin: if meta.is_dir() { name.clone() } else { twin },

@@ -727,7 +727,7 @@ fn whiteouts() -> Vec<Row> {
         ),
         (
             "xattr too large",
-            one(xattr("SCHILY.xattr.user.a", &[0; 70_000])),
+            one(xattr("SCHILY.xattr.user.a", &vec![0; 70_000])),
             Error("attributes beyond"),
         ),
         (
@@ -901,6 +901,10 @@ async fn stored_outcome(stored: &[u8], plain: &[u8], limits: Limits) -> Result<(
     done.map(|_| ()).map_err(|e| chain(&e))
 }
 
+/// Name, stored bytes, the plain tar the config names, limits, and what the
+/// error says (nothing: accepted).
+type StreamRow<'p> = (&'static str, Vec<u8>, &'p [u8], Limits, &'static str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_streams_are_refused_by_name() {
     let plain = archive(&[Raw::file(b"f", &[7; 3000])]);
@@ -917,7 +921,7 @@ async fn hostile_streams_are_refused_by_name() {
         bytes[at] ^= 1;
         bytes
     };
-    let rows: Vec<(&str, Vec<u8>, &[u8], Limits, &str)> = vec![
+    let rows: Vec<StreamRow<'_>> = vec![
         ("gzip, good", gzip(&plain), &plain, Limits::default(), ""),
         ("zstd, good", zstd(&plain), &plain, Limits::default(), ""),
         (

@@ -87,7 +87,7 @@ fn timed(mut raw: Raw, time: i64) -> Raw {
 impl Layer {
     fn of(ops: &[Op], number: usize) -> Self {
         let mut layer = Self {
-            clock: 1_000_000 * (number as i64 + 1),
+            clock: 1_000_000 * (i64::try_from(number).unwrap() + 1),
             ..Self::default()
         };
         layer.dir(b"", 0o700 + number as u32);
@@ -237,15 +237,16 @@ impl Layer {
                         rustix::fs::setxattr(&to, key, b"y", XattrFlags::empty()).unwrap();
                     }
                 }
-                Node::File(number) => match first.get(number) {
-                    Some(twin) => std::fs::hard_link(twin, &to).unwrap(),
-                    None => {
-                        let (seed, len, mode, time) = self.files[*number];
-                        std::fs::write(&to, noise(seed, len)).unwrap();
-                        finish(&to, Some(mode), time);
-                        first.insert(*number, to);
+                Node::File(number) => {
+                    if let Some(twin) = first.get(number) {
+                        std::fs::hard_link(twin, &to).unwrap();
+                        continue;
                     }
-                },
+                    let (seed, len, mode, time) = self.files[*number];
+                    std::fs::write(&to, noise(seed, len)).unwrap();
+                    finish(&to, Some(mode), time);
+                    first.insert(*number, to);
+                }
                 Node::Symlink(time) => {
                     symlink("a/b", &to).unwrap();
                     finish(&to, None, *time);

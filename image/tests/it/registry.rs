@@ -112,7 +112,9 @@ async fn faults_that_pass_are_ridden_out() {
         Server::start(move |request| {
             let mut plain = request.clone();
             plain.headers.remove("range");
-            if request.path.contains("blobs") && count.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+            if request.path.contains("blobs")
+                && count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
+            {
                 return cut(&plain);
             }
             registry(&sample(), "a/b")(&plain)
