@@ -288,15 +288,11 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 
 /// `text` with anything that may be a password replaced.
 pub fn redact(text: &str) -> String {
-    let Some(start) = text.find("://").map(|at| at + 3) else {
-        return text.to_owned();
-    };
-    let rest = &text[start..];
-    // A '/' inside a password that was not percent-encoded must not show it: look for the last '@'
-    // before the query, not before the first '/'.
-    let end = rest.find('?').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{}***{}", &text[..start], &rest[at..]),
+    let start = text.find("://").map_or(0, |at| at + 3);
+    // Whatever a password holds unencoded ('/', '?', '@'), it ends before the last '@'; so does one in
+    // an option. The text may lose something harmless, but shows no part of a password.
+    match text[start..].rfind('@') {
+        Some(at) => format!("{}***{}", &text[..start], &text[start + at..]),
         None => text.to_owned(),
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<StoreUrl> {
         "az" => parse_bucket(Parts::new(text)?, Cloud::Az),
         "http" | "https" => parse_http(Parts::new(text)?),
         "oci" => parse_oci(Parts::new(text)?),
-        other => Err(StoreUrlError::UnknownScheme(other.to_owned())),
+        other => Err(StoreUrlError::UnknownScheme(redact(other))),
     }
 }
 
@@ -172,7 +172,7 @@ impl Parts {
                 };
                 Err(StoreUrlError::UnknownOption {
                     url: redact(&self.text),
-                    option,
+                    option: redact(&option),
                     scheme,
                     valid,
                 })
@@ -183,7 +183,7 @@ impl Parts {
 
 fn parse_dir(text: &str, rest: &str) -> Result<StoreUrl> {
     let bad = |what: &str| StoreUrlError::BadPlace {
-        url: text.to_owned(),
+        url: redact(text),
         what: what.to_owned(),
     };
     if rest.contains(['?', '#']) {

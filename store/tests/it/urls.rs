@@ -40,18 +40,26 @@ fn bad_urls_say_what_is_wrong_and_never_show_a_password() {
 #[test]
 fn an_unencoded_password_is_not_shown_by_errors() {
     for text in [
-        "s3://KEY:SEC/RET@bucket",
-        "s3://KEY:SEC@RET@bucket?nope=1",
-        "http://u:SEC RET@host:bad/x",
-        "ftp://u:SECRET@h",
+        "s3://KEY:XYZ/QQV@bucket",
+        "s3://KEY:XYZ@QQV@bucket?nope=1",
+        "http://u:XYZ QQV@host:bad/x",
+        "ftp://u:XYZQQV@h",
+        // Found by fuzzing: most of these showed the password.
+        "s3://u:XYZ?QQV@bucket",
+        "s3://bucket?endpoint=http://u:XYZQQV@minio.example",
+        "s3://bucket?http://u:XYZQQV@minio.example",
+        "dir://u:XYZ%QQV@host/srv",
+        "u:XYZQQV@host",
+        "u:XYZQQV@host?x=http://h",
     ] {
         let error = text.parse::<StoreUrl>().unwrap_err().to_string();
+        let shown = error.to_uppercase();
         assert!(
-            !error.contains("SEC") && !error.contains("RET"),
+            !shown.contains("XYZ") && !shown.contains("QQV"),
             "{text}: {error}"
         );
     }
-    assert_eq!(url::redact("s3://k:p/w@b/x?a=b@c"), "s3://***@b/x?a=b@c");
+    assert_eq!(url::redact("s3://k:p/w@b/x?a=b@c"), "s3://***@c");
 }
 
 /// Any text a password can be.
