@@ -11,6 +11,9 @@ export CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina
 
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+CARGO_FUZZ_VERSION := 0.13.2
+CARGO_FUZZ := $(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
+SECONDS ?= 60
 DIST_MAX_BYTES := 25000000
 
 ##@ Build
@@ -25,7 +28,7 @@ dist: deps ## One static binary for any distribution: target/dist/lamina
 	scripts/check-static.sh target/dist/lamina $(DIST_MAX_BYTES)
 
 ##@ Check
-.PHONY: fmt lint deny test test-vm
+.PHONY: fmt lint deny test test-vm fuzz
 fmt: ## Format all Rust code
 	cargo fmt --all
 
@@ -46,6 +49,22 @@ test: deps ## Everything: lint, unit and integration tests, Python checks, other
 
 test-vm: deps ## The mount suite on Debian kernels 6.1 and 6.12 (QEMU, no KVM needed)
 	python3 scripts/test.py vm
+
+# What a target finds is kept in the cache and searched on from there; fuzz/corpus holds what
+# every test run repeats. A finding is printed and lies in fuzz/artifacts. Without a sanitizer: the
+# decoders are safe Rust, where it finds nothing and costs half the speed.
+fuzz: $(CARGO_FUZZ) ## Every fuzz target, SECONDS=60 each (needs the nightly toolchain)
+	rustup run nightly rustc --version || rustup toolchain install nightly --profile minimal
+	export PATH="$(dir $(CARGO_FUZZ)):$$PATH"; \
+	nice cargo +nightly fuzz build -s none; \
+	for target in $$(cargo +nightly fuzz list); do \
+	  echo "== $$target"; mkdir -p "$(CACHE)/fuzz/$$target"; \
+	  nice -n 15 cargo +nightly fuzz run -s none "$$target" "$(CACHE)/fuzz/$$target" "fuzz/corpus/$$target" -- \
+	    -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1; \
+	done
+
+$(CARGO_FUZZ):
+	nice cargo install --locked cargo-fuzz --version $(CARGO_FUZZ_VERSION) --root "$(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)"
 
 ##@ See it work
 .PHONY: demo bench bench-quick corpus

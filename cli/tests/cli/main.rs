@@ -1,5 +1,6 @@
 //! The `lamina` command as a user types it. Needs root (mounting); says so loudly where it is not.
 
+mod corpus;
 mod explore;
 mod machine;
 mod mounts;
