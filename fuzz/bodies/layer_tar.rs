@@ -79,11 +79,8 @@ fn build(tree: Tree, is_layer: bool) {
     let mut builder = FlistBuilder::new(tree);
     builder.is_layer = is_layer;
     let tree = builder.tree.clone();
-    let head = match builder.build() {
-        Ok(head) => head,
-        // What a flist cannot hold (attributes, paths that links made long).
-        Err(_) => return,
-    };
+    // What a flist cannot hold is refused: attributes, paths that links made long.
+    let Ok(head) = builder.build() else { return };
     let flist = Flist::parse(Bytes::from(head.bytes)).expect("what was built is a flist");
     flist.check(&Limits::default()).expect("and is strict");
     let back = flist.to_tree().expect("and a tree");

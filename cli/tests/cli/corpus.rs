@@ -27,7 +27,8 @@ const FILES_MIN: usize = 5;
 /// The corpora are part of every clone.
 const BYTES_MAX: usize = 300_000;
 
-const TARGETS: [(&str, fn(&[u8])); 9] = [
+type Target = (&'static str, fn(&[u8]));
+const TARGETS: [Target; 9] = [
     ("closure", closure::run),
     ("compressed", compressed::run),
     ("docker_config", docker_config::run),
