@@ -255,7 +255,7 @@ pub(crate) struct Mount {
 pub(crate) struct Umount {
     /// Directory to unmount
     pub(crate) dir: PathBuf,
-    /// Detach even when busy (readers keep what they have open)
+    /// Detach even when busy: who has files open keeps what is cached, missing data gives EIO
     #[arg(short, long)]
     pub(crate) force: bool,
     #[command(flatten)]

@@ -1,7 +1,12 @@
 //! How a failed verb ends: one message on standard error, one documented exit code.
 
 use anyhow::Error;
+use lamina_image::convert::{ConvertError, LayerFailure, StreamError};
+use lamina_image::manifest::ManifestError;
+use lamina_image::registry::RegistryError;
+use lamina_image::source::SourceError;
 use lamina_nodeagent::api::{CallError, FailureKind};
+use lamina_store::SinkError;
 use std::io;
 use std::process::ExitCode;
 
@@ -74,6 +79,18 @@ fn known_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<lamina_store::StoreError>() {
         return Some(of_store(error.kind()));
     }
+    if let Some(error) = cause.downcast_ref::<SinkError>() {
+        return of_sink(error);
+    }
+    if let Some(error) = cause.downcast_ref::<ConvertError>() {
+        return of_convert(error);
+    }
+    if let Some(error) = cause.downcast_ref::<LayerFailure>() {
+        return of_layer(error);
+    }
+    if let Some(error) = cause.downcast_ref::<lamina_store::ReadError>() {
+        return Some(of_store(error.kind()));
+    }
     if cause.is::<lamina_flist::FlistError>() {
         return Some(INTEGRITY);
     }
@@ -113,6 +130,58 @@ fn of_store(kind: lamina_store::ErrorKind) -> u8 {
     }
 }
 
+/// `transparent` errors do not appear in the chain by themselves; these know what they wrap.
+fn of_sink(error: &SinkError) -> Option<u8> {
+    match error {
+        SinkError::Store(error) => Some(of_store(error.kind())),
+        _ => None,
+    }
+}
+
+fn of_convert(error: &ConvertError) -> Option<u8> {
+    match error {
+        ConvertError::Source(SourceError::Registry(error)) => of_registry(error),
+        ConvertError::Source(SourceError::Manifest(error)) => Some(of_manifest(error)),
+        ConvertError::NoTarget => Some(USAGE),
+        _ => None,
+    }
+}
+
+fn of_layer(failure: &LayerFailure) -> Option<u8> {
+    match failure {
+        LayerFailure::Store(error) => Some(of_store(error.kind())),
+        LayerFailure::Stream(
+            StreamError::WrongSize { .. }
+            | StreamError::WrongDigest { .. }
+            | StreamError::WrongDiffId { .. }
+            | StreamError::TrailingData,
+        ) => Some(INTEGRITY),
+        _ => None,
+    }
+}
+
+fn of_registry(error: &RegistryError) -> Option<u8> {
+    match error {
+        RegistryError::NotFound { .. } => Some(NOT_FOUND),
+        RegistryError::Denied { .. } | RegistryError::Credentials(_) => Some(AUTH),
+        RegistryError::RateLimited { .. }
+        | RegistryError::Status { .. }
+        | RegistryError::Transport { .. }
+        | RegistryError::Short { .. } => Some(UNAVAILABLE),
+        RegistryError::TooLong { .. } | RegistryError::Protocol { .. } => Some(INTEGRITY),
+        RegistryError::Manifest(error) => Some(of_manifest(error)),
+        RegistryError::Redirect { .. } => None,
+    }
+}
+
+fn of_manifest(error: &ManifestError) -> u8 {
+    match error {
+        ManifestError::NoPlatform { .. } | ManifestError::WrongPlatform { .. } => NOT_FOUND,
+        ManifestError::TooLarge { .. } | ManifestError::TooMany { .. } => EXHAUSTED,
+        _ => INTEGRITY,
+    }
+}
+
 fn of_io(kind: io::ErrorKind) -> Option<u8> {
     use io::ErrorKind as K;
     match kind {
@@ -147,6 +216,30 @@ mod tests {
             2
         );
         assert_eq!(code(&Damaged("x".into()).into()), 8);
+        let registry = |error| code(&ConvertError::Source(SourceError::Registry(error)).into());
+        let url = || "https://host.example/v2/".to_owned();
+        assert_eq!(registry(RegistryError::NotFound { url: url() }), 3);
+        assert_eq!(
+            registry(RegistryError::Denied {
+                url: url(),
+                status: 401
+            }),
+            4
+        );
+        assert_eq!(
+            registry(RegistryError::RateLimited {
+                url: url(),
+                attempts: 3
+            }),
+            6
+        );
+        let store = |kind| lamina_store::StoreError::new(kind, "read", "dir:///x");
+        let layer = LayerFailure::Store(store(lamina_store::ErrorKind::Denied));
+        assert_eq!(code(&layer.into()), 4);
+        assert_eq!(
+            code(&SinkError::Store(store(lamina_store::ErrorKind::Full)).into()),
+            10
+        );
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
     }
 

@@ -103,8 +103,7 @@ fn wait_for_signal() -> Result<()> {
 }
 
 pub(crate) fn umount(args: &args::Umount) -> Result<()> {
-    // Not canonicalised: that would touch a mount that may hang.
-    let target = std::path::absolute(&args.dir).context("resolve the directory")?;
+    let target = resolve(&args.dir)?;
     let (instance, info) = find(&args.instance.run_dir, &target)?;
     let call = UmountCall {
         target: info.target,
@@ -118,6 +117,18 @@ pub(crate) fn umount(args: &args::Umount) -> Result<()> {
     )
     .with_context(|| format!("unmount {}", target.display()))?;
     Ok(())
+}
+
+/// A mount point as the agent knows it: canonical, but without touching the mount itself, which may
+/// hang.
+fn resolve(dir: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(dir).context("resolve the directory")?;
+    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Ok(absolute);
+    };
+    let parent = std::fs::canonicalize(parent)
+        .with_context(|| format!("resolve the directory {}", parent.display()))?;
+    Ok(parent.join(name))
 }
 
 /// The instance that mounted `target`.
@@ -211,7 +222,7 @@ pub(crate) fn mounts(args: &args::Mounts) -> Result<()> {
 }
 
 pub(crate) fn prefetch(args: &args::Prefetch) -> Result<()> {
-    let target = std::path::absolute(&args.dir).context("resolve the directory")?;
+    let target = resolve(&args.dir)?;
     let (instance, info) = find(&args.instance.run_dir, &target)?;
     let call = PrefetchCall {
         target: info.target,

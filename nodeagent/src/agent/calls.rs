@@ -34,14 +34,20 @@ pub(crate) async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<(
             accepted = listener.accept() => {
                 let (stream, _) = accepted.context("accept a call")?;
                 let agent = Arc::clone(&agent);
+                let busy = agent.busy();
                 tokio::spawn(async move {
+                    let _busy = busy;
                     if let Err(error) = converse(stream, &agent).await {
                         tracing::debug!(%error, "call ended");
                     }
                     drop(slot);
                 });
             }
-            () = agent.idle_for(LINGER) => return agent.end().await,
+            () = agent.idle_for(LINGER) => {
+                if agent.end().await? {
+                    return Ok(());
+                }
+            }
         }
     }
 }

@@ -69,17 +69,8 @@ fn probed(scratch: &Path) -> Result<Mode> {
         .map_err(|error| failure(FailureKind::Other, &error))
 }
 
-/// Speculative reads of mounts whose data is all local: four times the kernel's default.
-const READ_AHEAD_LOCAL_KB: u32 = 512;
-
 fn over_files(live: &LiveFlist, devices: &[PathBuf], at: &Path) -> Result<()> {
-    let complete = live.served.is_empty();
-    let options = ErofsOptions {
-        // Complete blobs are read from local disk: larger read-ahead makes up for what direct I/O
-        // costs sequential readers, and random readers keep its gain.
-        read_ahead_kb: complete.then_some(READ_AHEAD_LOCAL_KB),
-        ..ErofsOptions::default()
-    };
+    let options = ErofsOptions::default();
     let mount = mount_erofs(&live.admitted.path, devices, &options)
         .map_err(|error| failure(FailureKind::Other, &error))?;
     mount

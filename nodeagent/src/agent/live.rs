@@ -89,7 +89,9 @@ impl LiveMount {
             source.counts.add_to(&mut info);
             if let Some(stats) = stats.get(&source.id) {
                 info.reads += stats.reads;
-                info.reads_local += stats.reads - stats.reads_waited;
+                info.reads_local += stats
+                    .reads
+                    .saturating_sub(stats.reads_waited + stats.reads_failed);
             }
         }
         info

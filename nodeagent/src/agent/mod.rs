@@ -67,7 +67,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let sources = sources::Sources::new(CacheDir::new(&config.cache), Arc::clone(&space));
     let agent = Arc::new(mounts::Agent::new(config, space, sources, fetcher)?);
 
-    let filling = tokio::spawn(crate::fill::serve(
+    let mut filling = tokio::spawn(crate::fill::serve(
         fills,
         Arc::new(fill::Fills(Arc::clone(&agent))),
     ));
@@ -75,7 +75,10 @@ async fn serve(config: AgentConfig) -> Result<()> {
     agent.tell_holder();
     let watching = tokio::spawn(watch::unmounts(Arc::clone(&agent)));
     let upkeep = tokio::spawn(watch::upkeep(Arc::clone(&agent)));
-    let ended = calls::serve(calls, Arc::clone(&agent)).await;
+    let ended = tokio::select! {
+        ended = calls::serve(calls, Arc::clone(&agent)) => ended,
+        lost = &mut filling => Err(anyhow::anyhow!("fills cannot be answered any more: {lost:?}")),
+    };
     for task in [watching, upkeep] {
         task.abort();
     }

@@ -62,6 +62,12 @@ struct Activity {
     changed: Instant,
 }
 
+impl Activity {
+    fn is_quiet_since(&self, moment: Instant) -> bool {
+        self.calls == 0 && self.mounts == 0 && self.changed == moment
+    }
+}
+
 impl Agent {
     pub(crate) fn new(
         config: AgentConfig,
@@ -173,12 +179,8 @@ impl Agent {
             let Ok(now) = quiet.map(|now| *now) else {
                 return std::future::pending().await;
             };
-            let until = now.changed + linger;
-            if Instant::now() >= until {
-                return;
-            }
-            tokio::time::sleep_until(until.into()).await;
-            if activity.borrow().changed == now.changed {
+            tokio::time::sleep_until((now.changed + linger).into()).await;
+            if activity.borrow().is_quiet_since(now.changed) {
                 return;
             }
         }
@@ -198,14 +200,26 @@ impl Agent {
         ))
     }
 
-    /// Ends the mount daemon; the agent's own end follows.
-    pub(crate) async fn end(self: &Arc<Self>) -> anyhow::Result<()> {
+    /// Ends the mount daemon; the agent's own end follows. Says whether it did: a call that came at
+    /// the last moment keeps both.
+    pub(crate) async fn end(self: &Arc<Self>) -> anyhow::Result<bool> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let now = *self.activity.borrow();
+        if !now.is_quiet_since(now.changed) {
+            return Ok(false);
+        }
         let dir = self.config.instance.dir().to_owned();
         tokio::task::spawn_blocking(move || {
-            MountdClient::connect(&dir, MOUNTD_PATIENCE)?.shutdown(false)
+            let _turn = turn;
+            let mut mountd = MountdClient::connect(&dir, MOUNTD_PATIENCE)?;
+            // Records that could not be adopted describe mounts that are not ours any more.
+            for record in mountd.list_mounts()? {
+                mountd.remove_mount_record(&record.id)?;
+            }
+            mountd.shutdown(false)
         })
         .await??;
-        Ok(())
+        Ok(true)
     }
 
     /// Finds the mounts of a predecessor again: from the mount daemon's records, checked against
@@ -219,19 +233,28 @@ impl Agent {
 
     /// Closes what was unmounted without us (by umount(8), by the end of a mount namespace).
     pub(crate) async fn reconcile(self: &Arc<Self>) {
-        let outcome = self.in_turn(|agent| {
-            let table = MountTable::read().map_err(|error| failure(FailureKind::Other, &error))?;
-            let gone: Vec<PathBuf> = agent
-                .mounts()
-                .keys()
-                .filter(|target| table.on(target).is_none())
-                .cloned()
-                .collect();
-            gone.iter().try_for_each(|target| agent.forget(target))
+        self.adopted().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let agent = Arc::clone(self);
+        let closed = tokio::task::spawn_blocking(move || {
+            let outcome = agent.forget_gone();
+            drop(turn);
+            outcome
         });
-        if let Err(error) = outcome.await {
+        if let Ok(Err(error)) = closed.await {
             tracing::warn!(%error, "close what was unmounted elsewhere");
         }
+    }
+
+    fn forget_gone(&self) -> Result<()> {
+        let table = MountTable::read().map_err(|error| failure(FailureKind::Other, &error))?;
+        let gone: Vec<PathBuf> = self
+            .mounts()
+            .keys()
+            .filter(|target| table.on(target).is_none())
+            .cloned()
+            .collect();
+        gone.iter().try_for_each(|target| self.forget(target))
     }
 
     /// Keeps what was recorded so far, of every mount.
@@ -247,7 +270,7 @@ impl Agent {
     }
 
     fn save_profile(&self, live: &LiveFlist) {
-        if let Some(profile) = live.recorder.profile()
+        if let Some(profile) = live.recorder.profile(live.profile.as_ref())
             && let Err(error) = self.profiles.save(&live.digest, &profile)
         {
             tracing::warn!(%error, "keep an access profile");
@@ -289,6 +312,8 @@ impl Agent {
             .admit(&call.flist)
             .map_err(|error| failure(error.kind(), &error))?;
         let digest = admitted.flist.digest();
+        // The watcher may not have seen yet what was unmounted elsewhere a moment ago.
+        self.forget_gone()?;
         if let Some(known) = self.mounts().get(&call.target) {
             return Self::again(known, call, &digest);
         }
@@ -398,7 +423,10 @@ impl Agent {
                 .collect(),
         };
         let recorded = self.profiles.load(&digest);
-        let recorder = Recorder::new(recorded.is_none());
+        let cold = sources
+            .iter()
+            .all(|source| source.file.present_count() == 0);
+        let recorder = Recorder::new(recorded.is_none() && cold);
         let profile = recorded.or_else(|| flist.profile());
         let live = LiveFlist {
             digest,
@@ -488,14 +516,15 @@ impl Agent {
         self.forget(&call.target)
     }
 
-    /// Forgets a target that is not mounted any more, and its flist with the last of them.
+    /// Forgets a target that is not mounted any more, and its flist with the last of them. The mount
+    /// daemon's record goes first: what fails can be tried again.
     fn forget(&self, target: &Path) -> Result<()> {
-        let Some(mount) = self.mounts().remove(target) else {
-            return Ok(());
-        };
         self.mountd()?
             .remove_mount_record(&target.display().to_string())
             .map_err(|error| failure(FailureKind::Unavailable, &error))?;
+        let Some(mount) = self.mounts().remove(target) else {
+            return Ok(());
+        };
         let live = Arc::clone(&mount.flist);
         drop(mount);
         self.close_if_unused(&live);
@@ -614,18 +643,19 @@ impl Agent {
         });
     }
 
-    fn busy(&self) -> Busy<'_> {
+    /// Keeps the agent from ending while the value lives.
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
         self.activity.send_modify(|now| now.calls += 1);
-        Busy(&self.activity)
+        Busy(Arc::clone(self))
     }
 }
 
 /// A call under way; the agent does not end meanwhile.
-struct Busy<'a>(&'a watch::Sender<Activity>);
+pub(crate) struct Busy(Arc<Agent>);
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.send_modify(|now| {
+        self.0.activity.send_modify(|now| {
             now.calls -= 1;
             now.changed = Instant::now();
         });

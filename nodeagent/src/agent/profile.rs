@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Ranges kept at most: an image's start touches hundreds; a full scan is no profile.
 const RANGES_MAX: usize = 65_536;
@@ -83,7 +84,13 @@ impl ProfileDir {
 
 /// Notes the order in which entries are first asked for.
 #[derive(Debug)]
-pub(crate) struct Recorder(Option<Mutex<Recording>>);
+pub(crate) struct Recorder {
+    recording: Option<Mutex<Recording>>,
+    until: Instant,
+}
+
+/// What is read later than this after mounting is no start any more.
+const RECORD_FOR: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 struct Recording {
@@ -92,26 +99,45 @@ struct Recording {
 }
 
 impl Recorder {
-    /// A recorder; one that does not record when a recorded profile exists already.
+    /// A recorder; one that does nothing when there is nothing to learn: a recorded profile exists,
+    /// or data that is local already would be missing from it.
     pub(crate) fn new(record: bool) -> Self {
-        Self(record.then(Mutex::default))
+        Self {
+            recording: record.then(Mutex::default),
+            until: Instant::now() + RECORD_FOR,
+        }
     }
 
     /// Notes that `count` entries of `blob` from `first` were asked for.
     pub(crate) fn note(&self, blob: u16, first: u32, count: u32) {
-        let Some(recording) = &self.0 else { return };
+        let Some(recording) = &self.recording else {
+            return;
+        };
+        if Instant::now() > self.until {
+            return;
+        }
         let mut recording = recording.lock().expect("no panic while recording");
         for entry in first..first.saturating_add(count) {
             recording.add(blob, entry);
         }
     }
 
-    /// What was recorded; `None` when nothing was.
-    pub(crate) fn profile(&self) -> Option<Profile> {
-        let recording = self.0.as_ref()?.lock().expect("no panic while recording");
+    /// What was recorded, after the profile that was followed meanwhile (what prefetch brought was not
+    /// asked for any more); `None` when nothing was recorded.
+    pub(crate) fn profile(&self, followed: Option<&Profile>) -> Option<Profile> {
+        let recording = self
+            .recording
+            .as_ref()?
+            .lock()
+            .expect("no panic while recording");
         (!recording.ranges.is_empty()).then(|| Profile {
             source: ProfileSource::Recorded,
-            ranges: recording.ranges.clone(),
+            ranges: followed
+                .iter()
+                .flat_map(|profile| &profile.ranges)
+                .chain(&recording.ranges)
+                .copied()
+                .collect(),
         })
     }
 }
@@ -139,7 +165,7 @@ mod tests {
     use super::*;
 
     fn ranges(recorder: &Recorder) -> Vec<(u16, u32, u32)> {
-        let profile = recorder.profile().expect("something was noted");
+        let profile = recorder.profile(None).expect("something was noted");
         profile
             .ranges
             .iter()
@@ -158,12 +184,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_static_profile_brought_is_kept_before_what_was_missing_from_it() {
+        let range = |first_entry| ProfileRange {
+            blob: 0,
+            first_entry,
+            count: 1,
+        };
+        let followed = Profile {
+            source: ProfileSource::Static,
+            ranges: vec![range(3)],
+        };
+        let recorder = Recorder::new(true);
+        assert_eq!(recorder.profile(Some(&followed)), None);
+        recorder.note(0, 9, 1);
+        let profile = recorder.profile(Some(&followed)).unwrap();
+        assert_eq!(
+            (profile.source, profile.ranges),
+            (ProfileSource::Recorded, vec![range(3), range(9)])
+        );
+    }
+
+    #[test]
     fn a_profile_survives_its_directory_being_reopened() {
         let state = tempfile::tempdir().unwrap();
         let digest = FlistDigest::of(b"flist");
         let recorder = Recorder::new(true);
         recorder.note(0, 7, 4);
-        let profile = recorder.profile().unwrap();
+        let profile = recorder.profile(None).unwrap();
         ProfileDir::open(state.path())
             .unwrap()
             .save(&digest, &profile)

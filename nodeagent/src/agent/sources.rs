@@ -8,6 +8,7 @@ use lamina_store::{ChunkReader, ChunkSource};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// One blob that may be filled.
 #[derive(Debug)]
@@ -42,10 +43,32 @@ impl Source {
             .cloned()
     }
 
-    /// What to fetch beyond a demand for `entries`, when demands come in sequence.
+    /// Adds a flist that can say where the chunks are.
+    fn provide(&self, provider: Provider) {
+        let mut providers = self
+            .providers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if providers
+            .iter()
+            .all(|known| known.digest != provider.digest)
+        {
+            providers.push(provider);
+        }
+    }
+
+    /// What to fetch beyond a demand for `entries`, when demands come in sequence: never past the
+    /// padding that ends a file, for the next file in the blob is not the next thing read.
     pub(crate) fn read_ahead(&self, entries: &Range<u32>) -> Option<Range<u32>> {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        sequence.next(entries, self.entries())
+        let ahead = sequence.next(entries, self.entries())?;
+        let map = self.file.map();
+        let goes_on = |entry: &u32| {
+            let entry = *entry as usize;
+            entry > 0 && map.get(entry - 1).end() == map.get(entry).offset
+        };
+        let end = ahead.clone().take_while(goes_on).last()? + 1;
+        Some(ahead.start..end)
     }
 
     /// How many entries the blob has.
@@ -156,6 +179,9 @@ impl Sequence {
     }
 }
 
+/// How long a blob that is being closed is waited for.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Every open blob.
 #[derive(Debug)]
 pub(crate) struct Sources {
@@ -218,6 +244,7 @@ impl Sources {
             }
             used
         });
+        drop(open);
         for source in idle {
             // Somebody may still be writing what was fetched last; then the blob stays unsealed and
             // is verified at its next use.
@@ -240,25 +267,16 @@ impl Sources {
             .flist
             .blob(index)
             .map_or_else(|| BlobId::of(&[]), |info| info.id);
-        let mut open = self.map();
-        if let Some(source) = open.get(&id) {
-            let mut providers = source
-                .providers
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            if providers
-                .iter()
-                .all(|known| known.digest != provider.digest)
-            {
-                providers.push(provider);
-            }
-            drop(providers);
-            return Ok(Arc::clone(source));
+        if let Some(source) = self.get(&id) {
+            source.provide(provider);
+            return Ok(source);
         }
         let lease = self.space.lease(id);
         // A map that cannot be made is refused as not being this blob's.
         let map_bytes = || provider.flist.blob_map_bytes(index).unwrap_or_default();
-        let file = BlobFile::open(&self.cache.blob_dir(&id), &id, map_bytes, trust(&id))?;
+        // Not under the lock: verifying takes as long as the blob is large, and fills of other blobs
+        // look them up meanwhile. Mounts take turns, so nobody else opens this one.
+        let file = self.open_file(&id, map_bytes, trust(&id))?;
         let report = file.report();
         if report.cleared > 0 {
             tracing::warn!(blob = %id, cleared = report.cleared, "dropped damaged cache data");
@@ -272,8 +290,27 @@ impl Sources {
             space: Arc::clone(&self.space),
             _lease: lease,
         });
-        open.insert(id, Arc::clone(&source));
+        self.map().insert(id, Arc::clone(&source));
         Ok(source)
+    }
+
+    /// Opens a blob's files. A fetch that was under way when the blob was closed keeps them for as
+    /// long as its request takes.
+    fn open_file(
+        &self,
+        id: &BlobId,
+        map_bytes: impl Fn() -> Vec<u8>,
+        trust: Trust,
+    ) -> Result<BlobFile, CacheError> {
+        let deadline = Instant::now() + CLOSING_PATIENCE;
+        loop {
+            match BlobFile::open(&self.cache.blob_dir(id), id, &map_bytes, trust) {
+                Err(CacheError::Busy(_)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, HashMap<BlobId, Arc<Source>>> {

@@ -202,7 +202,18 @@ fn scan(blobs: &Path) -> io::Result<Vec<OnDisk>> {
         let Some(id) = name.to_str().and_then(|name| BlobId::from_str(name).ok()) else {
             continue;
         };
-        let (bytes, last_used) = measure(&entry.path())?;
+        let (bytes, last_used) = match measure(&entry.path()) {
+            // Gone meanwhile, or no blob of ours for all its name.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                continue;
+            }
+            other => other?,
+        };
         found.push(OnDisk {
             id,
             bytes,

@@ -13,6 +13,7 @@ use lamina_mount::blobfs::BlobFs;
 use lamina_mount::session::{FuseConnection, serve};
 use lamina_mount::treefs::shell::{TreeFsShell, connect_options};
 use lamina_mount::treefs::{CachedBlobs, TreeFs};
+use lamina_mount::unmount::mountinfo::{MountEntry, MountTable};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::blobs::{Blobs, Refusal};
@@ -47,7 +48,11 @@ impl Trees {
             mount,
         };
         if self.blobs.trees().contains(&tree) {
-            return Ok(());
+            if is_mounted(&tree.mount.at) {
+                return Ok(());
+            }
+            // Unmounted a moment ago; its last thread will find nothing left to do.
+            self.forget(&tree);
         }
         let shell = self.shell(flist, &tree)?;
         self.blobs.put_tree(tree.clone())?;
@@ -133,7 +138,10 @@ impl Trees {
                 tracing::error!(%at, %error, "serving a tree ended");
             }
             let _turn = trees.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            trees.forget(&tree);
+            // Mounted there again already: then it is not ours to forget.
+            if !is_mounted(&tree.mount.at) {
+                trees.forget(&tree);
+            }
         };
         std::thread::Builder::new()
             .name("tree".into())
@@ -153,6 +161,12 @@ impl Trees {
             tracing::warn!(at = %at.display(), why = refusal.message, "tree stays recorded");
         }
     }
+}
+
+/// Whether a FUSE file system is mounted at `at`, as far as the kernel can be asked.
+fn is_mounted(at: &Path) -> bool {
+    let table = MountTable::read();
+    table.is_ok_and(|table| table.on(at).is_some_and(MountEntry::is_fuse))
 }
 
 fn open(path: &Path) -> Result<Flist, Refusal> {
