@@ -9,10 +9,10 @@
 //! run in tasks of their own: a caller that goes away does not stop them. What is fetched ahead
 //! pauses while anybody waits on demand.
 
-use crate::agent::sources::Source;
+use crate::agent::sources::{Provider, Source};
 use futures::StreamExt;
 use lamina_flist::BlobId;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -100,6 +100,11 @@ impl Fetcher {
         entries: Range<u32>,
         urgency: Urgency,
     ) -> Result<(), FetchError> {
+        // Before the claim: a demand that joins a flight must find it flying, not queued.
+        let _ahead = match urgency {
+            Urgency::Ahead => self.slots_ahead.acquire().await.ok(),
+            Urgency::Demand => None,
+        };
         let _demand = (urgency == Urgency::Demand).then(|| Waiting::begin(&self.waiting));
         let mut pending = self.claim(source, entries, urgency);
         for flight in &mut pending {
@@ -166,10 +171,6 @@ impl Fetcher {
             blob: source.id,
             open: batch.into_iter().collect(),
         };
-        let _ahead = match urgency {
-            Urgency::Ahead => self.slots_ahead.acquire().await.ok(),
-            Urgency::Demand => None,
-        };
         let _slot = self.slots.acquire().await.ok();
         let entries: Vec<u32> = landing.open.keys().copied().collect();
         let wanted: u64 = entries.iter().map(|&entry| source.entry_len(entry)).sum();
@@ -180,8 +181,8 @@ impl Fetcher {
         self.bring(&source, &mut landing, entries, urgency).await;
     }
 
-    /// Fetches entries until each has landed. A failed request says which chunk could not be had;
-    /// the others of the batch are asked for again without it.
+    /// Fetches entries until each has landed: from the stores of one flist that holds the blob, and
+    /// what those cannot give from the next one's.
     async fn bring(
         &self,
         source: &Arc<Source>,
@@ -189,44 +190,87 @@ impl Fetcher {
         mut entries: Vec<u32>,
         urgency: Urgency,
     ) {
-        while !entries.is_empty() {
-            let Some(provider) = source.provider() else {
+        let mut failures = BTreeMap::new();
+        for provider in source.providers() {
+            failures = self
+                .bring_from(&provider, source, landing, entries, urgency)
+                .await;
+            if failures.is_empty() {
                 return;
-            };
+            }
+            entries = failures.keys().copied().collect();
+        }
+        for (entry, error) in failures {
+            landing.one(entry, Err(error));
+        }
+    }
+
+    /// One provider's try; gives what it could not bring. A failed request says which chunk could
+    /// not be had; the others of the batch are asked for again without it.
+    async fn bring_from(
+        &self,
+        provider: &Provider,
+        source: &Arc<Source>,
+        landing: &mut Landing<'_>,
+        mut entries: Vec<u32>,
+        urgency: Urgency,
+    ) -> BTreeMap<u32, FetchError> {
+        let mut failures = BTreeMap::new();
+        while !entries.is_empty() {
             let located: Option<Vec<_>> = entries
                 .iter()
                 .map(|&entry| provider.locate(entry))
                 .collect();
-            let Some(wanted) = located else { return };
-            let mut arriving = std::pin::pin!(provider.reader.stream(&wanted));
-            let mut failed = None;
-            while let Some(result) = arriving.next().await {
-                match result {
-                    Ok((at, plain)) => {
-                        let stored = wanted[at].chunk.stored_len;
-                        let kept = source.keep(entries[at], plain, stored, urgency).await;
-                        landing.one(entries[at], kept);
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
-                }
-            }
-            let Some(error) = failed else { return };
+            let Some(wanted) = located else {
+                let lost = FetchError::Lost { blob: source.id };
+                failures.extend(entries.into_iter().map(|entry| (entry, lost.clone())));
+                return failures;
+            };
+            let Some(error) = self
+                .stream(provider, source, landing, &entries, &wanted, urgency)
+                .await
+            else {
+                return failures;
+            };
             let chunk = error.chunk;
             tracing::warn!(blob = %source.id, %chunk, error = crate::chain(&error), "fetch");
             let error = FetchError::Store {
                 blob: source.id,
                 source: Arc::new(error),
             };
-            for (at, &entry) in entries.iter().enumerate() {
-                if wanted[at].chunk.id == chunk {
-                    landing.one(entry, Err(error.clone()));
+            for (&entry, wanted) in entries.iter().zip(&wanted) {
+                if wanted.chunk.id == chunk {
+                    failures.insert(entry, error.clone());
                 }
             }
-            entries.retain(|entry| landing.open.contains_key(entry));
+            entries
+                .retain(|entry| landing.open.contains_key(entry) && !failures.contains_key(entry));
         }
+        failures
+    }
+
+    /// Lands entries as their chunks arrive, until all did or a request failed.
+    async fn stream(
+        &self,
+        provider: &Provider,
+        source: &Arc<Source>,
+        landing: &mut Landing<'_>,
+        entries: &[u32],
+        wanted: &[lamina_store::ChunkSource],
+        urgency: Urgency,
+    ) -> Option<lamina_store::ReadError> {
+        let mut arriving = std::pin::pin!(provider.reader.stream(wanted));
+        while let Some(result) = arriving.next().await {
+            match result {
+                Ok((at, plain)) => {
+                    let stored = wanted[at].chunk.stored_len;
+                    let kept = source.keep(entries[at], plain, stored, urgency).await;
+                    landing.one(entries[at], kept);
+                }
+                Err(error) => return Some(error),
+            }
+        }
+        None
     }
 }
 
@@ -234,7 +278,7 @@ impl Fetcher {
 struct Landing<'a> {
     fetcher: &'a Fetcher,
     blob: BlobId,
-    open: std::collections::BTreeMap<u32, watch::Sender<Outcome>>,
+    open: BTreeMap<u32, watch::Sender<Outcome>>,
 }
 
 impl Landing<'_> {

@@ -35,12 +35,11 @@ pub(crate) struct Provider {
 
 impl Source {
     /// Who can say where the chunks are; the flist in use for longest comes first.
-    pub(crate) fn provider(&self) -> Option<Provider> {
+    pub(crate) fn providers(&self) -> Vec<Provider> {
         self.providers
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .first()
-            .cloned()
+            .clone()
     }
 
     /// Adds a flist that can say where the chunks are.

@@ -283,12 +283,29 @@ mod tests {
         let crate::url::Place::Bucket(bucket) = url.place() else {
             panic!("{url}")
         };
-        let error = connect(&given, bucket, UrlTrust::Flist).unwrap_err();
+        let options = StoreOptions {
+            url_trust: UrlTrust::Flist,
+            ..StoreOptions::default()
+        };
+        let error = connect(&given, bucket, &options).unwrap_err();
         assert!(
             error
                 .to_string()
                 .contains("may not name a credentials file"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn settings_come_from_the_environment_given_not_from_the_process() {
+        let vars = [
+            ("AWS_REGION", "here-1"),
+            ("AWS_NONSENSE", "x"),
+            ("OTHER", "y"),
+        ];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let env = Environment::from(std::collections::BTreeMap::from(vars));
+        let found = keys::<AmazonS3ConfigKey>(&env, "AWS_");
+        assert_eq!(found, [(AmazonS3ConfigKey::Region, "here-1".to_owned())]);
     }
 }
