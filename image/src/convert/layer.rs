@@ -194,7 +194,7 @@ impl LayerJob {
         );
         let draft = match draft {
             Ok(draft) => draft,
-            Err(error) => return Err(self.why(error, sink)),
+            Err(error) => return Err(self.why(error, sink, &stream)),
         };
         self.progress.advanced(draft.stats.entries - told, 0);
         stream.finish()?;
@@ -202,8 +202,9 @@ impl LayerJob {
         place(draft, packed)
     }
 
-    /// The first cause: a sink that takes no more knows it better.
-    fn why(&self, error: LayerError, sink: SinkAdapter) -> LayerFailure {
+    /// The first cause: a sink that takes no more knows it better, and bytes
+    /// that are not the layer's explain whatever was wrong with them.
+    fn why(&self, error: LayerError, sink: SinkAdapter, stream: &LayerStream<'_>) -> LayerFailure {
         if self.cancel.load(Ordering::Relaxed) {
             return LayerFailure::Cancelled;
         }
@@ -212,7 +213,9 @@ impl LayerJob {
                 Err(cause) => cause.into(),
                 Ok(_) => error.into(),
             },
-            other => other.into(),
+            other => stream
+                .blame()
+                .map_or_else(|| other.into(), LayerFailure::Stream),
         }
     }
 }

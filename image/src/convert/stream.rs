@@ -54,17 +54,10 @@ pub enum StreamError {
     TrailingData,
 }
 
-/// What went through the stored side.
-#[derive(Default)]
-struct Stored {
-    bytes: u64,
-    digest: Option<Sha256Digest>,
-}
-
 /// The plain tar of one layer.
 pub(super) struct LayerStream<'a> {
     plain: Box<dyn Read + Send + 'a>,
-    stored: Arc<Mutex<Stored>>,
+    stored: Arc<Mutex<Checked<'a>>>,
     layer: SourceLayer,
     hash: Sha256,
     buffer: Box<[u8]>,
@@ -81,16 +74,18 @@ impl<'a> LayerStream<'a> {
         limits: &Limits,
         on_bytes: impl FnMut(u64) + Send + 'a,
     ) -> Result<Self, StreamError> {
-        let stored = Arc::new(Mutex::new(Stored::default()));
-        let checked = Checked {
+        let stored = Arc::new(Mutex::new(Checked {
             input,
             size: layer.size,
             hash: layer.digest.map(|_| Sha256::new()),
             have: 0,
-            stored: Arc::clone(&stored),
-            on_bytes,
+            digest: None,
+            on_bytes: Box::new(on_bytes),
+        }));
+        let plain = match decompressed(Shared(Arc::clone(&stored)), limits) {
+            Ok(plain) => plain,
+            Err(error) => return Err(blame(&stored, layer).unwrap_or(StreamError::Read(error))),
         };
-        let plain = decompressed(checked, limits).map_err(StreamError::Read)?;
         Ok(Self {
             plain,
             stored,
@@ -103,30 +98,29 @@ impl<'a> LayerStream<'a> {
         })
     }
 
+    /// After a failure: whether the stored bytes themselves are not what was
+    /// announced, which then is the better explanation. Reads the rest of them.
+    pub(super) fn blame(&self) -> Option<StreamError> {
+        blame(&self.stored, &self.layer)
+    }
+
     /// Reads what is left and compares everything.
     pub(super) fn finish(mut self) -> Result<(), StreamError> {
         loop {
-            let n = self.fill_buf().map_err(StreamError::Read)?.len();
+            let n = match self.fill_buf() {
+                Ok(buf) => buf.len(),
+                Err(error) => return Err(self.blame().unwrap_or(StreamError::Read(error))),
+            };
             if n == 0 {
                 break;
             }
             self.consume(n);
         }
         let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-        let (want, got) = (self.layer.size, stored.bytes);
-        if got < want {
-            // The codec was content before the end, or the source was short.
-            return Err(match stored.digest {
-                None if self.layer.digest.is_some() => StreamError::TrailingData,
-                _ => StreamError::WrongSize { want, got },
-            });
+        if !stored.is_complete() {
+            return Err(StreamError::TrailingData);
         }
-        if let Some(want) = self.layer.digest {
-            let got = stored.digest.ok_or(StreamError::TrailingData)?;
-            if got != want {
-                return Err(StreamError::WrongDigest { want, got });
-            }
-        }
+        stored.compare(&self.layer)?;
         let got = Sha256Digest::from_bytes(self.hash.finalize().into());
         let want = self.layer.diff_id;
         if got != want {
@@ -134,6 +128,20 @@ impl<'a> LayerStream<'a> {
         }
         Ok(())
     }
+}
+
+fn blame(stored: &Mutex<Checked<'_>>, layer: &SourceLayer) -> Option<StreamError> {
+    let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut buffer = vec![0; BUFFER];
+    while !stored.is_complete() {
+        // Ends at the size announced; what cannot be read explains nothing.
+        match stored.read(&mut buffer) {
+            Err(_) if stored.have > stored.size => break,
+            Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+    stored.compare(layer).err()
 }
 
 impl Read for LayerStream<'_> {
@@ -162,16 +170,37 @@ impl BufRead for LayerStream<'_> {
 }
 
 /// Counts and hashes stored bytes; stops what is longer than announced.
-struct Checked<F> {
+struct Checked<'a> {
     input: Box<dyn Read + Send>,
     size: u64,
+    /// Until the end is seen.
     hash: Option<Sha256>,
     have: u64,
-    stored: Arc<Mutex<Stored>>,
-    on_bytes: F,
+    /// Once the end is seen; a layer without digest gets that of nothing.
+    digest: Option<Sha256Digest>,
+    on_bytes: Box<dyn FnMut(u64) + Send + 'a>,
 }
 
-impl<F: FnMut(u64)> Read for Checked<F> {
+impl Checked<'_> {
+    fn is_complete(&self) -> bool {
+        self.digest.is_some()
+    }
+
+    fn compare(&self, layer: &SourceLayer) -> Result<(), StreamError> {
+        if self.have != layer.size {
+            return Err(StreamError::WrongSize {
+                want: layer.size,
+                got: self.have,
+            });
+        }
+        match (layer.digest, self.digest) {
+            (Some(want), Some(got)) if got != want => Err(StreamError::WrongDigest { want, got }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for Checked<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buf)?;
         self.have += n as u64;
@@ -182,17 +211,23 @@ impl<F: FnMut(u64)> Read for Checked<F> {
         if let Some(hash) = &mut self.hash {
             hash.update(&buf[..n]);
         }
-        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-        stored.bytes = self.have;
-        if n == 0 && !buf.is_empty() {
-            let digest = self
-                .hash
-                .take()
-                .map(|h| Sha256Digest::from_bytes(h.finalize().into()));
-            stored.digest = stored.digest.or(digest);
+        if n == 0 && !buf.is_empty() && self.digest.is_none() {
+            let hash = self.hash.take().unwrap_or_default();
+            self.digest = Some(Sha256Digest::from_bytes(hash.finalize().into()));
         }
-        drop(stored);
         (self.on_bytes)(n as u64);
         Ok(n)
+    }
+}
+
+/// The decoder's end of the stored bytes.
+struct Shared<'a>(Arc<Mutex<Checked<'a>>>);
+
+impl Read for Shared<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(buf)
     }
 }
