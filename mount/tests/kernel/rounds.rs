@@ -24,6 +24,15 @@ struct Left {
 }
 
 impl Left {
+    /// Nothing more than `before`: a thread that was still ending then may be
+    /// gone now.
+    fn is_within(&self, before: &Self) -> bool {
+        self.mounts <= before.mounts
+            && self.descriptors <= before.descriptors
+            && self.threads <= before.threads
+            && self.loops <= before.loops
+    }
+
     /// Of this process, which other tests share: so mounts and threads are
     /// those of this test's namespace, and the rest is told apart by where it
     /// leads.
@@ -167,7 +176,8 @@ fn ten_thousand_rounds_of_image_and_union_leak_nothing() {
     let start = Instant::now();
     run(count - count / 10);
     let took = start.elapsed();
-    assert_eq!(settled(&sandbox, &left), left);
+    let now = settled(&sandbox, &left);
+    assert!(now.is_within(&left), "{now:?} after {left:?}");
     let (ours_now, kernel_now) = memory_kib();
     println!(
         "{count} rounds, {took:?}; memory {ours} -> {ours_now} KiB, \
@@ -239,7 +249,11 @@ fn leak_check(sandbox: &Sandbox, count: usize, mut round: impl FnMut()) {
     for _ in 0..count {
         round();
     }
-    assert_eq!(settled(sandbox, &before), before, "after {count} rounds");
+    let now = settled(sandbox, &before);
+    assert!(
+        now.is_within(&before),
+        "{now:?} after {before:?} and {count} rounds"
+    );
 }
 
 /// Loop devices clear themselves and threads end shortly after: waits for
@@ -248,7 +262,7 @@ fn settled(sandbox: &Sandbox, expected: &Left) -> Left {
     let give_up = Instant::now() + Duration::from_secs(20);
     loop {
         let left = Left::now(sandbox);
-        if left == *expected || Instant::now() > give_up {
+        if left.is_within(expected) || Instant::now() > give_up {
             return left;
         }
         std::thread::yield_now();
