@@ -52,6 +52,11 @@ fn with_password(text: &str, glue: &str) {
         return;
     };
     let [first, last] = SECRET;
+    // A fuzzer learns the halves from the comparisons below.
+    let lower = text.to_lowercase();
+    if lower.contains(first) || lower.contains(last) {
+        return;
+    }
     let text = format!("{scheme}://user:{first}{glue}{last}@{rest}");
     match text.parse::<StoreUrl>() {
         // A folder may have any name.
