@@ -15,7 +15,7 @@ use crate::layer::implicit_metadata;
 /// Links followed for one path, as in the kernel.
 const LINKS_MAX: usize = 40;
 /// Components visited for one path.
-const STEPS_MAX: usize = 8192;
+pub(crate) const STEPS_MAX: usize = 8192;
 /// Moves can uncover further links; each round settles at least one level.
 const ROUNDS_MAX: usize = 64;
 
@@ -198,14 +198,21 @@ fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> + '_ {
 /// The path without symbolic links, confined to the root; what does not exist
 /// stays as written. `None` for loops and for `..` out of what is missing.
 pub(crate) fn resolve(tree: &Tree, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
+    resolve_within(tree, path, &mut { STEPS_MAX })
+}
+
+/// As [`resolve`]; each name looked at is taken from `steps`.
+pub(crate) fn resolve_within(
+    tree: &Tree,
+    path: &[Vec<u8>],
+    steps: &mut usize,
+) -> Option<Vec<Vec<u8>>> {
     let mut todo: VecDeque<Vec<u8>> = path.iter().cloned().collect();
     let mut names: Vec<Vec<u8>> = Vec::new();
     let mut stack: Vec<Option<NodeId>> = vec![Some(Tree::ROOT)];
     let mut links = 0;
-    for _ in 0..STEPS_MAX {
-        let Some(name) = todo.pop_front() else {
-            return Some(names);
-        };
+    while let Some(name) = todo.pop_front() {
+        *steps = steps.checked_sub(1)?;
         let at = *stack.last()?;
         if name == b".." {
             at?;
@@ -233,5 +240,5 @@ pub(crate) fn resolve(tree: &Tree, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
         names.push(name);
         stack.push(next);
     }
-    None
+    Some(names)
 }

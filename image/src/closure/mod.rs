@@ -29,6 +29,8 @@ use view::{Found, View};
 const FILES_MAX: usize = 20_000;
 /// Bytes read to find them.
 const READ_BYTES_MAX: u64 = 256 << 20;
+/// Imports that wait for those before them.
+const PENDING_MAX: usize = 100_000;
 /// Scripts that start scripts.
 const SHEBANGS_MAX: usize = 8;
 /// Words of the command that are looked up as programs.
@@ -303,7 +305,9 @@ impl Closure<'_> {
                     continue;
                 };
                 let below = self.imports_of(python, &name[..end], &module, false);
-                todo.extend(below.into_iter().rev());
+                if todo.len() < PENDING_MAX {
+                    todo.extend(below.into_iter().rev());
+                }
             }
         }
     }

@@ -4,6 +4,12 @@
 //! lines and indentation, and leaves out function bodies (imported later, if
 //! ever) and `if TYPE_CHECKING:`. What it misses only makes the list shorter.
 
+/// Imports and imported names of one source; the largest generated modules
+/// have hundreds.
+const NAMES_MAX: usize = 10_000;
+/// Bytes of a dotted name: it becomes a path.
+const NAME_BYTES_MAX: usize = 1024;
+
 /// One imported name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Import {
@@ -20,6 +26,7 @@ pub(super) fn imports(source: &str, is_main: bool) -> Vec<Import> {
     let mut out = Vec::new();
     // Indentation of a block that is left out, while in it.
     let mut skipping: Option<usize> = None;
+    let mut names = NAMES_MAX;
     for line in logical_lines(source) {
         let indent = line.len() - line.trim_start().len();
         if skipping.is_some_and(|block| indent > block) {
@@ -41,7 +48,7 @@ pub(super) fn imports(source: &str, is_main: bool) -> Vec<Import> {
                         || head.starts_with("if ")
                 })
                 .map_or(statement, |(_, body)| body.trim());
-            parse(body, &mut out);
+            parse(body, &mut names, &mut out);
         }
     }
     out
@@ -55,9 +62,14 @@ fn is_left_out(statement: &str, is_main: bool) -> bool {
         || (!is_main && statement.starts_with("if __name__"))
 }
 
-fn parse(statement: &str, out: &mut Vec<Import>) {
+/// Takes a statement's imports; `names` is how many more there may be.
+fn parse(statement: &str, names_left: &mut usize, out: &mut Vec<Import>) {
+    let mut one_more = || {
+        *names_left = names_left.checked_sub(1)?;
+        Some(())
+    };
     if let Some(list) = statement.strip_prefix("import ") {
-        for item in list.split(',') {
+        for item in list.split(',').map_while(|item| one_more().map(|()| item)) {
             let module = first_word(item);
             if is_dotted(module) {
                 out.push(Import {
@@ -75,14 +87,14 @@ fn parse(statement: &str, out: &mut Vec<Import>) {
         let level = module.len() - module.trim_start_matches('.').len();
         let module = module.trim_start_matches('.').trim();
         let is_relative = module.is_empty() && level > 0;
-        if !(is_dotted(module) || is_relative) {
+        if !(is_dotted(module) || is_relative) || one_more().is_none() {
             return;
         }
         let names = names
             .trim()
             .trim_matches(['(', ')'])
             .split(',')
-            .map(first_word)
+            .map_while(|name| one_more().map(|()| first_word(name)))
             .filter(|name| is_dotted(name))
             .map(str::to_owned)
             .collect();
@@ -99,7 +111,7 @@ fn first_word(text: &str) -> &str {
 }
 
 fn is_dotted(name: &str) -> bool {
-    !name.is_empty()
+    (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.split('.').all(|part| {
             !part.is_empty()
                 && !part.starts_with(|c: char| c.is_ascii_digit())
@@ -216,6 +228,15 @@ if __name__ == "__main__":
         ];
         assert_eq!(scan(source), want);
         assert_eq!(imports("if __name__ == 'x':\n  import r", true).len(), 1);
+    }
+
+    #[test]
+    fn names_without_end_are_cut() {
+        // Each prefix of a name is looked up: fuzzing found one of 2 KiB that took seconds.
+        assert_eq!(scan(&format!("import {}b, c", "a.".repeat(2000))), ["c "]);
+        assert_eq!(scan(&"import a, b\n".repeat(NAMES_MAX)).len(), NAMES_MAX);
+        let many = imports(&format!("from a import {}", "b,".repeat(NAMES_MAX)), false);
+        assert_eq!(many[0].names.len(), NAMES_MAX - 1);
     }
 
     #[test]
