@@ -1,0 +1,49 @@
+//! What the mounts did: their figures, and the access profiles they leave.
+
+use super::Agent;
+use crate::agent::failure::{Result, failure};
+use crate::agent::live::{LiveFlist, LiveMount};
+use crate::api::{Answer, FailureKind};
+use std::sync::Arc;
+
+impl Agent {
+    pub(super) fn list_now(&self) -> Result<Answer> {
+        let stats = self
+            .mountd()?
+            .stats()
+            .map_err(|error| failure(FailureKind::Unavailable, &error))?;
+        let mounts: Vec<Arc<LiveMount>> = self.mounts().values().cloned().collect();
+        let mounts = mounts
+            .iter()
+            .map(|mount| mount.info(&stats.blobs))
+            .collect();
+        let (bytes, bytes_max, expire) = self.space.report();
+        let cache = crate::api::CacheInfo {
+            dir: self.config.cache.clone(),
+            bytes,
+            bytes_max,
+            expire_s: expire.map(|time| time.as_secs()),
+        };
+        Ok(Answer::Mounts { mounts, cache })
+    }
+
+    /// Keeps what was recorded so far, of every mount.
+    pub(crate) fn save_profiles(&self) {
+        let live: Vec<_> = self
+            .mounts()
+            .values()
+            .map(|mount| Arc::clone(&mount.flist))
+            .collect();
+        for live in live {
+            self.save_profile(&live);
+        }
+    }
+
+    pub(super) fn save_profile(&self, live: &LiveFlist) {
+        if let Some(profile) = live.recorder.profile(live.profile.as_ref())
+            && let Err(error) = self.profiles.save(&live.digest, &profile)
+        {
+            tracing::warn!(%error, "keep an access profile");
+        }
+    }
+}
