@@ -11,11 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
+
+use crate::unmount::mountinfo::MountIdentity;
 
 /// Messages kept from the kernel's log of one context; it holds at most 8.
 const LOG_LINES_MAX: usize = 8;
@@ -153,6 +156,46 @@ pub struct DetachedMount {
 }
 
 impl DetachedMount {
+    /// Another mount of the directory tree at `path`, as a bind mount is, with the same attributes.
+    ///
+    /// # Errors
+    /// When `path` is no directory or the kernel refuses.
+    pub fn clone_of(path: &Path) -> Result<Self, FsError> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let fd = open_tree(rustix::fs::CWD, path, flags).map_err(|errno| {
+            let step = format!("cloning {}", path.display());
+            bind_error(step, errno.into())
+        })?;
+        Ok(Self { fs: BIND, fd })
+    }
+
+    /// Takes `nosuid` and `nodev` away, before anybody can see the mount.
+    ///
+    /// # Errors
+    /// `ENOSYS` before Linux 5.12.
+    pub fn trust(&self) -> Result<(), FsError> {
+        let clear = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        crate::sys::mount_attr::clear(self.fd.as_fd(), clear)
+            .map_err(|source| bind_error("allowing devices and set-user-ID".to_owned(), source))
+    }
+
+    /// Which mount this is; it stays the same when it is attached.
+    ///
+    /// # Errors
+    /// When the kernel cannot say (before Linux 5.8).
+    pub fn identity(&self) -> io::Result<MountIdentity> {
+        // Not synced: a FUSE daemon is not asked.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = rustix::fs::statx(&self.fd, "", flags, StatxFlags::MNT_ID)?;
+        if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        Ok(MountIdentity {
+            id: stat.stx_mnt_id,
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
+        })
+    }
+
     /// Puts the mount on the directory `target`, whose last component may not
     /// be a symbolic link.
     ///
@@ -179,6 +222,18 @@ impl DetachedMount {
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
         )
         .map_err(|errno| error(format!("attaching to {}", target.display()), errno.into()))
+    }
+}
+
+/// What a clone is called in errors.
+const BIND: &str = "bind";
+
+fn bind_error(step: String, source: io::Error) -> FsError {
+    FsError {
+        fs: BIND,
+        step,
+        log: KernelLog::default(),
+        source,
     }
 }
 

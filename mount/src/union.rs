@@ -22,6 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
 use crate::fscontext::{DetachedMount, FsContext, FsError};
+use crate::unmount::mountinfo::MountIdentity;
 pub use upper::{Upper, UpperDirs, UpperError};
 pub use volatile::seal_upper;
 
@@ -117,6 +118,16 @@ impl Union {
     pub fn attach(self, target: &Path) -> Result<Option<UpperDirs>, UnionError> {
         self.mount.attach(target)?;
         Ok(self.upper)
+    }
+}
+
+impl Union {
+    /// Which mount this is; it stays the same when it is attached.
+    ///
+    /// # Errors
+    /// When the kernel cannot say (before Linux 5.8).
+    pub fn identity(&self) -> io::Result<MountIdentity> {
+        self.mount.identity()
     }
 }
 

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
@@ -33,7 +35,25 @@ pub struct MountEntry {
     pub super_options: String,
 }
 
+/// One mount: its id, which another mount gets once this one is gone, and the device of its file
+/// system, which makes a mistake unlikely then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountIdentity {
+    /// Id, unique on the machine while the mount lives.
+    pub id: u64,
+    /// Device of its files: major, minor.
+    pub device: (u32, u32),
+}
+
 impl MountEntry {
+    /// Which mount this line is of.
+    pub fn identity(&self) -> MountIdentity {
+        MountIdentity {
+            id: self.id,
+            device: self.device,
+        }
+    }
+
     /// Whether it is served by a FUSE daemon.
     pub fn is_fuse(&self) -> bool {
         self.fs_type == "fuse" || self.fs_type == "fuseblk" || self.fs_type.starts_with("fuse.")
@@ -83,6 +103,16 @@ impl MountTable {
             .iter()
             .rev()
             .find(|entry| entry.mount_point == target)
+    }
+
+    /// Every mount exactly on `target`, the topmost last.
+    pub fn stack<'a>(
+        &'a self,
+        target: &'a Path,
+    ) -> impl DoubleEndedIterator<Item = &'a MountEntry> {
+        self.entries
+            .iter()
+            .filter(move |entry| entry.mount_point == target)
     }
 
     /// The mounts below `target`, not on it.
