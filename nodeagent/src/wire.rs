@@ -16,14 +16,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of all message sets of this crate. Raised when any message changes:
 /// postcard cannot tell old from new.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest frame: thousands of mount records fit, a hostile length does not.
 pub const FRAME_MAX: usize = 4 * 1024 * 1024;
 
@@ -226,6 +226,11 @@ impl Client {
 const CONNECTIONS_MAX: usize = 64;
 /// A peer that does not take its answer for this long is dropped.
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// So is one that has not sent a whole request this long after the last one: each holds a thread.
+/// Longer than a caller's own work between two requests.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two tries when the system has no descriptors or memory left for one more connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections for ever, one thread each, answering requests with
 /// `handler`. Meant to be the body of a thread.
@@ -242,38 +247,99 @@ where
     for stream in listener.incoming() {
         let stream = match stream {
             Ok(stream) => stream,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_passing(&error) => {
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
             Err(error) => return Err(error),
         };
         if open.load(Ordering::Relaxed) >= CONNECTIONS_MAX || check_peer(&stream).is_err() {
             continue;
         }
-        open.fetch_add(1, Ordering::Relaxed);
-        let (handler, open) = (Arc::clone(handler), Arc::clone(&open));
-        std::thread::Builder::new()
+        let counted = Counted::new(&open);
+        let handler = Arc::clone(handler);
+        let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || {
+                let _counted = counted;
                 // A broken connection concerns its peer only.
-                if let Err(error) = converse(&stream, handler.as_ref()) {
+                if let Err(error) = converse(&stream, handler.as_ref(), REQUEST_DEADLINE) {
                     tracing::debug!(%error, "control connection ended");
                 }
-                open.fetch_sub(1, Ordering::Relaxed);
-            })?;
+            });
+        if let Err(error) = thread {
+            tracing::warn!(%error, "no thread for a control connection");
+        }
     }
     Ok(())
+}
+
+/// Whether accepting may work again later: the fault is not the listener's.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINTR
+                | libc::ECONNABORTED
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+        )
+    )
+}
+
+/// One of the open connections, until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn converse<Q: DeserializeOwned, A: Serialize>(
     stream: &UnixStream,
     handler: &impl Fn(Q) -> A,
+    patience: Duration,
 ) -> Result<(), WireError> {
     stream.set_write_timeout(Some(WRITE_DEADLINE))?;
     loop {
-        match read_frame(stream) {
+        let until = Until {
+            stream,
+            end: Instant::now() + patience,
+        };
+        match read_frame(until) {
             Ok(request) => write_frame(stream, &handler(request))?,
             Err(WireError::Closed) => return Ok(()),
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Reads of a stream that all of them together end in time: a peer that sends a byte now and then
+/// gains nothing.
+struct Until<'a> {
+    stream: &'a UnixStream,
+    end: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut stream = self.stream;
+        stream.read(buffer)
     }
 }
 
@@ -331,5 +397,27 @@ mod tests {
             read_frame::<String>(&[][..]),
             Err(WireError::Closed)
         ));
+    }
+
+    #[test]
+    fn a_peer_that_stays_silent_or_dribbles_is_let_go() {
+        // Once this was a thread per silent connection, for ever.
+        let answer = |_: u32| 0u32;
+        let patience = Duration::from_millis(50);
+        let (silent, _held) = UnixStream::pair().unwrap();
+        let ended = converse(&silent, &answer, patience);
+        assert!(matches!(ended, Err(WireError::Io(_))), "{ended:?}");
+        let (slow, mut peer) = UnixStream::pair().unwrap();
+        let dribble = std::thread::spawn(move || {
+            peer.write_all(&encode(&vec![7u8; 1000]).unwrap()[..4])
+                .unwrap();
+            while peer.write_all(&[VERSION]).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let ended = converse(&slow, &|_: Vec<u8>| 0u32, patience);
+        assert!(matches!(ended, Err(WireError::Io(_))), "{ended:?}");
+        drop(slow);
+        dribble.join().unwrap();
     }
 }

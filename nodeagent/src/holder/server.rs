@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
@@ -22,6 +23,8 @@ use crate::wire;
 const CLIENTS_MAX: usize = 16;
 /// Connections not yet accepted.
 const BACKLOG: i32 = 16;
+/// A client that does not take its answer for this long is let go.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a child may take to end before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -185,7 +188,11 @@ impl Holder {
             Err(errno) => return Err(errno.into()),
         };
         match wire::check_peer(&client) {
-            Ok(()) if self.clients.len() < CLIENTS_MAX => self.clients.push(client),
+            Ok(()) if self.clients.len() < CLIENTS_MAX => {
+                // One thread serves all: a client that takes no answers must not stop it.
+                set_socket_timeout(&client, Timeout::Send, Some(ANSWER_DEADLINE))?;
+                self.clients.push(client);
+            }
             Ok(()) => tracing::warn!("too many connections"),
             Err(error) => tracing::warn!(%error, "connection refused"),
         }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use lamina_mount::blobfs::BlobFs;
 
+use super::alive::Alive;
 use super::blobs::{Blobs, Refusal};
 use super::fill_link::FillLink;
-use super::protocol::{ErrorKind, MountdStats, Reply, Request};
+use super::protocol::{ErrorKind, MountdStats, Reply, Request, Watch};
 use super::trees::Trees;
 
 /// Everything a request may touch.
 pub(super) struct Control {
     pub(super) blobs: Arc<Blobs>,
     pub(super) trees: Trees,
+    pub(super) alive: Alive,
     pub(super) fs: Arc<BlobFs>,
     pub(super) link: Arc<FillLink>,
     /// Tells the daemon to end.
@@ -31,6 +33,8 @@ impl Control {
             Request::PutMountRecord(record) => done(self.blobs.put_mount(record)),
             Request::RemoveMountRecord { id } => done(self.blobs.remove_mount(&id)),
             Request::MountTree(tree) => done(self.trees.mount(tree)),
+            Request::Watch { at } => watches(self.alive.watch(&at).map(|watch| vec![watch])),
+            Request::ListWatches => watches(self.alive.list()),
             Request::Stats => Reply::Stats(self.stats()),
             Request::Shutdown { force } => self.shutdown(force),
         }
@@ -57,6 +61,11 @@ impl Control {
         let _ = self.stop.try_send(());
         Reply::Done
     }
+}
+
+fn watches(result: std::io::Result<Vec<Watch>>) -> Reply {
+    let refusal = |error| Refusal::new(ErrorKind::Internal, format!("watch mounts: {error}"));
+    reply(result.map_err(refusal), Reply::Watches)
 }
 
 fn done(result: Result<(), Refusal>) -> Reply {

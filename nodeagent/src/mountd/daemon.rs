@@ -13,6 +13,7 @@ use lamina_mount::session::{ConnectOptions, FuseConnection, Serving, serve};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::alive::Alive;
 use super::blobs::Blobs;
 use super::control::Control;
 use super::fill_link::FillLink;
@@ -65,6 +66,8 @@ enum End {
     Asked,
     /// Its file system is gone (unmounted or aborted by somebody).
     Unmounted,
+    /// Nobody can reach it any more; a successor makes another socket.
+    Unreachable,
 }
 
 /// Serves until it is asked to end. A holder must be running.
@@ -79,6 +82,7 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     let mount_point = config.run_dir.join(MOUNT_POINT);
     let mut state = State::load(&config.run_dir)?;
     let held = Held::new(&config.run_dir);
+    let alive = Alive::open(&held)?;
     let adopted = held.adopt(CONNECTION)?;
     let resend = adopted.is_some();
     let devices = match adopted {
@@ -106,11 +110,12 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     let control = Control {
         blobs,
         trees,
+        alive,
         fs,
         link,
         stop,
     };
-    start_control(control, &config.run_dir)?;
+    start_control(control, &config.run_dir, tell.clone())?;
     holder.ready(&config.name)?;
     start_watchers(tell, stopped, signals, serving)?;
     held.watch(holder)?;
@@ -120,6 +125,7 @@ pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
             held.remove(CONNECTION)?;
             anyhow::bail!("the blob file system was unmounted or aborted");
         }
+        End::Unreachable => anyhow::bail!("the control socket was lost"),
     }
 }
 
@@ -153,17 +159,27 @@ fn connect(
     Ok(held.put(CONNECTION, connection.devices)?)
 }
 
-fn start_control(control: Control, run_dir: &Path) -> anyhow::Result<()> {
+fn start_control(control: Control, run_dir: &Path, tell: Sender<End>) -> anyhow::Result<()> {
     let listener = wire::listen(&run_dir.join(MOUNTD_SOCKET))?;
     std::thread::Builder::new()
         .name("control-accept".into())
         .spawn(move || {
+            let _lost = OnDrop(tell);
             let handler = Arc::new(move |request| control.answer(request));
             if let Err(error) = wire::serve(&listener, &handler) {
                 tracing::error!(%error, "control socket lost");
             }
         })?;
     Ok(())
+}
+
+/// Says that the control socket was lost, also when its thread panicked.
+struct OnDrop(Sender<End>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send(End::Unreachable);
+    }
 }
 
 /// Three things end the daemon; each is waited for by its own thread.

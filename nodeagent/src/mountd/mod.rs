@@ -16,6 +16,7 @@
 //! descriptor of a connection is in the holder before anything is mounted on
 //! its files.
 
+mod alive;
 mod blobs;
 mod control;
 mod daemon;
@@ -28,5 +29,6 @@ mod trees;
 pub use daemon::{MountdConfig, run};
 pub use protocol::{
     BlobRegistration, ErrorKind, MOUNTD_SOCKET, MountRecord, MountdClient, MountdError,
-    MountdStats, RegisteredBlob, TreeMount,
+    MountdStats, RegisteredBlob, TreeMount, Watch,
 };
+pub use state::read_records;

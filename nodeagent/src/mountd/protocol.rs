@@ -51,6 +51,24 @@ pub struct MountRecord {
     pub extra: BTreeMap<String, String>,
 }
 
+impl MountRecord {
+    const DEAD: &str = "dead";
+
+    /// Whether nobody can answer this mount's reads any more: the connection it was mounted over
+    /// ended with all of its daemons. Only mounting again helps.
+    pub fn is_dead(&self) -> bool {
+        self.extra.contains_key(Self::DEAD)
+    }
+
+    /// Its connection has ended. A mount that needs none lives on.
+    pub(super) fn bury(&mut self) {
+        if !self.blobs.is_empty() || self.mode == "fuse" {
+            self.blobs.clear();
+            self.extra.insert(Self::DEAD.to_owned(), String::new());
+        }
+    }
+}
+
 /// A flist served as a whole tree over FUSE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeMount {
@@ -60,6 +78,23 @@ pub struct TreeMount {
     pub at: PathBuf,
     /// Its blobs in table order, all of them registered.
     pub blobs: Vec<BlobId>,
+}
+
+/// A watched file system; see [`MountdClient::watch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Number of the watch.
+    pub id: i32,
+    /// Device of the file system.
+    pub device: u32,
+}
+
+impl Watch {
+    /// Major and minor of the device, as the mount table has them.
+    pub fn device_numbers(&self) -> (u32, u32) {
+        // The kernel's own layout (linux/kdev_t.h), not that of stat(2).
+        (self.device >> 20, self.device & 0xf_ffff)
+    }
 }
 
 /// Counters of the daemon since it was started.
@@ -86,6 +121,8 @@ pub(super) enum Request {
     PutMountRecord(MountRecord),
     RemoveMountRecord { id: String },
     MountTree(TreeMount),
+    Watch { at: PathBuf },
+    ListWatches,
     Stats,
     Shutdown { force: bool },
 }
@@ -96,6 +133,7 @@ pub(super) enum Reply {
     Done,
     Blobs(Vec<RegisteredBlob>),
     Mounts(Vec<MountRecord>),
+    Watches(Vec<Watch>),
     Stats(MountdStats),
     Failed { kind: ErrorKind, message: String },
 }
@@ -246,6 +284,25 @@ impl MountdClient {
         self.done(&Request::MountTree(tree))
     }
 
+    /// Watches the file system mounted at `at` until it ends: not when it is unmounted there, but
+    /// when nobody uses it any more, wherever.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn watch(&mut self, at: &Path) -> Result<Watch, MountdError> {
+        let at = at.to_owned();
+        let watches = self.watches(&Request::Watch { at })?;
+        watches.first().copied().ok_or(MountdError::Unexpected)
+    }
+
+    /// The watches whose file systems exist.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn list_watches(&mut self) -> Result<Vec<Watch>, MountdError> {
+        self.watches(&Request::ListWatches)
+    }
+
     /// Counters.
     ///
     /// # Errors
@@ -275,6 +332,13 @@ impl MountdClient {
     fn blobs(&mut self, request: &Request) -> Result<Vec<RegisteredBlob>, MountdError> {
         match self.call(request)? {
             Reply::Blobs(blobs) => Ok(blobs),
+            _ => Err(MountdError::Unexpected),
+        }
+    }
+
+    fn watches(&mut self, request: &Request) -> Result<Vec<Watch>, MountdError> {
+        match self.call(request)? {
+            Reply::Watches(watches) => Ok(watches),
             _ => Err(MountdError::Unexpected),
         }
     }

@@ -117,7 +117,16 @@ impl State {
     /// For a connection that begins anew: the kernel knows no node id.
     pub(super) fn forget_blobs(&mut self) {
         self.blobs.clear();
+        self.mounts.values_mut().for_each(MountRecord::bury);
     }
+}
+
+/// The mount records in a run directory, whether or not a mount daemon serves it.
+///
+/// # Errors
+/// When there is a state and it cannot be read.
+pub fn read_records(run_dir: &Path) -> anyhow::Result<Vec<MountRecord>> {
+    Ok(State::load(run_dir)?.mounts.into_values().collect())
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ fn the_mount_daemon_goes_on_without_its_holder_and_gives_its_descriptors_to_the_
     read_page(&files[0], 0).expect("served by a daemon without a holder");
     eventually("the next holder has the descriptors", || {
         let names = node.try_holder()?.list().ok()?;
-        (names == ["blobfs"]).then_some(())
+        (names == ["alive", "blobfs"]).then_some(())
     });
     kill(old_agent);
     kill(old_mountd);
@@ -311,7 +311,7 @@ fn a_tree_is_forgotten_once_it_is_unmounted_and_can_be_attached_again() {
         let shell = std::fs::read(root.join("bin/sh")).unwrap();
         assert!(shell == std::fs::read("/bin/sh").unwrap());
         let held = node.holder().list().unwrap();
-        assert_eq!(held, ["blobfs", &format!("tree:{}", root.display())]);
+        assert_eq!(held, ["alive", "blobfs", &format!("tree:{}", root.display())]);
         let ids: Vec<_> = image.blobs.iter().map(|(id, _)| *id).collect();
         let refused = node.mountd().unregister(ids);
         assert!(matches!(
@@ -323,7 +323,7 @@ fn a_tree_is_forgotten_once_it_is_unmounted_and_can_be_attached_again() {
         ));
         node.unmount_all();
         eventually("the holder lets go", || {
-            (node.holder().list().unwrap() == ["blobfs"]).then_some(())
+            (node.holder().list().unwrap() == ["alive", "blobfs"]).then_some(())
         });
         eventually("its blobs are free", || {
             let ids = image.blobs.iter().map(|(id, _)| *id).collect();
