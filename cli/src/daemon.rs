@@ -3,7 +3,7 @@
 use crate::args::{Mountd, Role};
 use anyhow::{Context, Result};
 use lamina_nodeagent::agent::{self, AgentConfig};
-use lamina_nodeagent::api::{self, Answer, Request};
+use lamina_nodeagent::api::{self, Answer, CallError, Request};
 use lamina_nodeagent::holder::{self, ChildSpec, HolderClient, HolderConfig};
 use lamina_nodeagent::instance::Instance;
 use lamina_nodeagent::mountd::{self, MountdConfig};
@@ -29,17 +29,66 @@ pub(crate) fn call(
     instance
         .create(cache)
         .with_context(|| format!("make the run directory {}", instance.dir().display()))?;
+    let answer = call_reviving(&instance, cache, request, timeout)?;
+    Ok((instance, answer))
+}
+
+/// Calls an agent, starting what does not run. Also a holder alone: the daemons it leaves behind
+/// serve on, but nobody would start them again.
+fn call_reviving(
+    instance: &Instance,
+    cache: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Answer, CallError> {
+    let path = instance.api_socket();
     let mut started: Option<Child> = None;
-    let answer = api::call_starting(&instance.api_socket(), request, timeout, || {
+    let mut start = || {
         let starting = started
             .as_mut()
             .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
-        if !starting && !is_running(&instance) {
-            started = Some(start_holder(&instance, cache).map_err(io::Error::other)?);
+        if !starting && !is_running(instance) {
+            let child = start_holder(instance, cache);
+            started = Some(child.map_err(|error| io::Error::other(format!("{error:#}")))?);
         }
         Ok(())
+    };
+    start().map_err(|source| CallError::NoAgent {
+        path: path.clone(),
+        source,
     })?;
-    Ok((instance, answer))
+    api::call_starting(&path, request, timeout, start)
+}
+
+/// Asks the agent of an instance that has mounts, starting its daemons if they are gone.
+pub(crate) fn ask_owner(
+    instance: &Instance,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Answer, CallError> {
+    let cache = instance.cache().map_err(|source| CallError::NoAgent {
+        path: instance.api_socket(),
+        source,
+    })?;
+    call_reviving(instance, &cache, request, timeout)
+}
+
+/// Asks the agent of an instance; `None` when the instance has ended. One that should answer and
+/// does not is an error.
+pub(crate) fn ask(
+    instance: &Instance,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Option<Answer>, CallError> {
+    let ended = || io::Error::from(io::ErrorKind::NotConnected);
+    let start = || match is_running(instance) {
+        true => Ok(()),
+        false => Err(ended()),
+    };
+    match api::call_starting(&instance.api_socket(), request, timeout, start) {
+        Err(CallError::NoAgent { source, .. }) if source.kind() == ended().kind() => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 /// Whether an instance's holder answers.

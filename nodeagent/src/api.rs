@@ -78,6 +78,14 @@ pub struct MountCall {
     /// Prefetch along the access profile.
     #[serde(default)]
     pub prefetch: bool,
+    /// Until when the caller waits, by [`clock_ms`]: then what was begun is undone.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+}
+
+/// Milliseconds on a clock that every process of the machine shares and nobody sets.
+pub fn clock_ms() -> u64 {
+    crate::sys::monotonic_ms()
 }
 
 /// Arguments of [`Request::Umount`].
@@ -127,12 +135,29 @@ pub enum Answer {
     Done,
 }
 
+/// What became of a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountState {
+    /// At its target, and served.
+    #[default]
+    Mounted,
+    /// At its target, but missing data cannot be had; the note says why.
+    Degraded,
+    /// Not at its target any more, and served for those who still have files open.
+    Detached,
+}
+
 /// One mount and what it did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MountInfo {
     /// Where it is mounted.
     pub target: PathBuf,
+    /// Whether it is there and can be read.
+    pub state: MountState,
+    /// What is wrong with a mount that is not `mounted`, and what to do.
+    pub note: String,
     /// The flist file given by the user.
     pub flist: PathBuf,
     /// The flist's digest, hex.
@@ -220,7 +245,10 @@ pub enum CallError {
     #[error(transparent)]
     Failed(#[from] Failure),
     /// No agent listens there.
-    #[error("no lamina agent answers at {}", .path.display())]
+    #[error(
+        "no lamina agent answers at {}; the log beside it may say why, `lamina mount` starts it again",
+        .path.display()
+    )]
     NoAgent {
         /// The socket tried.
         path: PathBuf,
@@ -228,7 +256,11 @@ pub enum CallError {
         source: io::Error,
     },
     /// The agent did not answer in time.
-    #[error("the agent at {} did not answer within {timeout:?}", .path.display())]
+    #[error(
+        "the agent at {} did not answer within {timeout:?}; the log beside it may say why, and \
+         killing its process is safe: it is started again and finds its mounts",
+        .path.display()
+    )]
     Timeout {
         /// The socket.
         path: PathBuf,

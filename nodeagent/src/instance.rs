@@ -10,7 +10,9 @@
 //!   m/<flist digest>/              one EROFS or FUSE mount per flist, bound to every target
 //! ```
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +74,15 @@ impl Instance {
             self.dir.join("cache"),
             canonical.as_os_str().as_encoded_bytes(),
         )
+    }
+
+    /// The cache directory it belongs to.
+    ///
+    /// # Errors
+    /// When that was never recorded.
+    pub fn cache(&self) -> io::Result<PathBuf> {
+        let path = std::fs::read(self.dir.join("cache"))?;
+        Ok(OsString::from_vec(path).into())
     }
 
     /// The instance's directory.

@@ -5,8 +5,10 @@ use crate::args::{self, ModeArg};
 use crate::output::{self, Show};
 use crate::{daemon, exit};
 use anyhow::{Context, Result, bail};
+use lamina_nodeagent::agent::offline::{self, RecordedTarget};
 use lamina_nodeagent::api::{
-    self, Answer, CacheInfo, ModeRequest, MountCall, MountInfo, PrefetchCall, Request, UmountCall,
+    self, Answer, CacheInfo, CallError, FailureKind, ModeRequest, MountCall, MountInfo, MountState,
+    PrefetchCall, Request, UmountCall,
 };
 use lamina_nodeagent::instance::Instance;
 use serde::Serialize;
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 /// How long short questions to an agent may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent may take to undo a mount that was not done in time, and say so.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn mount(args: &args::Mount) -> Result<()> {
     let call = mount_call(args)?;
@@ -24,7 +28,7 @@ pub(crate) fn mount(args: &args::Mount) -> Result<()> {
         &args.instance.run_dir,
         &args.instance.cache,
         &request,
-        args.timeout,
+        args.timeout + ANSWER_GRACE,
     )
     .with_context(|| format!("mount {} on {}", args.flist.display(), args.dir.display()))?;
     let Answer::Mounted(info) = answer else {
@@ -48,7 +52,8 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         .with_context(|| format!("find flist {}", args.flist.display()))?;
     let target = std::fs::canonicalize(&args.dir)
         .with_context(|| format!("find the directory to mount on, {}", args.dir.display()))?;
-    if !target.is_dir() {
+    // What is mounted there may be dead and unable to answer; the agent sees to that.
+    if std::fs::metadata(&target).is_ok_and(|meta| !meta.is_dir()) {
         bail!(exit::Usage(format!(
             "{} is not a directory",
             target.display()
@@ -79,6 +84,7 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         cache_expire_s: args.cache_expire.map(|time| time.as_secs()),
         trusted: args.trusted,
         prefetch: !args.no_prefetch,
+        deadline_ms: Some(api::clock_ms() + args.timeout.as_millis() as u64),
     })
 }
 
@@ -104,19 +110,45 @@ fn wait_for_signal() -> Result<()> {
 
 pub(crate) fn umount(args: &args::Umount) -> Result<()> {
     let target = resolve(&args.dir)?;
-    let (instance, info) = find(&args.instance.run_dir, &target)?;
-    let call = UmountCall {
-        target: info.target,
+    let request = Request::Umount(UmountCall {
+        target: target.clone(),
         force: args.force,
         timeout_ms: args.timeout.as_millis() as u64,
+    });
+    let timeout = args.timeout + QUESTION_TIMEOUT;
+    let done = match owner(&args.instance.run_dir, &target)? {
+        Some((instance, recorded)) => match daemon::ask_owner(&instance, &request, timeout) {
+            // The daemons cannot be had; the mount can be taken down without them.
+            Err(CallError::NoAgent { .. }) => recorded
+                .unmount(args.force, args.timeout)
+                .map_err(CallError::Failed),
+            // Asked twice, because the first answer was lost with an agent.
+            Err(CallError::Failed(failure))
+                if failure.kind == FailureKind::NotFound && !recorded.is_mounted() =>
+            {
+                Ok(())
+            }
+            answer => answer.map(drop),
+        },
+        None => ask_everybody(&args.instance.run_dir, &request, timeout)?,
     };
-    api::call(
-        &instance.api_socket(),
-        &Request::Umount(call),
-        args.timeout + QUESTION_TIMEOUT,
-    )
-    .with_context(|| format!("unmount {}", target.display()))?;
-    Ok(())
+    done.with_context(|| format!("unmount {}", target.display()))
+}
+
+/// Nobody has the target on record: it is not ours, or an agent knows that it was until a moment ago.
+fn ask_everybody(
+    run_dir: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Result<(), CallError>> {
+    for instance in instances(run_dir)? {
+        match daemon::ask(&instance, request, timeout) {
+            Ok(None) => {}
+            Err(CallError::Failed(failure)) if failure.kind == FailureKind::NotFound => {}
+            answer => return Ok(answer.map(drop)),
+        }
+    }
+    bail!(not_mounted())
 }
 
 /// A mount point as the agent knows it: canonical, but without touching the mount itself, which may
@@ -131,37 +163,25 @@ fn resolve(dir: &Path) -> Result<PathBuf> {
     Ok(parent.join(name))
 }
 
-/// The instance that mounted `target`.
-fn find(run_dir: &Path, target: &Path) -> Result<(Instance, MountInfo)> {
-    for (instance, mounts, _) in all(run_dir)? {
-        if let Some(info) = mounts.into_iter().find(|info| info.target == *target) {
-            return Ok((instance, info));
+/// The instance that has `target` on record: its daemons need not run for that.
+fn owner(run_dir: &Path, target: &Path) -> Result<Option<(Instance, RecordedTarget)>> {
+    for instance in instances(run_dir)? {
+        let recorded = offline::recorded_targets(&instance)
+            .with_context(|| format!("read the records in {}", instance.dir().display()))?;
+        let found = recorded.into_iter().find(|known| known.target() == target);
+        if let Some(found) = found {
+            return Ok(Some((instance, found)));
         }
     }
-    bail!(exit::NotFound(format!(
-        "{} is not mounted by lamina; `lamina mounts` lists what is",
-        target.display()
-    )))
+    Ok(None)
 }
 
-type InstanceMounts = (Instance, Vec<MountInfo>, CacheInfo);
+fn instances(run_dir: &Path) -> Result<Vec<Instance>> {
+    Instance::all(run_dir).with_context(|| format!("read the run directory {}", run_dir.display()))
+}
 
-/// The mounts of every running instance; one that does not answer is reported, not hidden.
-fn all(run_dir: &Path) -> Result<Vec<InstanceMounts>> {
-    let instances = Instance::all(run_dir)
-        .with_context(|| format!("read the run directory {}", run_dir.display()))?;
-    let mut found = Vec::new();
-    for instance in instances {
-        if !daemon::is_running(&instance) {
-            continue;
-        }
-        match api::call(&instance.api_socket(), &Request::Mounts, QUESTION_TIMEOUT) {
-            Ok(Answer::Mounts { mounts, cache }) => found.push((instance, mounts, cache)),
-            Ok(_) => bail!("the agent gave an answer of another kind"),
-            Err(error) => tracing::warn!("skipping an instance: {error}"),
-        }
-    }
-    Ok(found)
+fn not_mounted() -> exit::NotFound {
+    exit::NotFound("it is not mounted by lamina; `lamina mounts` lists what is".into())
 }
 
 #[derive(Serialize)]
@@ -175,19 +195,30 @@ impl Show for MountList {
         let rows: Vec<_> = self.mounts.iter().map(mount_row).collect();
         let mounts = output::columns(
             [
-                "TARGET", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS", "PROFILE",
-                "FLIST",
+                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
+                "PROFILE", "FLIST",
             ],
             &rows,
         );
         let caches: Vec<_> = self.caches.iter().map(cache_line).collect();
-        format!("{mounts}\n\n{}", caches.join("\n"))
+        let noted = self.mounts.iter().filter(|info| !info.note.is_empty());
+        let notes: Vec<String> = noted
+            .map(|info| format!("\n{}: {}", info.target.display(), info.note))
+            .collect();
+        let notes = notes.concat();
+        format!("{mounts}{notes}\n\n{}", caches.join("\n"))
     }
 }
 
-fn mount_row(info: &MountInfo) -> [String; 10] {
+fn mount_row(info: &MountInfo) -> [String; 11] {
     [
         info.target.display().to_string(),
+        match info.state {
+            MountState::Mounted => "mounted",
+            MountState::Degraded => "degraded",
+            MountState::Detached => "detached",
+        }
+        .to_owned(),
         info.mode.clone(),
         if info.upper.is_some() { "rw" } else { "ro" }.to_owned(),
         output::size(info.bytes_local),
@@ -209,32 +240,65 @@ fn cache_line(cache: &CacheInfo) -> String {
     )
 }
 
+/// Lists what can be known, then fails if an instance with mounts did not answer.
 pub(crate) fn mounts(args: &args::Mounts) -> Result<()> {
     let mut list = MountList {
         mounts: Vec::new(),
         caches: Vec::new(),
     };
-    for (_, mounts, cache) in all(&args.instance.run_dir)? {
-        list.mounts.extend(mounts);
-        list.caches.push(cache);
+    let mut unanswered = None;
+    for instance in instances(&args.instance.run_dir)? {
+        match daemon::ask(&instance, &Request::Mounts, QUESTION_TIMEOUT) {
+            Ok(Some(Answer::Mounts { mounts, cache })) => {
+                list.mounts.extend(mounts);
+                list.caches.push(cache);
+            }
+            Ok(Some(_)) => bail!("the agent gave an answer of another kind"),
+            Ok(None) => {
+                let left = left_behind(&instance)?;
+                if !left.is_empty() {
+                    unanswered = Some(no_daemons(&instance));
+                    list.mounts.extend(left);
+                }
+            }
+            Err(error) => {
+                list.mounts.extend(left_behind(&instance)?);
+                unanswered = Some(error);
+            }
+        }
     }
-    output::print(&list, args.output.output)
+    output::print(&list, args.output.output)?;
+    unanswered.map_or(Ok(()), |error| Err(error).context("list the mounts"))
+}
+
+/// The mounts of an instance that cannot say anything about them.
+fn left_behind(instance: &Instance) -> Result<Vec<MountInfo>> {
+    let recorded = offline::recorded_targets(instance)?.into_iter();
+    Ok(recorded
+        .filter(RecordedTarget::is_mounted)
+        .map(|target| target.info())
+        .collect())
+}
+
+fn no_daemons(instance: &Instance) -> CallError {
+    CallError::NoAgent {
+        path: instance.api_socket(),
+        source: std::io::Error::other("no daemon of the instance runs"),
+    }
 }
 
 pub(crate) fn prefetch(args: &args::Prefetch) -> Result<()> {
     let target = resolve(&args.dir)?;
-    let (instance, info) = find(&args.instance.run_dir, &target)?;
-    let call = PrefetchCall {
-        target: info.target,
+    let (instance, _) = owner(&args.instance.run_dir, &target)?
+        .ok_or_else(not_mounted)
+        .with_context(|| format!("prefetch into {}", target.display()))?;
+    let request = Request::Prefetch(PrefetchCall {
+        target: target.clone(),
         paths: args.paths.clone(),
         profile: args.profile,
-    };
-    let answer = api::call(
-        &instance.api_socket(),
-        &Request::Prefetch(call),
-        args.timeout,
-    )
-    .with_context(|| format!("prefetch into {}", target.display()))?;
+    });
+    let answer = daemon::ask_owner(&instance, &request, args.timeout)
+        .with_context(|| format!("prefetch into {}", target.display()))?;
     let Answer::Prefetched { bytes } = answer else {
         bail!("the agent gave an answer of another kind")
     };

@@ -2,6 +2,7 @@
 
 mod corpus;
 mod explore;
+mod lifecycle;
 mod machine;
 mod mounts;
 mod outage;

@@ -7,11 +7,12 @@ use crate::api::{FailureKind, ModeRequest, MountCall};
 use crate::mountd::{BlobRegistration, MountdClient, TreeMount};
 use lamina_mount::cache::CacheDir;
 use lamina_mount::erofs::{ErofsOptions, mount_erofs};
+use lamina_mount::fscontext::{DetachedMount, FsError};
 use lamina_mount::loopdev::{self, LoopIo};
 use lamina_mount::probe::{self, Mode};
 use lamina_mount::union::{self, Lower, Union, UnionOptions, UnionSpec, Upper, UpperDirs};
-use lamina_mount::unmount::mountinfo::MountTable;
-use rustix::mount::{MountFlags, mount_bind, mount_remount};
+use lamina_mount::unmount::mountinfo::{MountIdentity, MountTable};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,18 @@ pub(crate) fn mount(
         Mode::ErofsLoop => over_loops(live, &devices, at).map(|()| mode),
         Mode::Fuse => over_fuse(live, cache, run_dir, at).map(|()| mode),
     };
+    let mode = chosen(request, cache, by)?;
+    // What somebody mounts on a target must not come back here through a shared parent.
+    mount_change(at, MountPropagationFlags::PRIVATE)
+        .map_err(|errno| failure(FailureKind::Other, &std::io::Error::from(errno)))?;
+    Ok(mode)
+}
+
+fn chosen(
+    request: ModeRequest,
+    cache: &CacheDir,
+    by: impl Fn(Mode) -> Result<Mode>,
+) -> Result<Mode> {
     if let Some(mode) = only(request).or(AUTO.get().copied()) {
         return by(mode);
     }
@@ -129,23 +142,76 @@ fn over_fuse(live: &LiveFlist, cache: &CacheDir, run_dir: &Path, at: &Path) -> R
     mountd.mount_tree(tree).map_err(|error| unavailable(&error))
 }
 
-/// Shows the flist's mount at the call's target.
-pub(crate) fn attach(live: &LiveFlist, call: &MountCall) -> Result<Option<UpperDirs>> {
-    let table = MountTable::read().map_err(|error| failure(of_io(&error), &error))?;
-    if table.on(&call.target).is_some() {
-        let target = call.target.display();
-        return Err(refused(
-            FailureKind::Busy,
-            format!("something is mounted on {target} already"),
-        ));
+/// A live flist as it will be at a target, attached nowhere yet.
+pub(crate) enum View {
+    ReadOnly(DetachedMount),
+    Union(Box<Union>),
+}
+
+impl View {
+    /// What a call asks for. It is all it will be before anybody can see it: an untrusted mount never
+    /// is without `nodev,nosuid`, and a trusted one never with them.
+    pub(crate) fn build(live: &LiveFlist, call: &MountCall) -> Result<Self> {
+        let table = MountTable::read().map_err(|error| failure(of_io(&error), &error))?;
+        if table.on(&call.target).is_some() {
+            let target = call.target.display();
+            let message = format!("something is mounted on {target} already");
+            return Err(refused(FailureKind::Busy, message));
+        }
+        let own = clone(live, call.trusted)?;
+        match &call.upper {
+            Some(upper) => union_over(live, call, upper).map(|union| Self::Union(Box::new(union))),
+            None => Ok(Self::ReadOnly(own)),
+        }
     }
-    match &call.upper {
-        Some(upper) => overlay(live, call, upper),
-        None => bind(live, call).map(|()| None),
+
+    /// Which mount it is, before and after it is attached.
+    pub(crate) fn identity(&self) -> Result<MountIdentity> {
+        let identity = match self {
+            Self::ReadOnly(mount) => mount.identity(),
+            Self::Union(union) => union.identity(),
+        };
+        identity.map_err(|error| failure(FailureKind::Other, &error))
+    }
+
+    pub(crate) fn attach(self, target: &Path) -> Result<Option<UpperDirs>> {
+        let of_attach = |error: &FsError| failure(of_io(&error.source), error);
+        match self {
+            Self::ReadOnly(mount) => mount
+                .attach(target)
+                .map(|()| None)
+                .map_err(|error| of_attach(&error)),
+            Self::Union(union) => union
+                .attach(target)
+                .map_err(|error| failure(FailureKind::Other, &error)),
+        }
     }
 }
 
-fn overlay(live: &LiveFlist, call: &MountCall, upper: &Path) -> Result<Option<UpperDirs>> {
+/// A mount of the flist's own mount; refused when something else is there.
+fn clone(live: &LiveFlist, trusted: bool) -> Result<DetachedMount> {
+    let failed = |error: &FsError| failure(FailureKind::Other, error);
+    let mount = DetachedMount::clone_of(&live.mount_point).map_err(|error| failed(&error))?;
+    let identity = mount
+        .identity()
+        .map_err(|error| failure(FailureKind::Other, &error))?;
+    if let Some(watch) = live.watch
+        && watch.device_numbers() != identity.device
+    {
+        let at = live.mount_point.display();
+        let message = format!(
+            "the flist's own mount at {at} is gone or hidden: unmount what is mounted there, \
+             then every target of the flist, and mount again"
+        );
+        return Err(refused(FailureKind::Other, message));
+    }
+    if trusted {
+        mount.trust().map_err(|error| failed(&error))?;
+    }
+    Ok(mount)
+}
+
+fn union_over(live: &LiveFlist, call: &MountCall, upper: &Path) -> Result<Union> {
     let spec = UnionSpec {
         lowers: vec![Lower::Path(&live.mount_point)],
         upper: Some(Upper::Directory(upper.to_owned())),
@@ -154,21 +220,5 @@ fn overlay(live: &LiveFlist, call: &MountCall, upper: &Path) -> Result<Option<Up
             ..UnionOptions::default()
         },
     };
-    let union: Union = union::build(spec).map_err(|error| failure(FailureKind::Invalid, &error))?;
-    union
-        .attach(&call.target)
-        .map_err(|error| failure(FailureKind::Other, &error))
-}
-
-/// The flist's own mount is `nodev,nosuid`; a trusted target sheds that after it was bound, so that
-/// there is no moment in which an untrusted one lacks it.
-fn bind(live: &LiveFlist, call: &MountCall) -> Result<()> {
-    let failed =
-        |errno: rustix::io::Errno| failure(FailureKind::Other, &std::io::Error::from(errno));
-    mount_bind(&live.mount_point, &call.target).map_err(failed)?;
-    if call.trusted {
-        let flags = MountFlags::BIND | MountFlags::RDONLY;
-        mount_remount(&call.target, flags, "").map_err(failed)?;
-    }
-    Ok(())
+    union::build(spec).map_err(|error| failure(FailureKind::Invalid, &error))
 }

@@ -3,10 +3,12 @@
 use crate::agent::flists::Admitted;
 use crate::agent::profile::Recorder;
 use crate::agent::sources::Source;
-use crate::api::{MountCall, MountInfo};
+use crate::api::{MountCall, MountInfo, MountState};
+use crate::mountd::Watch;
 use lamina_flist::{BlobId, FlistDigest, Profile, ProfileSource};
 use lamina_mount::blobfs::BlobStats;
 use lamina_mount::probe::Mode;
+use lamina_mount::unmount::mountinfo::MountIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,6 +26,9 @@ pub(crate) struct LiveFlist {
     pub(crate) mount_point: PathBuf,
     /// Blobs the mount daemon serves; the others were complete and are read by the kernel alone.
     pub(crate) served: Vec<BlobId>,
+    /// Lives as long as its file system, which open files keep after every target is gone; `None`
+    /// where the kernel could not be asked.
+    pub(crate) watch: Option<Watch>,
     /// The profile that prefetch follows.
     pub(crate) profile: Option<Profile>,
     /// Records this start when no recorded profile exists.
@@ -74,6 +79,7 @@ impl LiveMount {
         let (bytes_total, bytes_local) = live.bytes();
         let mut info = MountInfo {
             target: self.extra.call.target.clone(),
+            state: MountState::Mounted,
             flist: self.extra.call.flist.clone(),
             digest: live.digest.to_string(),
             mode: live.mode.to_string(),
@@ -104,6 +110,18 @@ pub(crate) struct Extra {
     pub(crate) digest: FlistDigest,
     pub(crate) mode: Mode,
     pub(crate) call: MountCall,
+    /// Which mount the target is.
+    #[serde(default)]
+    pub(crate) shown: Option<MountIdentity>,
+    /// [`LiveFlist::watch`].
+    #[serde(default)]
+    pub(crate) watch: Option<Watch>,
+    /// [`LiveFlist::mount_point`].
+    #[serde(default)]
+    pub(crate) mount_point: Option<PathBuf>,
+    /// Whether the last target is gone, and only open files are left.
+    #[serde(default)]
+    pub(crate) detached: bool,
 }
 
 impl Extra {

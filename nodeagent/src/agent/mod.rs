@@ -12,6 +12,7 @@ mod flists;
 mod kernel;
 mod live;
 mod mounts;
+pub mod offline;
 mod prefetch;
 mod profile;
 mod sources;
@@ -75,11 +76,12 @@ async fn serve(config: AgentConfig) -> Result<()> {
     agent.tell_holder();
     let watching = tokio::spawn(watch::unmounts(Arc::clone(&agent)));
     let upkeep = tokio::spawn(watch::upkeep(Arc::clone(&agent)));
+    let tending = tokio::spawn(watch::loose_ends(Arc::clone(&agent)));
     let ended = tokio::select! {
         ended = calls::serve(calls, Arc::clone(&agent)) => ended,
         lost = &mut filling => Err(anyhow::anyhow!("fills cannot be answered any more: {lost:?}")),
     };
-    for task in [watching, upkeep] {
+    for task in [watching, upkeep, tending] {
         task.abort();
     }
     filling.abort();

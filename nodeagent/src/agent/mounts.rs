@@ -11,8 +11,12 @@
 mod activity;
 mod adopt;
 mod close;
+mod deadline;
+mod detached;
 mod list;
+pub(super) mod own;
 mod show;
+mod umount;
 
 use crate::agent::AgentConfig;
 use crate::agent::failure::{Result, failure, refused};
@@ -27,9 +31,10 @@ use crate::api::{Answer, FailureKind, MountCall, MountInfo, PrefetchCall, Umount
 use crate::holder::HolderClient;
 use crate::mountd::MountdClient;
 use activity::Activity;
+use adopt::Pending;
 use lamina_flist::{BlobId, FlistDigest, Limits};
 use lamina_mount::cache::CacheDir;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,6 +53,12 @@ pub(crate) struct Agent {
     flists: FlistDir,
     profiles: ProfileDir,
     mounts: Mutex<BTreeMap<PathBuf, Arc<LiveMount>>>,
+    /// The last mounts of flists that are still read.
+    detached: Mutex<Vec<Arc<LiveMount>>>,
+    /// Recorded mounts that cannot be served (yet), by their record's id.
+    pending: Mutex<BTreeMap<String, Pending>>,
+    /// Targets found unmounted when the agent started: an umount asked of its predecessor is done.
+    ended: Mutex<HashSet<PathBuf>>,
     /// One mount or umount at a time: they share mount points and records.
     turn: Arc<tokio::sync::Mutex<()>>,
     adopted: watch::Sender<bool>,
@@ -67,6 +78,7 @@ impl Agent {
         let activity = Activity {
             calls: 0,
             mounts: 0,
+            loose: 0,
             changed: Instant::now(),
         };
         Ok(Self {
@@ -78,6 +90,9 @@ impl Agent {
             flists,
             profiles,
             mounts: Mutex::default(),
+            detached: Mutex::default(),
+            pending: Mutex::default(),
+            ended: Mutex::default(),
             turn: Arc::default(),
             adopted: watch::Sender::new(false),
             activity: watch::Sender::new(activity),
@@ -109,7 +124,7 @@ impl Agent {
         let _busy = self.busy();
         let mount = self.mounts().get(&call.target).cloned();
         let Some(mount) = mount else {
-            return Err(not_mounted(&call.target));
+            return Err(self.why_not_served(&call.target));
         };
         let live = &mount.flist;
         let steps = match (&live.profile, call.profile) {
@@ -198,6 +213,24 @@ impl Agent {
     fn mountd(&self) -> Result<MountdClient> {
         MountdClient::connect(self.config.instance.dir(), MOUNTD_PATIENCE)
             .map_err(|error| failure(FailureKind::Unavailable, &error))
+    }
+
+    fn detached(&self) -> MutexGuard<'_, Vec<Arc<LiveMount>>> {
+        self.detached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<String, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why nothing can be done with a target that is not among the mounts.
+    fn why_not_served(&self, target: &Path) -> crate::api::Failure {
+        let pending = self.pending_at(target);
+        pending.map_or_else(|| not_mounted(target), |(_, pending)| pending.unserved())
     }
 
     fn mounts(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<LiveMount>>> {

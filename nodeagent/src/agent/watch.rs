@@ -45,6 +45,18 @@ fn watch(tell: &mpsc::Sender<()>) {
     }
 }
 
+/// Between two looks at detached and pending mounts: a list read from the kernel.
+const TEND_EVERY: Duration = Duration::from_millis(500);
+
+/// Closes detached flists whose last reader is gone, and serves what could not be served.
+pub(crate) async fn loose_ends(agent: Arc<Agent>) {
+    loop {
+        agent.has_loose_ends().await;
+        tokio::time::sleep(TEND_EVERY).await;
+        agent.tend().await;
+    }
+}
+
 /// Drops expired data now and then, and keeps profiles of mounts that never end.
 pub(crate) async fn upkeep(agent: Arc<Agent>) {
     loop {

@@ -3,6 +3,7 @@
 use super::{Agent, MOUNTD_PATIENCE};
 use crate::agent::failure::{Result, refused};
 use crate::api::FailureKind;
+use crate::holder::HolderClient;
 use crate::mountd::{MountdClient, MountdError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +13,18 @@ use std::time::{Duration, Instant};
 pub(super) struct Activity {
     pub(super) calls: usize,
     pub(super) mounts: usize,
+    /// Detached flists that are still read, and mounts not adopted yet.
+    pub(super) loose: usize,
     pub(super) changed: Instant,
 }
 
 impl Activity {
+    fn is_quiet(&self) -> bool {
+        self.calls == 0 && self.mounts == 0 && self.loose == 0
+    }
+
     pub(super) fn is_quiet_since(&self, moment: Instant) -> bool {
-        self.calls == 0 && self.mounts == 0 && self.changed == moment
+        self.is_quiet() && self.changed == moment
     }
 }
 
@@ -26,9 +33,7 @@ impl Agent {
     pub(crate) async fn idle_for(&self, linger: Duration) {
         let mut activity = self.activity.subscribe();
         loop {
-            let quiet = activity
-                .wait_for(|now| now.calls == 0 && now.mounts == 0)
-                .await;
+            let quiet = activity.wait_for(Activity::is_quiet).await;
             let Ok(now) = quiet.map(|now| *now) else {
                 return std::future::pending().await;
             };
@@ -41,7 +46,8 @@ impl Agent {
 
     /// Ends as soon as nothing is mounted.
     pub(crate) fn ask_to_end(&self) -> Result<()> {
-        if self.mounts().is_empty() {
+        let now = *self.activity.borrow();
+        if now.mounts == 0 && now.loose == 0 {
             let long_ago = Instant::now().checked_sub(Duration::from_secs(3600));
             self.activity
                 .send_modify(|now| now.changed = long_ago.unwrap_or(now.changed));
@@ -69,11 +75,15 @@ impl Agent {
             for record in mountd.list_mounts()? {
                 mountd.remove_mount_record(&record.id)?;
             }
-            match mountd.shutdown(false) {
-                Err(error @ MountdError::Refused { .. }) => Err(error),
-                // It may be gone before its answer is.
-                Ok(()) | Err(_) => Ok(()),
+            // It may be gone before its answer is: only a refusal counts.
+            if let Err(error @ MountdError::Refused { .. }) = mountd.shutdown(false) {
+                return Err(error);
             }
+            // A holder that was started while ours was dead has children that wait for our locks.
+            if let Err(error) = HolderClient::connect(&dir).and_then(|holder| holder.shutdown()) {
+                tracing::debug!(%error, "tell the holder to end");
+            }
+            Ok(())
         })
         .await??;
         Ok(true)
@@ -81,10 +91,19 @@ impl Agent {
 
     pub(super) fn count_mounts(&self) {
         let mounts = self.mounts().len();
+        let loose = self.detached().len() + self.pending().len();
         self.activity.send_modify(|now| {
             now.mounts = mounts;
+            now.loose = loose;
             now.changed = Instant::now();
         });
+    }
+
+    /// Returns when there is something for [`Agent::tend`] to look after.
+    pub(crate) async fn has_loose_ends(&self) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let mut activity = self.activity.subscribe();
+        let _ = activity.wait_for(|now| now.loose > 0).await;
     }
 
     /// Keeps the agent from ending while the value lives.

@@ -1,85 +1,302 @@
 //! Finding the mounts of a killed predecessor again: the mount daemon says what it was told, the
 //! kernel says what is true.
+//!
+//! Always holds: what is mounted for a target is never taken down here, whatever fails; a mount that
+//! cannot be served is kept as pending, shown as degraded, and tried again.
 
-use super::Agent;
-use crate::agent::failure::{Result, failure, refused};
-use crate::agent::live::{Extra, LiveFlist};
-use crate::api::FailureKind;
-use crate::mountd::MountRecord;
-use lamina_mount::unmount::mountinfo::MountTable;
-use lamina_mount::unmount::{self, UnmountOptions};
+use super::close::take_down_own;
+use super::detached::{record as record_of, unavailable};
+use super::own::{self, Place};
+use super::{Agent, Result};
+use crate::agent::failure::{failure, refused};
+use crate::agent::live::{Extra, LiveFlist, LiveMount};
+use crate::api::{Failure, FailureKind, MountInfo, MountState};
+use crate::mountd::{MountRecord, Watch};
+use lamina_flist::{BlobId, FlistDigest};
+use lamina_mount::unmount::UnmountOptions;
+use lamina_mount::unmount::mountinfo::{MountIdentity, MountTable};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A recorded mount that cannot be served (yet).
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    record: MountRecord,
+    extra: Option<Extra>,
+    why: Failure,
+}
+
+impl Pending {
+    pub(super) fn shown(&self) -> Option<MountIdentity> {
+        self.extra.as_ref()?.shown
+    }
+
+    pub(super) fn digest(&self) -> Option<FlistDigest> {
+        Some(self.extra.as_ref()?.digest)
+    }
+
+    pub(super) fn blobs(&self) -> Vec<BlobId> {
+        self.record.blobs.clone()
+    }
+
+    /// Whether only mounting again helps.
+    pub(super) fn is_dead(&self) -> bool {
+        self.record.is_dead()
+    }
+
+    /// Why nothing can be done with it now.
+    pub(super) fn unserved(&self) -> Failure {
+        let target = self.record.target.display();
+        let message = format!("{target} is mounted but cannot be served: {}", self.why);
+        refused(FailureKind::Unavailable, message)
+    }
+
+    pub(super) fn info(&self) -> MountInfo {
+        let call = self.extra.as_ref().map(|extra| &extra.call);
+        MountInfo {
+            target: self.record.target.clone(),
+            state: MountState::Degraded,
+            note: self.why.message.clone(),
+            flist: call.map_or_else(|| self.record.flist.clone(), |call| call.flist.clone()),
+            digest: self.digest().map(|d| d.to_string()).unwrap_or_default(),
+            mode: self.record.mode.clone(),
+            upper: call.and_then(|call| call.upper.clone()),
+            profile: "none".into(),
+            ..MountInfo::default()
+        }
+    }
+
+    fn is_detached(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.detached)
+    }
+}
+
 impl Agent {
-    pub(super) fn adopt_now(self: &Arc<Self>) -> Result<()> {
-        let mut mountd = self.mountd()?;
-        let records = mountd
-            .list_mounts()
-            .map_err(|error| failure(FailureKind::Unavailable, &error))?;
-        let table = MountTable::read().map_err(|error| failure(FailureKind::Other, &error))?;
+    pub(super) fn adopt_now(&self) -> Result<()> {
+        let records = self.mountd()?.list_mounts();
+        self.adopt_records(records.map_err(|error| unavailable(&error))?)
+    }
+
+    /// Tries again what could not be adopted.
+    pub(super) fn retry_pending(&self) -> Result<()> {
+        let again: Vec<MountRecord> = self
+            .pending()
+            .values()
+            .filter(|pending| !pending.is_dead())
+            .map(|pending| pending.record.clone())
+            .collect();
+        match again.is_empty() {
+            true => Ok(()),
+            false => self.adopt_records(again),
+        }
+    }
+
+    /// The mount recorded for a target that cannot be served, and its record's id.
+    pub(super) fn pending_at(&self, target: &Path) -> Option<(String, Pending)> {
+        let pending = self.pending();
+        let mut at = pending
+            .iter()
+            .filter(|(_, pending)| pending.record.target == target && !pending.is_detached());
+        at.next().map(|(id, pending)| (id.clone(), pending.clone()))
+    }
+
+    /// Forgets a mount that could not be served and is taken down.
+    pub(super) fn forget_pending(&self, id: &str) -> Result<()> {
+        self.mountd()?
+            .remove_mount_record(id)
+            .map_err(|error| unavailable(&error))?;
+        let gone = self.pending().remove(id);
+        self.drop_unused_mount_points(&own::table()?);
+        self.unregister_idle(&gone.map(|gone| gone.blobs()).unwrap_or_default());
+        self.count_mounts();
+        Ok(())
+    }
+
+    fn adopt_records(&self, records: Vec<MountRecord>) -> Result<()> {
+        let table = own::table()?;
+        let mut gone = Vec::new();
         for record in records {
-            let adopted = match table.on(&record.target) {
-                Some(_) => self.adopt_one(&record),
-                None => Err(refused(
-                    FailureKind::NotFound,
-                    "nothing is mounted there any more",
-                )),
-            };
-            let Err(error) = adopted else { continue };
-            tracing::warn!(target = %record.target.display(), %error, "give up a recorded mount");
-            if table.on(&record.target).is_none()
-                && let Err(error) = mountd.remove_mount_record(&record.id)
-            {
-                tracing::warn!(%error, "remove the record of a mount that is gone");
+            let extra = Extra::decode(&record.extra);
+            let is_detached = extra.as_ref().is_some_and(|extra| extra.detached);
+            let shown = extra.as_ref().and_then(|extra| extra.shown);
+            if is_detached || own::place(&table, &record.target, shown) == Place::Gone {
+                gone.push((record, extra));
+                continue;
+            }
+            let adopted = self.adopt_mounted(&record, extra.as_ref());
+            self.note_outcome(record, extra, adopted);
+        }
+        // Before asking what is still read: these would be readers of their own.
+        self.drop_unused_mount_points(&table);
+        self.adopt_gone(gone)?;
+        self.count_mounts();
+        Ok(())
+    }
+
+    fn note_outcome(&self, record: MountRecord, extra: Option<Extra>, adopted: Result<()>) {
+        let mut pending = self.pending();
+        let Err(why) = adopted else {
+            pending.remove(&record.id);
+            return;
+        };
+        let known = pending.get(&record.id);
+        if known.is_none_or(|known| known.why.message != why.message) {
+            let target = record.target.display();
+            tracing::warn!(%target, %why, "a recorded mount cannot be served");
+        }
+        let id = record.id.clone();
+        pending.insert(id, Pending { record, extra, why });
+    }
+
+    fn adopt_mounted(&self, record: &MountRecord, extra: Option<&Extra>) -> Result<()> {
+        let mount = self.adopt_one(record, extra)?;
+        let target = mount.extra.call.target.clone();
+        self.mounts().insert(target, mount);
+        Ok(())
+    }
+
+    fn adopt_one(&self, record: &MountRecord, extra: Option<&Extra>) -> Result<Arc<LiveMount>> {
+        let extra = extra.ok_or_else(unreadable)?;
+        if record.is_dead() {
+            return Err(dead());
+        }
+        let known = self.live(&extra.digest);
+        let live = match known.filter(|live| live.watch == extra.watch) {
+            Some(live) => live,
+            None => Arc::new(self.serve_again(record, extra)?),
+        };
+        Ok(Arc::new(LiveMount {
+            flist: live,
+            extra: extra.clone(),
+            ready_us: 0.into(),
+            _upper: None,
+        }))
+    }
+
+    fn serve_again(&self, record: &MountRecord, extra: &Extra) -> Result<LiveFlist> {
+        let admitted = self
+            .flists
+            .reopen(&extra.digest)
+            .map_err(|error| failure(error.kind(), &error))?;
+        let live = self.prepare(admitted, &extra.call, Some(record))?;
+        let own = extra.mount_point.clone();
+        Ok(LiveFlist {
+            mode: extra.mode,
+            watch: extra.watch,
+            mount_point: own.unwrap_or_else(|| live.mount_point.clone()),
+            ..live
+        })
+    }
+
+    /// Targets that are not mounted any more: their flists are served on while somebody reads them.
+    fn adopt_gone(&self, gone: Vec<(MountRecord, Option<Extra>)>) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut mountd = self.mountd()?;
+        let watches = mountd.list_watches().map_err(|error| unavailable(&error))?;
+        for (record, extra) in gone {
+            let watch = extra.as_ref().and_then(|extra| extra.watch);
+            let was_target = extra.as_ref().is_none_or(|extra| !extra.detached);
+            let is_read = watch.is_some_and(|watch| watches.contains(&watch)) && !record.is_dead();
+            let extra = extra.filter(|_| is_read && !self.serves(watch));
+            if let Some(extra) = extra {
+                let adopted = self.adopt_detached(&record, &extra);
+                let failed = adopted.is_err();
+                self.note_outcome(record.clone(), Some(extra), adopted);
+                // A record of a detached flist stays; a target's was replaced by one.
+                if failed || !was_target {
+                    continue;
+                }
+            }
+            mountd
+                .remove_mount_record(&record.id)
+                .map_err(|error| unavailable(&error))?;
+            self.pending().remove(&record.id);
+            if was_target {
+                self.ended().insert(record.target);
             }
         }
-        self.drop_unused_mount_points(&table);
         Ok(())
     }
 
-    fn adopt_one(&self, record: &MountRecord) -> Result<()> {
-        let extra = Extra::decode(&record.extra)
-            .ok_or_else(|| refused(FailureKind::Other, "its record cannot be read"))?;
-        let live = if let Some(live) = self.live(&extra.digest) {
-            live
-        } else {
-            let admitted = self
-                .flists
-                .reopen(&extra.digest)
-                .map_err(|error| failure(error.kind(), &error))?;
-            let live = self.prepare(admitted, &extra.call, Some(record))?;
-            Arc::new(LiveFlist {
-                mode: extra.mode,
-                ..live
-            })
+    /// Whether a flist with this watch is shown or served already.
+    fn serves(&self, watch: Option<Watch>) -> bool {
+        let shown = self.mounts().values().any(|m| m.flist.watch == watch);
+        shown || self.detached().iter().any(|m| m.flist.watch == watch)
+    }
+
+    fn adopt_detached(&self, record: &MountRecord, extra: &Extra) -> Result<()> {
+        let extra = Extra {
+            detached: true,
+            ..extra.clone()
         };
-        self.remember(&live, extra, None);
+        let mount = self.adopt_one(record, Some(&extra))?;
+        self.mountd()?
+            .put_mount_record(record_of(&mount.flist, &extra))
+            .map_err(|error| unavailable(&error))?;
+        self.keep_detached(&mount);
         Ok(())
     }
 
-    /// Unmounts what a killed predecessor mounted for a target it never reached.
-    fn drop_unused_mount_points(&self, table: &MountTable) {
-        let used: HashSet<PathBuf> = self
+    /// Unmounts what a killed predecessor mounted for a target it never reached, and what nobody can
+    /// serve any more. The own mount of a flist that a target shows stays, also while it is pending.
+    pub(super) fn drop_unused_mount_points(&self, table: &MountTable) {
+        let mut used: HashSet<PathBuf> = self
             .mounts()
             .values()
             .map(|mount| mount.flist.mount_point.clone())
             .collect();
+        for pending in self.pending().values().filter(|p| !p.is_dead()) {
+            let Some(extra) = &pending.extra else {
+                // Nobody knows which one it is.
+                return;
+            };
+            let usual = || self.config.instance.mount_point(&extra.digest.to_string());
+            used.insert(extra.mount_point.clone().unwrap_or_else(usual));
+        }
         let home = self.config.instance.dir().join("m");
-        let stale: Vec<PathBuf> = table
+        let stale = table
             .below(&home)
-            .map(|entry| entry.mount_point.clone())
-            .filter(|at| !used.contains(at))
-            .collect();
-        for at in stale {
+            .filter(|entry| !used.contains(&entry.mount_point));
+        for entry in stale {
+            take_down_own(&entry.mount_point);
+        }
+    }
+
+    /// Makes room for mounting again where a mount is that nobody can serve.
+    pub(super) fn replace_pending(&self, target: &Path, digest: &FlistDigest) -> Result<()> {
+        self.retry_pending()?;
+        if let Some((id, pending)) = self.pending_at(target) {
+            if !pending.is_dead() {
+                return Err(pending.unserved());
+            }
             let options = UnmountOptions {
                 detach: true,
                 ..UnmountOptions::default()
             };
-            if let Err(error) = unmount::unmount(&at, &options) {
-                tracing::warn!(%error, "unmount what a killed agent left");
-            }
+            own::take_down(target, pending.shown(), &options)?;
+            self.forget_pending(&id)?;
         }
+        // Its own mount is in the place where this flist would be mounted.
+        let pending = self.pending();
+        let same = pending
+            .values()
+            .find(|pending| !pending.is_dead() && pending.digest() == Some(*digest));
+        same.map_or(Ok(()), |pending| Err(pending.unserved()))
     }
+}
+
+fn dead() -> Failure {
+    let message = "all daemons of its instance had ended: missing data gives EIO; mount it again on \
+                   the same directory, or unmount it";
+    refused(FailureKind::Unavailable, message)
+}
+
+fn unreadable() -> Failure {
+    refused(
+        FailureKind::Other,
+        "its record cannot be read; unmount it and mount it again",
+    )
 }

@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::agent::failure::{Result, failure};
 use crate::agent::live::{LiveFlist, LiveMount};
-use crate::api::{Answer, FailureKind};
+use crate::api::{Answer, FailureKind, MountInfo, MountState};
 use std::sync::Arc;
 
 impl Agent {
@@ -13,10 +13,18 @@ impl Agent {
             .stats()
             .map_err(|error| failure(FailureKind::Unavailable, &error))?;
         let mounts: Vec<Arc<LiveMount>> = self.mounts().values().cloned().collect();
-        let mounts = mounts
+        let mut mounts: Vec<MountInfo> = mounts
             .iter()
             .map(|mount| mount.info(&stats.blobs))
             .collect();
+        mounts.extend(self.pending().values().map(super::Pending::info));
+        let detached = self.detached();
+        mounts.extend(detached.iter().map(|mount| MountInfo {
+            state: MountState::Detached,
+            note: "unmounted, but still read; it ends with its last reader".into(),
+            ..mount.info(&stats.blobs)
+        }));
+        drop(detached);
         let (bytes, bytes_max, expire) = self.space.report();
         let cache = crate::api::CacheInfo {
             dir: self.config.cache.clone(),

@@ -1,8 +1,13 @@
 //! Making a flist appear at a target: admit, open, register, mount once, bind or overlay.
 
-use super::Agent;
-use crate::agent::failure::{Result, failure, refused};
+use super::close::take_down_own;
+use super::deadline::Deadline;
+use super::detached::{record, unavailable};
+use super::own::{self, Place};
+use super::{Agent, Result};
+use crate::agent::failure::{failure, refused};
 use crate::agent::flists::Admitted;
+use crate::agent::kernel::View;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
 use crate::agent::profile::Recorder;
 use crate::agent::{failure, kernel, prefetch, stores};
@@ -11,7 +16,7 @@ use crate::mountd::{BlobRegistration, MountRecord};
 use lamina_flist::{BlobId, FlistDigest};
 use lamina_mount::cache::Trust;
 use lamina_mount::probe::Mode;
-use lamina_mount::union::UpperDirs;
+use lamina_mount::unmount::UnmountOptions;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +24,8 @@ use std::time::{Duration, Instant};
 impl Agent {
     pub(super) fn mount_now(self: &Arc<Self>, call: &MountCall) -> Result<MountInfo> {
         let start = Instant::now();
+        let deadline = Deadline::of(call);
+        deadline.check("waiting for other calls")?;
         let expire = call.cache_expire_s.map(Duration::from_secs);
         self.space
             .configure(call.cache_size, expire)
@@ -28,18 +35,25 @@ impl Agent {
             .admit(&call.flist)
             .map_err(|error| failure(error.kind(), &error))?;
         let digest = admitted.flist.digest();
+        deadline.check("checking the flist")?;
         // The watcher may not have seen yet what was unmounted elsewhere a moment ago.
         self.forget_gone()?;
+        self.replace_pending(&call.target, &digest)?;
         if let Some(known) = self.mounts().get(&call.target) {
-            return Self::again(known, call, &digest);
+            return again(known, call, &digest);
         }
         let live = match self.live(&digest) {
-            Some(live) => Self::same_mode(live, call)?,
+            Some(live) => same_mode(live, call)?,
             None => self.go_live(admitted, call)?,
         };
         let mount = self
             .show(&live, call)
             .inspect_err(|_| self.close_if_unused(&live))?;
+        if let Err(late) = deadline.check("mounting") {
+            self.take_back(&mount);
+            return Err(late);
+        }
+        self.ended().remove(&call.target);
         let ready_us = start.elapsed().as_micros() as u64;
         mount
             .ready_us
@@ -48,64 +62,41 @@ impl Agent {
         Ok(mount.info(&BTreeMap::new()))
     }
 
-    /// The same call again (its answer was lost), or another flist on a target in use.
-    pub(super) fn again(
-        known: &Arc<LiveMount>,
-        call: &MountCall,
-        digest: &FlistDigest,
-    ) -> Result<MountInfo> {
-        if known.flist.digest == *digest && known.extra.call.upper == call.upper {
-            return Ok(known.info(&BTreeMap::new()));
-        }
-        let target = call.target.display();
-        let flist = known.extra.call.flist.display();
-        Err(refused(
-            FailureKind::Busy,
-            format!("{target} is in use: {flist} is mounted there"),
-        ))
-    }
-
-    pub(super) fn same_mode(live: Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveFlist>> {
-        match kernel::only(call.mode) {
-            Some(mode) if mode != live.mode => {
-                let message = format!(
-                    "the flist is mounted as {} already; one mode at a time",
-                    live.mode
-                );
-                Err(refused(FailureKind::Busy, message))
-            }
-            _ => Ok(live),
-        }
-    }
-
     /// Opens a flist's blobs and mounts it at its own mount point.
-    pub(super) fn go_live(&self, admitted: Admitted, call: &MountCall) -> Result<Arc<LiveFlist>> {
-        let digest = admitted.flist.digest();
-        let mount_point = self.config.instance.mount_point(&digest.to_string());
-        let live = self.prepare(admitted, call, None)?;
-        let mounted = kernel::mount(
-            &live,
-            &self.cache,
-            self.config.instance.dir(),
-            &mount_point,
-            call.mode,
-        );
-        match mounted {
-            Ok(Mode::Fuse) => {
-                // Whole-tree FUSE reads complete blobs through the mount daemon, too.
-                let served = live.sources.iter().map(|source| source.id).collect();
-                Ok(Arc::new(LiveFlist {
-                    mode: Mode::Fuse,
-                    served,
-                    ..live
-                }))
+    fn go_live(&self, admitted: Admitted, call: &MountCall) -> Result<Arc<LiveFlist>> {
+        let prepared = self.prepare(admitted, call, None)?;
+        let mount_point = self.free_mount_point(&prepared.digest.to_string());
+        let mut live = LiveFlist {
+            mount_point,
+            ..prepared
+        };
+        let mounted = Deadline::of(call)
+            .check("opening the cache")
+            .and_then(|()| {
+                let run_dir = self.config.instance.dir();
+                kernel::mount(&live, &self.cache, run_dir, &live.mount_point, call.mode)
+            })
+            .inspect_err(|_| self.close(&live))?;
+        live.mode = mounted;
+        if mounted == Mode::Fuse {
+            // Whole-tree FUSE reads complete blobs through the mount daemon, too.
+            live.served = live.sources.iter().map(|source| source.id).collect();
+        }
+        match self
+            .mountd()
+            .map(|mut mountd| mountd.watch(&live.mount_point))
+        {
+            Ok(Ok(watch)) => live.watch = Some(watch),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "readers left behind by a forced unmount will get errors");
             }
-            Ok(mode) => Ok(Arc::new(LiveFlist { mode, ..live })),
             Err(error) => {
+                take_down_own(&live.mount_point);
                 self.close(&live);
-                Err(error)
+                return Err(error);
             }
         }
+        Ok(Arc::new(live))
     }
 
     /// Everything of a live flist but its mount. `adopted` is the mode of one mounted already.
@@ -117,10 +108,8 @@ impl Agent {
     ) -> Result<LiveFlist> {
         let flist = &admitted.flist;
         let digest = flist.digest();
-        let mut mountd = self.mountd()?;
-        let known = mountd
-            .list_blobs()
-            .map_err(|error| failure(FailureKind::Unavailable, &error))?;
+        let known = self.mountd()?.list_blobs();
+        let known = known.map_err(|error| unavailable(&error))?;
         let known: HashSet<BlobId> = known.into_iter().map(|blob| blob.id).collect();
         let sources = if flist.blob_count() == 0 {
             Vec::new()
@@ -154,6 +143,7 @@ impl Agent {
             mount_point: self.config.instance.mount_point(&digest.to_string()),
             sources,
             served,
+            watch: None,
             profile,
             recorder,
             admitted,
@@ -162,58 +152,62 @@ impl Agent {
             id: *id,
             dir: self.cache.blob_dir(id),
         });
-        let registered = mountd.register_blobs(registrations.collect());
-        if let Err(error) = registered {
-            self.sources.close(&digest);
-            return Err(failure(FailureKind::Unavailable, &error));
-        }
+        // Opening may have verified for long, and the mount daemon keeps no silent connections.
+        self.mountd()
+            .and_then(|mut mountd| {
+                let registered = mountd.register_blobs(registrations.collect());
+                registered.map_err(|error| unavailable(&error))
+            })
+            .inspect_err(|_| self.close_sources(&digest))?;
         Ok(live)
     }
 
-    /// Makes a live flist appear at the call's target.
-    pub(super) fn show(&self, live: &Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveMount>> {
+    /// Makes a live flist appear at the call's target. Which mount it will be is recorded before: a
+    /// successor knows it from others.
+    fn show(&self, live: &Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveMount>> {
+        let view = View::build(live, call)?;
         let extra = Extra {
             digest: live.digest,
             mode: live.mode,
             call: call.clone(),
-        };
-        let record = MountRecord {
-            id: call.target.display().to_string(),
-            flist: live.admitted.path.clone(),
-            target: call.target.clone(),
-            mode: live.mode.to_string(),
-            blobs: live.served.clone(),
-            extra: extra.encode(),
+            shown: Some(view.identity()?),
+            watch: live.watch,
+            mount_point: Some(live.mount_point.clone()),
+            detached: false,
         };
         let mut mountd = self.mountd()?;
         mountd
-            .put_mount_record(record)
-            .map_err(|error| failure(FailureKind::Unavailable, &error))?;
-        let attached = kernel::attach(live, call);
-        let upper = attached.inspect_err(|_| {
+            .put_mount_record(record(live, &extra))
+            .map_err(|error| unavailable(&error))?;
+        let upper = view.attach(&call.target).inspect_err(|_| {
             if let Err(error) = mountd.remove_mount_record(&call.target.display().to_string()) {
                 tracing::warn!(%error, "take back a mount record");
             }
         })?;
-        Ok(self.remember(live, extra, upper))
-    }
-
-    pub(super) fn remember(
-        &self,
-        live: &Arc<LiveFlist>,
-        extra: Extra,
-        upper: Option<UpperDirs>,
-    ) -> Arc<LiveMount> {
-        let target = extra.call.target.clone();
         let mount = Arc::new(LiveMount {
             flist: Arc::clone(live),
             extra,
             ready_us: 0.into(),
             _upper: upper,
         });
-        self.mounts().insert(target, Arc::clone(&mount));
+        self.mounts()
+            .insert(call.target.clone(), Arc::clone(&mount));
         self.count_mounts();
-        mount
+        Ok(mount)
+    }
+
+    /// Undoes a mount whose caller has given up.
+    fn take_back(&self, mount: &LiveMount) {
+        let target = &mount.extra.call.target;
+        let options = UnmountOptions {
+            detach: true,
+            ..UnmountOptions::default()
+        };
+        let undone =
+            own::take_down(target, mount.extra.shown, &options).and_then(|()| self.forget(target));
+        if let Err(error) = undone {
+            tracing::warn!(%error, "take back a mount that came too late");
+        }
     }
 
     pub(super) fn start_prefetch(self: &Arc<Self>, live: &Arc<LiveFlist>, call: &MountCall) {
@@ -227,5 +221,57 @@ impl Agent {
                 tracing::warn!(error = crate::chain(&error), "prefetch stopped");
             }
         });
+    }
+}
+
+/// The same call again (its answer was lost), or another one on a target in use.
+fn again(known: &LiveMount, call: &MountCall, digest: &FlistDigest) -> Result<MountInfo> {
+    let target = &call.target;
+    if let Place::Under(top) = own::place(&own::table()?, target, known.extra.shown) {
+        return Err(own::covered(target, top));
+    }
+    let Some(difference) = difference(known, call, digest) else {
+        return Ok(known.info(&BTreeMap::new()));
+    };
+    let (target, flist) = (target.display(), known.extra.call.flist.display());
+    let message = format!("{target} is in use: {flist} is mounted there{difference}");
+    Err(refused(FailureKind::Busy, message))
+}
+
+/// What a call wants otherwise than it is.
+fn difference(known: &LiveMount, call: &MountCall, digest: &FlistDigest) -> Option<String> {
+    let was = &known.extra.call;
+    if known.flist.digest != *digest {
+        return Some(String::new());
+    }
+    if was.upper != call.upper {
+        return Some(match &was.upper {
+            Some(upper) => format!(", writable with its changes in {}", upper.display()),
+            None => ", read-only".into(),
+        });
+    }
+    if was.trusted != call.trusted {
+        let with = if was.trusted { "with" } else { "without" };
+        return Some(format!(", {with} --trusted"));
+    }
+    if kernel::only(call.mode).is_some_and(|mode| mode != known.flist.mode) {
+        return Some(format!(", as {}", known.flist.mode));
+    }
+    (was.stores != call.stores).then(|| match was.stores.is_empty() {
+        true => ", with the stores it names".to_owned(),
+        false => format!(", with the stores {}", was.stores.join(", ")),
+    })
+}
+
+fn same_mode(live: Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveFlist>> {
+    match kernel::only(call.mode) {
+        Some(mode) if mode != live.mode => {
+            let message = format!(
+                "the flist is mounted as {} already; one mode at a time",
+                live.mode
+            );
+            Err(refused(FailureKind::Busy, message))
+        }
+        _ => Ok(live),
     }
 }
