@@ -6,6 +6,7 @@ mod doctor;
 mod explore;
 mod maintain;
 mod mount;
+mod mounts;
 mod pack;
 mod stores;
 mod write;
@@ -21,7 +22,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Convert(args) => convert::convert(&args),
         Command::Mount(args) => mount::mount(&args),
         Command::Umount(args) => mount::umount(&args),
-        Command::Mounts(args) => mount::mounts(&args),
+        Command::Mounts(args) => mounts::mounts(&args),
         Command::Prefetch(args) => mount::prefetch(&args),
         Command::Unpack(args) => write::unpack(&args),
         Command::Cat(args) => write::cat(&args),

@@ -1,22 +1,20 @@
-//! `mount`, `umount`, `mounts`, `prefetch`: talking to the agent of an instance.
+//! `mount`, `umount`, `prefetch`: talking to the agent of an instance.
 
 use super::stores;
 use crate::args::{self, ModeArg};
-use crate::output::{self, Show};
+use crate::output;
 use crate::{daemon, exit};
 use anyhow::{Context, Result, bail};
 use lamina_nodeagent::agent::offline::{self, RecordedTarget};
 use lamina_nodeagent::api::{
-    self, Answer, CacheInfo, CallError, FailureKind, ModeRequest, MountCall, MountInfo, MountState,
-    PrefetchCall, Request, UmountCall,
+    self, Answer, CallError, FailureKind, ModeRequest, MountCall, PrefetchCall, Request, UmountCall,
 };
 use lamina_nodeagent::instance::Instance;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long short questions to an agent may take.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent may take to undo a mount that was not done in time, and say so.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
@@ -176,115 +174,12 @@ fn owner(run_dir: &Path, target: &Path) -> Result<Option<(Instance, RecordedTarg
     Ok(None)
 }
 
-fn instances(run_dir: &Path) -> Result<Vec<Instance>> {
+pub(super) fn instances(run_dir: &Path) -> Result<Vec<Instance>> {
     Instance::all(run_dir).with_context(|| format!("read the run directory {}", run_dir.display()))
 }
 
 fn not_mounted() -> exit::NotFound {
     exit::NotFound("it is not mounted by lamina; `lamina mounts` lists what is".into())
-}
-
-#[derive(Serialize)]
-struct MountList {
-    mounts: Vec<MountInfo>,
-    caches: Vec<CacheInfo>,
-}
-
-impl Show for MountList {
-    fn table(&self) -> String {
-        let rows: Vec<_> = self.mounts.iter().map(mount_row).collect();
-        let mounts = output::columns(
-            [
-                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
-                "PROFILE", "FLIST",
-            ],
-            &rows,
-        );
-        let caches: Vec<_> = self.caches.iter().map(cache_line).collect();
-        let noted = self.mounts.iter().filter(|info| !info.note.is_empty());
-        let notes: Vec<String> = noted
-            .map(|info| format!("\n{}: {}", info.target.display(), info.note))
-            .collect();
-        let notes = notes.concat();
-        format!("{mounts}{notes}\n\n{}", caches.join("\n"))
-    }
-}
-
-fn mount_row(info: &MountInfo) -> [String; 11] {
-    [
-        info.target.display().to_string(),
-        match info.state {
-            MountState::Mounted => "mounted",
-            MountState::Degraded => "degraded",
-            MountState::Detached => "detached",
-        }
-        .to_owned(),
-        info.mode.clone(),
-        if info.upper.is_some() { "rw" } else { "ro" }.to_owned(),
-        output::size(info.bytes_local),
-        output::size(info.bytes_total),
-        output::size(info.bytes_fetched),
-        info.reads.to_string(),
-        output::percent(info.reads_local, info.reads),
-        info.profile.clone(),
-        info.flist.display().to_string(),
-    ]
-}
-
-fn cache_line(cache: &CacheInfo) -> String {
-    let dir = cache.dir.display();
-    format!(
-        "cache {dir}: {} of {}",
-        output::size(cache.bytes),
-        output::size(cache.bytes_max)
-    )
-}
-
-/// Lists what can be known, then fails if an instance with mounts did not answer.
-pub(crate) fn mounts(args: &args::Mounts) -> Result<()> {
-    let mut list = MountList {
-        mounts: Vec::new(),
-        caches: Vec::new(),
-    };
-    let mut unanswered = None;
-    for instance in instances(&args.instance.run_dir)? {
-        match daemon::ask(&instance, &Request::Mounts, QUESTION_TIMEOUT) {
-            Ok(Some(Answer::Mounts { mounts, cache })) => {
-                list.mounts.extend(mounts);
-                list.caches.push(cache);
-            }
-            Ok(Some(_)) => bail!("the agent gave an answer of another kind"),
-            Ok(None) => {
-                let left = left_behind(&instance)?;
-                if !left.is_empty() {
-                    unanswered = Some(no_daemons(&instance));
-                    list.mounts.extend(left);
-                }
-            }
-            Err(error) => {
-                list.mounts.extend(left_behind(&instance)?);
-                unanswered = Some(error);
-            }
-        }
-    }
-    output::print(&list, args.output.output)?;
-    unanswered.map_or(Ok(()), |error| Err(error).context("list the mounts"))
-}
-
-/// The mounts of an instance that cannot say anything about them.
-fn left_behind(instance: &Instance) -> Result<Vec<MountInfo>> {
-    let recorded = offline::recorded_targets(instance)?.into_iter();
-    Ok(recorded
-        .filter(RecordedTarget::is_mounted)
-        .map(|target| target.info())
-        .collect())
-}
-
-fn no_daemons(instance: &Instance) -> CallError {
-    CallError::NoAgent {
-        path: instance.api_socket(),
-        source: std::io::Error::other("no daemon of the instance runs"),
-    }
 }
 
 pub(crate) fn prefetch(args: &args::Prefetch) -> Result<()> {

@@ -249,6 +249,23 @@ fn a_mount_survives_its_holder_and_can_be_unmounted() {
 }
 
 #[test]
+fn a_mount_can_be_unmounted_although_its_daemons_cannot_start() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    kill_all(&machine);
+    let (cache, away) = (machine.path("cache"), machine.path("away"));
+    std::fs::rename(&cache, &away).unwrap();
+    std::fs::write(&cache, "not a directory").unwrap();
+    machine.ok(&["umount", "m", "--timeout", "1s"]);
+    assert!(!machine.path("m/a").exists());
+    // And once they can, nothing is left.
+    std::fs::remove_file(&cache).unwrap();
+    std::fs::rename(&away, &cache).unwrap();
+    ends_clean(&machine);
+}
+
+#[test]
 fn mounting_again_recovers_a_mount_whose_daemons_are_gone() {
     for mode in ["erofs", "fuse"] {
         let machine = packed();

@@ -15,6 +15,7 @@ mod deadline;
 mod detached;
 mod list;
 pub(super) mod own;
+mod pending;
 mod show;
 mod umount;
 
@@ -31,9 +32,9 @@ use crate::api::{Answer, FailureKind, MountCall, MountInfo, PrefetchCall, Umount
 use crate::holder::HolderClient;
 use crate::mountd::MountdClient;
 use activity::Activity;
-use adopt::Pending;
 use lamina_flist::{BlobId, FlistDigest, Limits};
 use lamina_mount::cache::CacheDir;
+use pending::Pending;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -62,6 +62,8 @@ pub(crate) async fn upkeep(agent: Arc<Agent>) {
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
         agent.save_profiles();
+        // What could not be closed when it was noticed.
+        agent.reconcile().await;
         let space = Arc::clone(&agent.space);
         let expired = tokio::task::spawn_blocking(move || space.expire_now()).await;
         if let Ok(Err(error)) = expired {

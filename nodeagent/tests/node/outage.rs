@@ -311,7 +311,10 @@ fn a_tree_is_forgotten_once_it_is_unmounted_and_can_be_attached_again() {
         let shell = std::fs::read(root.join("bin/sh")).unwrap();
         assert!(shell == std::fs::read("/bin/sh").unwrap());
         let held = node.holder().list().unwrap();
-        assert_eq!(held, ["alive", "blobfs", &format!("tree:{}", root.display())]);
+        assert_eq!(
+            held,
+            ["alive", "blobfs", &format!("tree:{}", root.display())]
+        );
         let ids: Vec<_> = image.blobs.iter().map(|(id, _)| *id).collect();
         let refused = node.mountd().unregister(ids);
         assert!(matches!(

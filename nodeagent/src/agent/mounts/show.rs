@@ -21,6 +21,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A connection to the mount daemon that was silent for longer may be gone.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
 impl Agent {
     pub(super) fn mount_now(self: &Arc<Self>, call: &MountCall) -> Result<MountInfo> {
         let start = Instant::now();
@@ -76,7 +79,10 @@ impl Agent {
                 let run_dir = self.config.instance.dir();
                 kernel::mount(&live, &self.cache, run_dir, &live.mount_point, call.mode)
             })
-            .inspect_err(|_| self.close(&live))?;
+            .inspect_err(|_| {
+                take_down_own(&live.mount_point);
+                self.close(&live);
+            })?;
         live.mode = mounted;
         if mounted == Mode::Fuse {
             // Whole-tree FUSE reads complete blobs through the mount daemon, too.
@@ -108,8 +114,9 @@ impl Agent {
     ) -> Result<LiveFlist> {
         let flist = &admitted.flist;
         let digest = flist.digest();
-        let known = self.mountd()?.list_blobs();
-        let known = known.map_err(|error| unavailable(&error))?;
+        let mut mountd = self.mountd()?;
+        let asked = Instant::now();
+        let known = mountd.list_blobs().map_err(|error| unavailable(&error))?;
         let known: HashSet<BlobId> = known.into_iter().map(|blob| blob.id).collect();
         let sources = if flist.blob_count() == 0 {
             Vec::new()
@@ -153,7 +160,12 @@ impl Agent {
             dir: self.cache.blob_dir(id),
         });
         // Opening may have verified for long, and the mount daemon keeps no silent connections.
-        self.mountd()
+        let mountd = if asked.elapsed() < SILENCE_MAX {
+            Ok(mountd)
+        } else {
+            self.mountd()
+        };
+        mountd
             .and_then(|mut mountd| {
                 let registered = mountd.register_blobs(registrations.collect());
                 registered.map_err(|error| unavailable(&error))

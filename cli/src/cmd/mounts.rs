@@ -1,0 +1,113 @@
+//! `mounts`: what every instance has mounted, also one that does not answer.
+
+use super::mount::{QUESTION_TIMEOUT, instances};
+use crate::output::{self, Show};
+use crate::{args, daemon};
+use anyhow::{Context, Result, bail};
+use lamina_nodeagent::agent::offline::{self, RecordedTarget};
+use lamina_nodeagent::api::{Answer, CacheInfo, CallError, MountInfo, MountState, Request};
+use lamina_nodeagent::instance::Instance;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct MountList {
+    mounts: Vec<MountInfo>,
+    caches: Vec<CacheInfo>,
+}
+
+impl Show for MountList {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self.mounts.iter().map(mount_row).collect();
+        let mounts = output::columns(
+            [
+                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
+                "PROFILE", "FLIST",
+            ],
+            &rows,
+        );
+        let caches: Vec<_> = self.caches.iter().map(cache_line).collect();
+        let noted = self.mounts.iter().filter(|info| !info.note.is_empty());
+        let notes: Vec<String> = noted
+            .map(|info| format!("\n{}: {}", info.target.display(), info.note))
+            .collect();
+        let notes = notes.concat();
+        format!("{mounts}{notes}\n\n{}", caches.join("\n"))
+    }
+}
+
+fn mount_row(info: &MountInfo) -> [String; 11] {
+    [
+        info.target.display().to_string(),
+        match info.state {
+            MountState::Mounted => "mounted",
+            MountState::Degraded => "degraded",
+            MountState::Detached => "detached",
+        }
+        .to_owned(),
+        info.mode.clone(),
+        if info.upper.is_some() { "rw" } else { "ro" }.to_owned(),
+        output::size(info.bytes_local),
+        output::size(info.bytes_total),
+        output::size(info.bytes_fetched),
+        info.reads.to_string(),
+        output::percent(info.reads_local, info.reads),
+        info.profile.clone(),
+        info.flist.display().to_string(),
+    ]
+}
+
+fn cache_line(cache: &CacheInfo) -> String {
+    let dir = cache.dir.display();
+    format!(
+        "cache {dir}: {} of {}",
+        output::size(cache.bytes),
+        output::size(cache.bytes_max)
+    )
+}
+
+/// Lists what can be known, then fails if an instance with mounts did not answer.
+pub(crate) fn mounts(args: &args::Mounts) -> Result<()> {
+    let mut list = MountList {
+        mounts: Vec::new(),
+        caches: Vec::new(),
+    };
+    let mut unanswered = None;
+    for instance in instances(&args.instance.run_dir)? {
+        match daemon::ask(&instance, &Request::Mounts, QUESTION_TIMEOUT) {
+            Ok(Some(Answer::Mounts { mounts, cache })) => {
+                list.mounts.extend(mounts);
+                list.caches.push(cache);
+            }
+            Ok(Some(_)) => bail!("the agent gave an answer of another kind"),
+            Ok(None) => {
+                let left = left_behind(&instance)?;
+                if !left.is_empty() {
+                    unanswered = Some(no_daemons(&instance));
+                    list.mounts.extend(left);
+                }
+            }
+            Err(error) => {
+                list.mounts.extend(left_behind(&instance)?);
+                unanswered = Some(error);
+            }
+        }
+    }
+    output::print(&list, args.output.output)?;
+    unanswered.map_or(Ok(()), |error| Err(error).context("list the mounts"))
+}
+
+/// The mounts of an instance that cannot say anything about them.
+fn left_behind(instance: &Instance) -> Result<Vec<MountInfo>> {
+    let recorded = offline::recorded_targets(instance)?.into_iter();
+    Ok(recorded
+        .filter(RecordedTarget::is_mounted)
+        .map(|target| target.info())
+        .collect())
+}
+
+fn no_daemons(instance: &Instance) -> CallError {
+    CallError::NoAgent {
+        path: instance.api_socket(),
+        source: std::io::Error::other("no daemon of the instance runs"),
+    }
+}

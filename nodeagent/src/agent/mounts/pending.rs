@@ -1,0 +1,111 @@
+//! Recorded mounts that cannot be served: because something failed when they were adopted, which is
+//! tried again, or because all daemons had ended, which only mounting again mends.
+
+use super::detached::unavailable;
+use super::{Agent, Result, own};
+use crate::agent::failure::refused;
+use crate::agent::live::Extra;
+use crate::api::{Failure, FailureKind, MountInfo, MountState};
+use crate::mountd::MountRecord;
+use lamina_flist::{BlobId, FlistDigest};
+use lamina_mount::unmount::UnmountOptions;
+use lamina_mount::unmount::mountinfo::MountIdentity;
+use std::path::Path;
+
+/// A recorded mount that cannot be served (yet).
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) record: MountRecord,
+    pub(super) extra: Option<Extra>,
+    pub(super) why: Failure,
+}
+
+impl Pending {
+    pub(super) fn shown(&self) -> Option<MountIdentity> {
+        self.extra.as_ref()?.shown
+    }
+
+    pub(super) fn digest(&self) -> Option<FlistDigest> {
+        Some(self.extra.as_ref()?.digest)
+    }
+
+    pub(super) fn blobs(&self) -> Vec<BlobId> {
+        self.record.blobs.clone()
+    }
+
+    /// Whether only mounting again helps.
+    pub(super) fn is_dead(&self) -> bool {
+        self.record.is_dead()
+    }
+
+    /// Why nothing can be done with it now.
+    pub(super) fn unserved(&self) -> Failure {
+        let target = self.record.target.display();
+        let message = format!("{target} is mounted but cannot be served: {}", self.why);
+        refused(FailureKind::Unavailable, message)
+    }
+
+    pub(super) fn info(&self) -> MountInfo {
+        let call = self.extra.as_ref().map(|extra| &extra.call);
+        MountInfo {
+            target: self.record.target.clone(),
+            state: MountState::Degraded,
+            note: self.why.message.clone(),
+            flist: call.map_or_else(|| self.record.flist.clone(), |call| call.flist.clone()),
+            digest: self.digest().map(|d| d.to_string()).unwrap_or_default(),
+            mode: self.record.mode.clone(),
+            upper: call.and_then(|call| call.upper.clone()),
+            profile: "none".into(),
+            ..MountInfo::default()
+        }
+    }
+
+    fn is_detached(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.detached)
+    }
+}
+
+impl Agent {
+    /// The mount recorded for a target that cannot be served, and its record's id.
+    pub(super) fn pending_at(&self, target: &Path) -> Option<(String, Pending)> {
+        let pending = self.pending();
+        let mut at = pending
+            .iter()
+            .filter(|(_, pending)| pending.record.target == target && !pending.is_detached());
+        at.next().map(|(id, pending)| (id.clone(), pending.clone()))
+    }
+
+    /// Forgets a mount that could not be served and is taken down.
+    pub(super) fn forget_pending(&self, id: &str) -> Result<()> {
+        self.mountd()?
+            .remove_mount_record(id)
+            .map_err(|error| unavailable(&error))?;
+        let gone = self.pending().remove(id);
+        self.drop_unused_mount_points(&own::table()?);
+        self.unregister_idle(&gone.map(|gone| gone.blobs()).unwrap_or_default());
+        self.count_mounts();
+        Ok(())
+    }
+
+    /// Makes room for mounting again where a mount is that nobody can serve.
+    pub(super) fn replace_pending(&self, target: &Path, digest: &FlistDigest) -> Result<()> {
+        self.retry_pending()?;
+        if let Some((id, pending)) = self.pending_at(target) {
+            if !pending.is_dead() {
+                return Err(pending.unserved());
+            }
+            let options = UnmountOptions {
+                detach: true,
+                ..UnmountOptions::default()
+            };
+            own::take_down(target, pending.shown(), &options)?;
+            self.forget_pending(&id)?;
+        }
+        // Its own mount is in the place where this flist would be mounted.
+        let pending = self.pending();
+        let same = pending
+            .values()
+            .find(|pending| !pending.is_dead() && pending.digest() == Some(*digest));
+        same.map_or(Ok(()), |pending| Err(pending.unserved()))
+    }
+}
