@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use lamina_flist::BlobId;
 
 use super::stats::{BlobStats, Counters};
-use crate::cache::{BlobReader, FileIdentity};
+use crate::cache::{BlobReader, FileIdentity, TryRead};
 use crate::filler::{FillError, Filler};
 
 /// Node id of the directory (`FUSE_ROOT_ID`).
@@ -174,26 +175,19 @@ impl BlobFs {
             .saturating_add(u64::from(size))
             .min(entry.reader.len());
         let range = offset.min(end)..end;
-        let Some(missing) = entry.reader.missing(range.clone()) else {
-            return entry.answer(range, None, done);
+        let Err((missing, done)) = entry.answer(range.clone(), None, done) else {
+            return;
         };
         let asked = Instant::now();
-        let deadline = asked + self.options.fill_deadline;
-        let id = *entry.reader.id();
-        let finish = move |outcome: Result<(), FillError>| {
-            let filled = outcome.and_then(|()| match entry.reader.missing(range.clone()) {
-                None => Ok(()),
-                Some(left) => Err(FillError::NotFilled(left)),
-            });
-            match filled {
-                Ok(()) => entry.answer(range, Some(asked.elapsed()), done),
-                Err(source) => {
-                    entry.counters.failed();
-                    done(Err(ReadError::Fill { blob: id, source }));
-                }
-            }
+        let waiting = Waiting {
+            entry,
+            filler: Arc::clone(&self.filler),
+            range,
+            asked,
+            deadline: asked + self.options.fill_deadline,
+            done,
         };
-        self.filler.start(&id, missing, deadline, Box::new(finish));
+        waiting.ask(missing);
     }
 
     fn entry(&self, ino: u64) -> Option<Arc<Entry>> {
@@ -209,26 +203,83 @@ impl BlobFs {
     }
 }
 
+/// Entries that were seen missing, and the generation they were seen in.
+type Missing = (Range<usize>, u64);
+
 impl Entry {
-    /// Answers with bytes that are all present.
-    fn answer<D>(&self, range: std::ops::Range<u64>, waited: Option<Duration>, done: D)
+    /// Answers, unless entries are missing: then says which and gives `done` back.
+    fn answer<D>(
+        &self,
+        range: Range<u64>,
+        waited: Option<Duration>,
+        done: D,
+    ) -> Result<(), (Missing, D)>
     where
         D: FnOnce(Result<&[u8], ReadError>),
     {
         let length = (range.end - range.start) as usize;
         with_buffer(length, |buffer| {
-            match self.reader.read_exact_at(buffer, range.start) {
-                Ok(()) => {
+            match self.reader.try_read_at(buffer, range.start) {
+                Ok(TryRead::Done) => {
                     self.counters.served(length, waited);
                     done(Ok(buffer));
                 }
+                Ok(TryRead::Missing {
+                    entries,
+                    generation,
+                }) => return Err(((entries, generation), done)),
                 Err(source) => {
                     self.counters.failed();
                     let blob = *self.reader.id();
                     done(Err(ReadError::Disk { blob, source }));
                 }
             }
-        });
+            Ok(())
+        })
+    }
+}
+
+/// A read that waits for the filler.
+struct Waiting<D> {
+    entry: Arc<Entry>,
+    filler: Arc<dyn Filler>,
+    range: Range<u64>,
+    asked: Instant,
+    deadline: Instant,
+    done: D,
+}
+
+impl<D> Waiting<D>
+where
+    D: FnOnce(Result<&[u8], ReadError>) + Send + 'static,
+{
+    fn ask(self, (missing, generation): Missing) {
+        let (filler, id) = (Arc::clone(&self.filler), *self.entry.reader.id());
+        let deadline = self.deadline;
+        let finish = move |outcome| self.filled(outcome, generation);
+        filler.start(&id, missing, deadline, Box::new(finish));
+    }
+
+    /// What is missing after a good answer was evicted again, if there was an
+    /// eviction: then it is asked for once more. Else the filler is wrong.
+    fn filled(self, outcome: Result<(), FillError>, generation: u64) {
+        let entry = Arc::clone(&self.entry);
+        let fail = |done: D, source| {
+            entry.counters.failed();
+            let blob = *entry.reader.id();
+            done(Err(ReadError::Fill { blob, source }));
+        };
+        if let Err(source) = outcome {
+            return fail(self.done, source);
+        }
+        let waited = Some(self.asked.elapsed());
+        match entry.answer(self.range.clone(), waited, self.done) {
+            Ok(()) => {}
+            Err(((left, now), done)) if now != generation && Instant::now() < self.deadline => {
+                Self { done, ..self }.ask((left, now));
+            }
+            Err(((left, _), done)) => fail(done, FillError::NotFilled(left)),
+        }
     }
 }
 

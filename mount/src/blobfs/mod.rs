@@ -7,7 +7,7 @@
 //! What always holds:
 //! - a byte is returned only if its map entry is marked present (bytes no entry
 //!   covers are padding and zeros); everything else waits for the filler or is
-//!   an error, never zeros;
+//!   an error, never zeros; that holds, too, while another process evicts;
 //! - no thread waits for a fill: a read of missing bytes is put aside and
 //!   finished by the filler's call-back, so present bytes are never stuck
 //!   behind missing ones;

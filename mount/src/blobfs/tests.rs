@@ -172,6 +172,25 @@ fn a_filler_that_lies_yields_an_error_and_no_zeros() {
 }
 
 #[test]
+fn what_was_evicted_before_it_could_be_read_is_asked_for_again() {
+    let scene = Scene::new();
+    let told = scene.read(0, 2 * ENTRY as u32);
+    let (entries, done) = scene.next_fill();
+    scene.write(entries);
+    let swept = scene.blob.evict_cold(1, 1, |_, _| true).unwrap();
+    assert_eq!(swept.evicted, 1);
+    done(Ok(()));
+    assert!(told.try_recv().is_err(), "must wait");
+    let (entries, done) = scene.next_fill();
+    assert_eq!(entries, 1..2);
+    scene.write(entries);
+    done(Ok(()));
+    let bytes = told.try_recv().unwrap().unwrap();
+    assert_eq!(bytes, [content(0), content(1)].concat());
+    assert_eq!(scene.stats().reads_failed, 0);
+}
+
+#[test]
 fn padding_is_zeros_and_reads_end_with_the_blob() {
     let scene = Scene::new();
     let padding = (ENTRIES * ENTRY) as u64;

@@ -1,11 +1,12 @@
-//! The writing side of a cached blob: open or make it, verify what cannot be
-//! trusted, write verified entries, seal it.
+//! The writing side of a cached blob: open or make it, write verified entries,
+//! seal it.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use lamina_flist::{BlobId, BlobMap, ChunkId};
 use memmap2::Mmap;
@@ -15,6 +16,7 @@ use super::CacheError;
 use super::files;
 use super::present::Present;
 use super::seal::Seal;
+use super::touched::Touched;
 use crate::sys::shared_map::map_immutable;
 
 /// Whether bits set by a writer that did not close the blob are believed.
@@ -23,8 +25,26 @@ pub enum Trust {
     /// Verify every entry unless the blob was closed cleanly.
     Closed,
     /// Also believe a writer that was killed in this boot: for blobs that are
-    /// mounted right now, whose readers must not wait for a verification. The
-    /// bits are true unless somebody else wrote to the file.
+    /// mounted right now, whose readers must not wait for a verification.
+    ///
+    /// No kill can leave a bit that is not true, so nothing is verified again
+    /// later either:
+    /// - bytes are hashed in memory, written to the page cache, then marked;
+    ///   the page cache outlives the process, so a bit that is set has its
+    ///   bytes wherever the kill fell;
+    /// - eviction clears bits before it punches; a kill between the two leaves
+    ///   bytes without a bit, which opening frees, and opening raises the
+    ///   generation, so a reader that saw the old bits looks again;
+    /// - only this boot's unclosed seal of the same file counts, and it is
+    ///   written after whatever was found at opening was verified: a kill in
+    ///   the middle of a verification leaves the old seal, which proves nothing;
+    /// - the successor waits for the lock on `data`, which the kernel gives up
+    ///   only after the last system call of the killed process ended.
+    ///
+    /// What this does not see is somebody else writing to the files while they
+    /// are mounted, and a disk that loses pages it took (it says so in the
+    /// kernel's log); both are found by the next opening with [`Trust::Closed`]
+    /// after a reboot or a change of the file.
     SameBoot,
 }
 
@@ -42,12 +62,18 @@ pub struct OpenReport {
 /// A blob opened for filling. One per blob and machine (locked).
 #[derive(Debug)]
 pub struct BlobFile {
-    id: BlobId,
-    dir: PathBuf,
-    map: BlobMap<Mmap>,
-    data: File,
-    present: Present,
-    report: OpenReport,
+    pub(super) id: BlobId,
+    pub(super) dir: PathBuf,
+    pub(super) map: BlobMap<Mmap>,
+    pub(super) data: File,
+    pub(super) present: Present,
+    pub(super) touched: Touched,
+    /// Nothing may be evicted: see [`BlobFile::pin_if_complete`].
+    pub(super) pinned: AtomicBool,
+    /// Shared by who fills or reads, exclusive for who evicts: a hole is never
+    /// punched into what is being written.
+    pub(super) turn: RwLock<()>,
+    pub(super) report: OpenReport,
 }
 
 impl BlobFile {
@@ -69,16 +95,27 @@ impl BlobFile {
         let map = open_map(dir, id, map_bytes, &mut report)?;
         let (data, data_is_fresh) = open_data(dir, id, map.blob_len(), &mut report)?;
         let present = open_present(dir, map.len(), data_is_fresh, &mut report)?;
+        let touched = open_touched(dir, map.len())?;
         let mut blob = Self {
             id: *id,
             dir: dir.to_owned(),
             map,
             data,
             present,
+            touched,
+            pinned: AtomicBool::new(false),
+            turn: RwLock::default(),
             report,
         };
-        if !data_is_fresh && !blob.is_trusted(trust)? {
-            blob.verify_present()?;
+        // A predecessor may have been killed between clearing bits and saying so.
+        blob.present.raise_generation();
+        if !data_is_fresh {
+            let trusted = blob.is_trusted(trust)?;
+            blob.restore_pin()?;
+            if !trusted {
+                blob.verify_present()?;
+            }
+            blob.free_absent();
         }
         blob.write_seal(false)?;
         Ok(blob)
@@ -147,6 +184,10 @@ impl BlobFile {
             let blob = self.id;
             return Err(CacheError::Mismatch { blob, entry });
         }
+        let _filling = self.shared();
+        if self.present.get(entry) {
+            return Ok(false);
+        }
         self.data
             .write_all_at(plain, expected.offset)
             .map_err(|source| CacheError::io("write", &self.data_path(), source))?;
@@ -161,6 +202,7 @@ impl BlobFile {
     /// ends past the blob.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), CacheError> {
         let end = offset.saturating_add(buffer.len() as u64);
+        let _reading = self.shared();
         let whole = end <= self.map.blob_len();
         if !whole || !self.is_present(self.map.overlapping(offset..end)) {
             return Err(CacheError::Absent {
@@ -182,11 +224,17 @@ impl BlobFile {
         self.write_seal(true)
     }
 
-    fn data_path(&self) -> PathBuf {
+    pub(super) fn data_path(&self) -> PathBuf {
         self.dir.join(files::DATA)
     }
 
-    fn current_seal(&self, closed: bool) -> Result<Seal, CacheError> {
+    /// A panic under this lock leaves nothing half done: bits and bytes are
+    /// changed in an order that is right at every moment.
+    fn shared(&self) -> RwLockReadGuard<'_, ()> {
+        self.turn.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn current_seal(&self, closed: bool) -> Result<Seal, CacheError> {
         Seal::of(&self.data, closed)
             .map_err(|source| CacheError::io("stat", &self.data_path(), source))
     }
@@ -203,74 +251,6 @@ impl BlobFile {
         };
         let open_in_this_boot = trust == Trust::SameBoot && !seal.closed && seal.same_life(&now);
         Ok(seal.proves_untouched(&now) || open_in_this_boot)
-    }
-
-    /// Hashes every entry marked present, on all CPUs; clears the bad ones and
-    /// whatever was written into the padding between entries.
-    fn verify_present(&mut self) -> Result<(), CacheError> {
-        let (verified, cleared) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let next = AtomicUsize::new(0);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    let mut buffer = Vec::new();
-                    loop {
-                        let entry = next.fetch_add(1, Ordering::Relaxed);
-                        if entry >= self.map.len() {
-                            break;
-                        }
-                        if !self.present.get(entry) {
-                            continue;
-                        }
-                        verified.fetch_add(1, Ordering::Relaxed);
-                        if !self.entry_is_good(entry, &mut buffer) {
-                            self.present.clear(entry);
-                            cleared.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                });
-            }
-        });
-        self.report.verified = verified.into_inner();
-        self.report.cleared = cleared.into_inner();
-        self.zero_padding()
-    }
-
-    /// An entry that cannot be read is not good: it will be fetched again.
-    fn entry_is_good(&self, entry: usize, buffer: &mut Vec<u8>) -> bool {
-        let expected = self.map.get(entry);
-        buffer.resize(expected.len as usize, 0);
-        self.data.read_exact_at(buffer, expected.offset).is_ok()
-            && ChunkId::of(buffer) == expected.id
-    }
-
-    /// Padding follows the last chunk of a file up to the next page and is
-    /// readable through mmap: it must be zeros.
-    fn zero_padding(&self) -> Result<(), CacheError> {
-        const ZEROS: [u8; 4096] = [0; 4096];
-        let mut at = 0;
-        let ends = (0..self.map.len())
-            .map(|entry| self.map.get(entry))
-            .map(|entry| (entry.offset, entry.offset + u64::from(entry.len)));
-        for (start, end) in ends.chain([(self.map.blob_len(), 0)]) {
-            let mut buffer = [0u8; 4096];
-            while at < start {
-                let length = (start - at).min(4096) as usize;
-                let path = || self.data_path();
-                self.data
-                    .read_exact_at(&mut buffer[..length], at)
-                    .map_err(|source| CacheError::io("read", &path(), source))?;
-                if buffer[..length] != ZEROS[..length] {
-                    self.data
-                        .write_all_at(&ZEROS[..length], at)
-                        .map_err(|source| CacheError::io("write", &path(), source))?;
-                }
-                at += length as u64;
-            }
-            at = at.max(end);
-        }
-        Ok(())
     }
 }
 
@@ -342,14 +322,28 @@ fn open_present(
             Err(error) => return Err(error),
         }
     };
-    let file = if let Some(file) = found {
-        file
+    let map = |file: &File| {
+        Present::open_writable(file, entries).map_err(|source| CacheError::io("map", &path, source))
+    };
+    let known = found.as_ref().map(map).transpose()?.flatten();
+    let present = if let Some(present) = known {
+        present
     } else {
         report.replaced += 1;
-        files::replace_sized(&path, len)?
+        map(&files::replace_sized(&path, len)?)?
+            .ok_or_else(|| CacheError::damaged(&path, "a fresh file is not empty"))?
     };
-    let present = Present::open(&file, entries, true)
-        .map_err(|source| CacheError::io("map", &path, source))?;
     present.clear_padding();
     Ok(present)
+}
+
+/// Only speed depends on its bits: whatever is wrong, a fresh one will do.
+fn open_touched(dir: &Path, entries: usize) -> Result<Touched, CacheError> {
+    let path = dir.join(files::TOUCHED);
+    let len = Touched::file_len(entries);
+    let file = match files::open_sized(&path, true, len) {
+        Err(CacheError::Damaged { .. }) => files::replace_sized(&path, len)?,
+        other => other?,
+    };
+    Touched::open(&file, entries).map_err(|source| CacheError::io("map", &path, source))
 }

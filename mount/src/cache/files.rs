@@ -12,6 +12,7 @@ pub(super) const MAP: &str = "map";
 pub(super) const DATA: &str = "data";
 pub(super) const PRESENT: &str = "present";
 pub(super) const SEAL: &str = "seal";
+pub(super) const TOUCHED: &str = "touched";
 
 /// Opens an existing regular file. `O_NONBLOCK` so that a FIFO put in its place
 /// cannot make us wait for a peer.

@@ -4,8 +4,11 @@
 //! ```text
 //! <cache>/blobs/<blob id>/   mode 0700
 //!   map      the blob map, bytes whose BLAKE3 is the blob id; never changes
-//!   data     sparse file, as long as the blob; entry i of the map at its offset
-//!   present  one bit per map entry, whole 64-bit little-endian words
+//!   data     sparse file, as long as the blob; entry i of the map at its offset;
+//!            its sticky bit: the kernel may hold it, nothing is evicted from it
+//!   present  magic, generation, then one bit per map entry, in 64-bit
+//!            little-endian words (see `present.rs`)
+//!   touched  one bit per map entry: read since the evictor last came by
 //!   seal     JSON: what `data` looked like when it was last left alone
 //! ```
 //!
@@ -13,23 +16,31 @@
 //! - a bit in `present` is set only after the entry's bytes, verified against
 //!   the map, were written to `data` (same machine: page cache order; after a
 //!   power loss: the seal does not match and everything is verified again);
+//! - a hole is punched only after the bits of its entries were cleared and the
+//!   generation was raised: a reader in another process that looks at the
+//!   generation before the bits and after the bytes never takes a hole for data;
+//! - a data file that was given to the kernel in this boot is never punched;
 //! - every file is opened without following links and must be a regular file of
 //!   the right size; anything else is replaced by a fresh, empty one;
 //! - one writer at a time (a lock on `data`), any number of readers.
 
 mod blob;
 mod error;
+mod evict;
 mod files;
 mod present;
 mod reader;
 mod seal;
+mod touched;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
 pub use blob::{BlobFile, OpenReport, Trust};
 pub use error::CacheError;
-pub use reader::{BlobReader, FileIdentity, MapCheck};
+pub use evict::Swept;
+pub use reader::{BlobReader, FileIdentity, MapCheck, TryRead};
 
 use std::path::{Path, PathBuf};
 

@@ -12,6 +12,7 @@ use super::CacheError;
 use super::blob::load_map;
 use super::files;
 use super::present::Present;
+use super::touched::Touched;
 
 /// How much of the map is checked on opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,28 @@ pub struct BlobReader {
     data: File,
     files: FileIdentity,
     present: Present,
+    /// Without it reads work, and what is read here counts as cold.
+    touched: Option<Touched>,
 }
+
+/// What came of a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TryRead {
+    /// The buffer holds the bytes.
+    Done,
+    /// Nothing was read: entries are missing.
+    Missing {
+        /// The smallest range that holds every missing one of those touched.
+        entries: Range<usize>,
+        /// The generation when they were seen missing: if it is another one
+        /// after they were filled, entries may have been evicted since.
+        generation: u64,
+    },
+}
+
+/// Evictions that may come between looking at the bits and having read, one
+/// after the other, before the read counts as missing.
+const READ_TRIES: usize = 16;
 
 /// Which files a reader has open. While it has, no other file can have the
 /// same numbers: a replaced file is told from the same one.
@@ -62,8 +84,10 @@ impl BlobReader {
             data_ino: ino(&data, &data_path)?,
             present_ino: ino(&file, &present_path)?,
         };
-        let present = Present::open(&file, map.len(), false)
-            .map_err(|source| CacheError::io("map", &present_path, source))?;
+        let present = Present::open(&file, map.len())
+            .map_err(|source| CacheError::io("map", &present_path, source))?
+            .ok_or_else(|| CacheError::damaged(&present_path, "no bitmap of this version"))?;
+        let touched = open_touched(dir, map.len());
         Ok(Self {
             id: *id,
             dir: dir.to_owned(),
@@ -71,6 +95,7 @@ impl BlobReader {
             data,
             files,
             present,
+            touched,
         })
     }
 
@@ -110,12 +135,55 @@ impl BlobReader {
         (self.map.len(), self.present.count())
     }
 
-    /// Reads exactly `buffer.len()` bytes; the caller has seen that nothing of
-    /// them is missing.
+    /// The generation of the bitmap: it changes with every eviction.
+    pub fn generation(&self) -> u64 {
+        self.present.generation()
+    }
+
+    /// Reads exactly `buffer.len()` bytes if all of them are there, though they
+    /// may be evicted by another process meanwhile: see [`super`].
     ///
     /// # Errors
     /// What pread says; an early end of the file is an error, never zeros.
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-        self.data.read_exact_at(buffer, offset)
+    pub fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<TryRead> {
+        let end = offset.saturating_add(buffer.len() as u64);
+        let entries = self.map.overlapping(offset..end);
+        self.try_read(entries, || self.data.read_exact_at(buffer, offset))
     }
+
+    /// Does `read`, which needs `entries`, until it fell into no eviction.
+    pub(super) fn try_read(
+        &self,
+        entries: Range<usize>,
+        mut read: impl FnMut() -> std::io::Result<()>,
+    ) -> std::io::Result<TryRead> {
+        let mut generation = self.present.generation();
+        for _ in 0..READ_TRIES {
+            if let Some(entries) = self.present.missing(entries.clone()) {
+                return Ok(TryRead::Missing {
+                    entries,
+                    generation,
+                });
+            }
+            read()?;
+            let after = self.present.generation_after_read();
+            if after == generation {
+                if let Some(touched) = &self.touched {
+                    touched.set(entries);
+                }
+                return Ok(TryRead::Done);
+            }
+            generation = after;
+        }
+        Ok(TryRead::Missing {
+            entries,
+            generation,
+        })
+    }
+}
+
+fn open_touched(dir: &Path, entries: usize) -> Option<Touched> {
+    let path = dir.join(files::TOUCHED);
+    let file = files::open_sized(&path, true, Touched::file_len(entries)).ok()?;
+    Touched::open(&file, entries).ok()
 }
