@@ -7,5 +7,6 @@ mod machine;
 mod mounts;
 mod outage;
 mod pack;
+mod space;
 mod tidy;
 mod usage;

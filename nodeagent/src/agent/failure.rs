@@ -68,6 +68,7 @@ impl AdmitError {
         match self {
             Self::Read { source, .. } | Self::Copy { source, .. } => of_io(source),
             Self::Refused { .. } => FailureKind::Integrity,
+            Self::NoRoom { .. } => FailureKind::Exhausted,
         }
     }
 }
@@ -77,7 +78,8 @@ impl FetchError {
         match self {
             Self::Store { source, .. } => of_store(source.kind()),
             Self::Cache { source, .. } => of_cache(source),
-            Self::Full => FailureKind::Exhausted,
+            Self::Late { .. } => FailureKind::Timeout,
+            Self::NoRoom(_) => FailureKind::Exhausted,
             Self::Lost { .. } => FailureKind::Other,
         }
     }

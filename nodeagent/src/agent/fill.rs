@@ -31,7 +31,7 @@ impl FillHandler for Fills {
             self.0.note_touch(&blob, &ahead);
             let (fetcher, source) = (Arc::clone(&self.0.fetcher), Arc::clone(&source));
             // Its failure concerns nobody: whoever needs these bytes will ask, and be told.
-            tokio::spawn(async move { fetcher.ensure(&source, ahead, Urgency::Ahead).await });
+            tokio::spawn(async move { fetcher.ensure(&source, ahead, Urgency::Follow).await });
         }
         self.0
             .fetcher
@@ -51,7 +51,8 @@ fn kind_of(error: &FetchError) -> FillFailureKind {
             CacheError::Full { .. } => FillFailureKind::NoSpace,
             _ => FillFailureKind::Internal,
         },
-        FetchError::Full => FillFailureKind::NoSpace,
+        FetchError::Late { .. } => FillFailureKind::Deadline,
+        FetchError::NoRoom(_) => FillFailureKind::NoSpace,
         FetchError::Lost { .. } => FillFailureKind::Internal,
     }
 }

@@ -6,8 +6,10 @@
 //! seal beside the copy remembers the checked file's identity (inode, size, times) and the boot it was
 //! checked in; a copy that no longer matches its seal is checked again and replaced when damaged.
 //! The boot is part of it because nothing here waits for the disk: after a power cut, a file of the
-//! right size may hold zeros.
+//! right size may hold zeros. Copies count as cache data: those no mount uses are evicted like blobs, by
+//! the age of their seal, which every use renews.
 
+use crate::agent::space::{Item, Lease, NoRoom, Reservation, Space};
 use lamina_flist::{Flist, FlistDigest, FlistError, Limits};
 use lamina_store::{OpenFlistError, open_flist};
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 /// A checked flist in the node's hands.
 #[derive(Debug, Clone)]
@@ -23,6 +27,8 @@ pub(crate) struct Admitted {
     pub(crate) flist: Flist,
     /// The copy.
     pub(crate) path: PathBuf,
+    /// Keeps the copy.
+    _lease: Arc<Lease>,
 }
 
 /// Why a flist was not admitted.
@@ -34,6 +40,8 @@ pub(crate) enum AdmitError {
     Refused { path: PathBuf, source: FlistError },
     #[error("keep a copy of the flist as {}", .path.display())]
     Copy { path: PathBuf, source: io::Error },
+    #[error("keep a copy of the flist {}", .path.display())]
+    NoRoom { path: PathBuf, source: NoRoom },
 }
 
 /// The directory of copies.
@@ -41,31 +49,48 @@ pub(crate) enum AdmitError {
 pub(crate) struct FlistDir {
     dir: PathBuf,
     limits: Limits,
+    space: Arc<Space>,
 }
 
 impl FlistDir {
-    pub(crate) fn open(cache: &Path, limits: Limits) -> io::Result<Self> {
+    /// The copies of a cache; `space` has made the directory.
+    pub(crate) fn open(cache: &Path, limits: Limits, space: Arc<Space>) -> Self {
         let dir = cache.join("flists");
-        std::fs::create_dir_all(&dir)?;
-        Ok(Self { dir, limits })
+        Self { dir, limits, space }
     }
 
     /// Admits the flist at `path`: the node's copy of it, checked.
     pub(crate) fn admit(&self, path: &Path) -> Result<Admitted, AdmitError> {
         let given = open(path)?;
         let copy = self.copy_path(&given.digest());
+        let lease = self.lease(&given.digest());
         if Self::is_sealed(&copy)
             && let Ok(flist) = open(&copy)
             && flist.digest() == given.digest()
         {
-            return Ok(Admitted { flist, path: copy });
+            renew(&copy);
+            return Ok(Admitted {
+                flist,
+                path: copy,
+                _lease: lease,
+            });
         }
-        self.copy_and_check(path, &copy, &given.digest())
+        let flist = self.copy_and_check(path, &copy, &given.digest())?;
+        Ok(Admitted {
+            flist,
+            path: copy,
+            _lease: lease,
+        })
+    }
+
+    fn lease(&self, digest: &FlistDigest) -> Arc<Lease> {
+        Arc::new(self.space.lease(Item::Flist(*digest)))
     }
 
     /// The node's copy of a flist it admitted before.
     pub(crate) fn reopen(&self, digest: &FlistDigest) -> Result<Admitted, AdmitError> {
         let path = self.copy_path(digest);
+        let lease = self.lease(digest);
         let flist = open(&path)?;
         if !Self::is_sealed(&path) {
             self.check(&flist, &path)?;
@@ -74,7 +99,11 @@ impl FlistDir {
                 source,
             })?;
         }
-        Ok(Admitted { flist, path })
+        Ok(Admitted {
+            flist,
+            path,
+            _lease: lease,
+        })
     }
 
     fn copy_path(&self, digest: &FlistDigest) -> PathBuf {
@@ -86,7 +115,7 @@ impl FlistDir {
         from: &Path,
         copy: &Path,
         digest: &FlistDigest,
-    ) -> Result<Admitted, AdmitError> {
+    ) -> Result<Flist, AdmitError> {
         let failed = |source| AdmitError::Copy {
             path: copy.to_owned(),
             source,
@@ -96,7 +125,8 @@ impl FlistDir {
             .join(format!(".{digest}.{}.tmp", std::process::id()));
         let guard = RemoveOnDrop(&partial);
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
-        copy_file(from, &partial).map_err(failed)?;
+        let mut room = self.room_for(from)?;
+        let copied = copy_file(from, &partial).map_err(failed)?;
         let flist = open(&partial)?;
         if flist.digest() != *digest {
             let changed = io::Error::other("the file changed while it was copied; try again");
@@ -109,9 +139,19 @@ impl FlistDir {
         std::fs::rename(&partial, copy).map_err(failed)?;
         drop(guard);
         seal(copy).map_err(failed)?;
-        Ok(Admitted {
-            flist,
-            path: copy.to_owned(),
+        room.land(copied);
+        Ok(flist)
+    }
+
+    fn room_for(&self, from: &Path) -> Result<Reservation, AdmitError> {
+        let bytes = std::fs::metadata(from).map_err(|source| AdmitError::Read {
+            path: from.to_owned(),
+            source,
+        })?;
+        let room = self.space.reserve_blocking(bytes.len());
+        room.map_err(|source| AdmitError::NoRoom {
+            path: from.to_owned(),
+            source,
         })
     }
 
@@ -181,8 +221,16 @@ fn open(path: &Path) -> Result<Flist, AdmitError> {
     })
 }
 
-/// Copies into a fresh private file.
-fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+/// Notes that the copy was used: the age of its seal is the age of its last use.
+fn renew(copy: &Path) {
+    let seal = File::options().write(true).open(seal_path(copy));
+    if let Err(error) = seal.and_then(|seal| seal.set_modified(SystemTime::now())) {
+        tracing::warn!(copy = %copy.display(), %error, "note the use of a flist's copy");
+    }
+}
+
+/// Copies into a fresh private file; gives its length.
+fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
     let mut source = File::open(from)?;
     let mut target = File::options()
         .write(true)
@@ -190,7 +238,7 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(to)?;
-    io::copy(&mut source, &mut target).map(drop)
+    io::copy(&mut source, &mut target)
 }
 
 struct RemoveOnDrop<'a>(&'a Path);

@@ -76,6 +76,11 @@ fn chosen(
 /// The mode that worked: it cannot change while the kernel runs.
 static AUTO: OnceLock<Mode> = OnceLock::new();
 
+/// Whether the kernel may be given complete blobs to read by itself.
+pub(crate) fn reads_files(request: ModeRequest) -> bool {
+    only(request).or(AUTO.get().copied()) != Some(Mode::Fuse)
+}
+
 fn probed(scratch: &Path) -> Result<Mode> {
     let features = probe::probe(scratch).map_err(|error| failure(FailureKind::Other, &error))?;
     probe::choose_mode(probe::ModeRequest::Auto, &features)

@@ -9,7 +9,9 @@ mod failure;
 mod fetch;
 mod fill;
 mod flists;
+mod holds;
 mod kernel;
+mod lanes;
 mod live;
 mod mounts;
 pub mod offline;
@@ -64,7 +66,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;
     let calls = calls::listen(&config.instance.api_socket()).context("listen for calls")?;
     let space = Arc::new(space::Space::open(&config.cache).context("open the cache")?);
-    let fetcher = fetch::Fetcher::new(Arc::clone(&space));
+    let fetcher = fetch::Fetcher::new(Arc::clone(&space), fetch::Patience::default());
     let sources = sources::Sources::new(CacheDir::new(&config.cache), Arc::clone(&space));
     let agent = Arc::new(mounts::Agent::new(config, space, sources, fetcher)?);
 

@@ -74,7 +74,7 @@ impl Agent {
         sources: Sources,
         fetcher: Arc<Fetcher>,
     ) -> anyhow::Result<Self> {
-        let flists = FlistDir::open(&config.cache, Limits::default())?;
+        let flists = FlistDir::open(&config.cache, Limits::default(), Arc::clone(&space));
         let profiles = ProfileDir::open(&config.state)?;
         let activity = Activity {
             calls: 0,

@@ -117,7 +117,9 @@ pub(crate) async fn walk(fetcher: Arc<Fetcher>, steps: Vec<Step>) -> Result<(), 
                 {
                     return Ok(());
                 }
-                fetcher.quiet().await;
+                if let Some(lane) = source.lane() {
+                    lane.quiet().await;
+                }
                 fetcher.ensure(&source, entries, Urgency::Ahead).await
             }
         })

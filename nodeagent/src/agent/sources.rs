@@ -1,9 +1,11 @@
 //! Open blobs: the cache file of each, and the flists that say where its chunks are.
 
 use crate::agent::fetch::{FetchCounts, FetchError, Urgency};
-use crate::agent::space::{Lease, Space};
+use crate::agent::holds::Holds;
+use crate::agent::lanes::{Lane, Lanes};
+use crate::agent::space::{Cold, Item, Lease, Space};
 use lamina_flist::{BlobId, Flist, FlistDigest};
-use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Trust};
+use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Swept, Trust};
 use lamina_store::{ChunkReader, ChunkSource};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,10 +18,10 @@ pub(crate) struct Source {
     pub(crate) id: BlobId,
     pub(crate) file: BlobFile,
     pub(crate) counts: FetchCounts,
+    pub(crate) holds: Holds,
     sequence: Mutex<Sequence>,
     /// Flists in use that hold this blob: each can say where its chunks are.
     providers: RwLock<Vec<Provider>>,
-    space: Arc<Space>,
     _lease: Lease,
 }
 
@@ -31,7 +33,12 @@ pub(crate) struct Provider {
     /// For each entry of the blob, its chunk in the flist's chunk table.
     pub(crate) chunks: Arc<[u32]>,
     pub(crate) reader: ChunkReader,
+    /// The way to the reader's stores.
+    pub(crate) lane: Arc<Lane>,
 }
+
+/// What a file system allocates at once, and a hole frees.
+const BLOCK: u64 = 4096;
 
 impl Source {
     /// Who can say where the chunks are; the flist in use for longest comes first.
@@ -40,6 +47,23 @@ impl Source {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The way to the stores asked first; `None` once the blob is being closed.
+    pub(crate) fn lane(&self) -> Option<Arc<Lane>> {
+        let providers = self
+            .providers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        providers.first().map(|provider| Arc::clone(&provider.lane))
+    }
+
+    /// Makes sure that the data file stays whole, if it is: then the kernel may read it by itself.
+    pub(crate) fn give_away(&self) -> bool {
+        self.file.pin_if_complete().unwrap_or_else(|error| {
+            tracing::warn!(blob = %self.id, %error, "serve a complete blob by the mount daemon");
+            false
+        })
     }
 
     /// Adds a flist that can say where the chunks are.
@@ -62,12 +86,9 @@ impl Source {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
         let ahead = sequence.next(entries, self.entries())?;
         let map = self.file.map();
-        let goes_on = |entry: &u32| {
-            let entry = *entry as usize;
-            entry > 0 && map.get(entry - 1).end() == map.get(entry).offset
-        };
-        let end = ahead.clone().take_while(goes_on).last()? + 1;
-        Some(ahead.start..end)
+        within_file(entries.end, ahead, |entry| {
+            map.get(entry - 1).end() == map.get(entry).offset
+        })
     }
 
     /// How many entries the blob has.
@@ -102,15 +123,30 @@ impl Source {
         u64::from(self.file.map().get(entry as usize).len)
     }
 
-    /// Stores a chunk that arrived. Writing is to the page cache; hashing and copying 64 KiB takes
-    /// tens of microseconds, but a full disk may block: it runs where blocking is allowed.
+    /// Bytes of disk an entry takes at most: the blocks it touches.
+    pub(crate) fn entry_cost(&self, entry: u32) -> u64 {
+        let place = self.file.map().get(entry as usize);
+        place.end().next_multiple_of(BLOCK) - place.offset / BLOCK * BLOCK
+    }
+
+    /// Bytes of disk that what is missing of a range takes at most.
+    pub(crate) fn missing_cost(&self, entries: &Range<u32>) -> u64 {
+        let missing = entries
+            .clone()
+            .filter(|&entry| !self.file.is_present(entry as usize..entry as usize + 1));
+        missing.map(|entry| self.entry_cost(entry)).sum()
+    }
+
+    /// Stores a chunk that arrived; says whether it was new. Writing is to the page cache; hashing and
+    /// copying 64 KiB takes tens of microseconds, but a full disk may block: it runs where blocking is
+    /// allowed.
     pub(crate) async fn keep(
         self: &Arc<Self>,
         entry: u32,
         plain: bytes::Bytes,
         stored_len: u32,
         urgency: Urgency,
-    ) -> Result<(), FetchError> {
+    ) -> Result<bool, FetchError> {
         let source = Arc::clone(self);
         let len = plain.len() as u64;
         let written =
@@ -118,10 +154,9 @@ impl Source {
         match written.await {
             Ok(Ok(new)) => {
                 if new {
-                    self.space.add_used(len);
                     self.counts.count(len, u64::from(stored_len), urgency);
                 }
-                Ok(())
+                Ok(new)
             }
             Ok(Err(error)) => Err(FetchError::Cache {
                 blob: self.id,
@@ -129,6 +164,19 @@ impl Source {
             }),
             Err(_stopped) => Err(FetchError::Lost { blob: self.id }),
         }
+    }
+}
+
+impl Cold for Source {
+    fn sweep(&self, from: usize, wanted: u64) -> Result<Swept, CacheError> {
+        self.holds.tidy();
+        self.file.evict_cold(from, wanted, |entry, touched| {
+            self.holds.may_go(entry, touched)
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.file.map().len()
     }
 }
 
@@ -178,6 +226,17 @@ impl Sequence {
     }
 }
 
+/// What of `ahead` belongs to the file that a demand up to `end` was for. `goes_on` says whether an entry
+/// follows the one before it without padding. The way from the demand to `ahead` counts, too: while
+/// what was asked for ahead is under way, `ahead` may begin beyond the end of the file.
+fn within_file(end: u32, ahead: Range<u32>, goes_on: impl Fn(usize) -> bool) -> Option<Range<u32>> {
+    let mut file = end..ahead.end;
+    let file_end = file
+        .find(|&entry| entry == 0 || !goes_on(entry as usize))
+        .unwrap_or(ahead.end);
+    (ahead.start < file_end).then_some(ahead.start..file_end)
+}
+
 /// How long a blob that is being closed is waited for.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -186,6 +245,7 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Sources {
     cache: CacheDir,
     space: Arc<Space>,
+    lanes: Lanes,
     open: Mutex<HashMap<BlobId, Arc<Source>>>,
 }
 
@@ -194,6 +254,7 @@ impl Sources {
         Self {
             cache,
             space,
+            lanes: Lanes::new(),
             open: Mutex::default(),
         }
     }
@@ -207,6 +268,7 @@ impl Sources {
         trust: impl Fn(&BlobId) -> Trust,
     ) -> Result<Vec<Arc<Source>>, CacheError> {
         let mut found = Vec::with_capacity(flist.blob_count());
+        let lane = self.lanes.of(reader);
         for index in 0..flist.blob_count() {
             let entries = flist.blob_entries(index).into_iter().flatten();
             let provider = Provider {
@@ -214,6 +276,7 @@ impl Sources {
                 flist: flist.clone(),
                 chunks: entries.map(|entry| entry.chunk).collect(),
                 reader: reader.clone(),
+                lane: Arc::clone(&lane),
             };
             let opened = self.open_one(provider, index, &trust);
             found.push(opened.inspect_err(|_| self.close(&flist.digest()))?);
@@ -270,7 +333,7 @@ impl Sources {
             source.provide(provider);
             return Ok(source);
         }
-        let lease = self.space.lease(id);
+        let lease = self.space.lease(Item::Blob(id));
         // A map that cannot be made is refused as not being this blob's.
         let map_bytes = || provider.flist.blob_map_bytes(index).unwrap_or_default();
         // Not under the lock: verifying takes as long as the blob is large, and fills of other blobs
@@ -284,11 +347,13 @@ impl Sources {
             id,
             file,
             counts: FetchCounts::default(),
+            holds: Holds::default(),
             sequence: Mutex::default(),
             providers: RwLock::new(vec![provider]),
-            space: Arc::clone(&self.space),
             _lease: lease,
         });
+        let cold: Arc<dyn Cold> = Arc::clone(&source) as _;
+        self.space.watch(&cold);
         self.map().insert(id, Arc::clone(&source));
         Ok(source)
     }
@@ -330,6 +395,16 @@ mod tests {
         assert_eq!(demand(14), Some(15..19));
         assert_eq!(demand(19), Some(20..28));
         assert_eq!(demand(500), None, "a jump ends it");
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_ends_with_the_file_however_far_the_window_has_gone() {
+        // Files begin at 0, 10 and 12.
+        let goes_on = |entry| entry != 10 && entry != 12;
+        assert_eq!(within_file(5, 5..8, goes_on), Some(5..8));
+        assert_eq!(within_file(8, 9..13, goes_on), Some(9..10));
+        assert_eq!(within_file(10, 10..14, goes_on), None);
+        assert_eq!(within_file(9, 11..15, goes_on), None, "another file");
     }
 
     #[test]

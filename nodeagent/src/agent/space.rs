@@ -1,251 +1,413 @@
 //! The cache's bound: what may come in, what has to go.
 //!
 //! Always holds: the bytes on disk plus the bytes reserved for what is being fetched stay below the
-//! bound, or new data is refused. Leased blobs (those of live mounts) are never evicted; the others
-//! go by age of last use, and once they have not been used for longer than the expiry.
+//! bound, or new data is refused. What goes, in this order, until there is room:
+//!
+//! 1. whole items nobody leases (blobs and copies of flists that no live mount uses), by age of last
+//!    use; once they have not been used for longer than the expiry they go anyway;
+//! 2. cold entries of blobs in use ([`clock`]), except of those the kernel reads by itself and except
+//!    what a reader waits for.
+//!
+//! The books are a figure kept up by adding and corrected by looking at the disk whenever room is
+//! made. Nothing blocks under their lock: looking and removing happen on threads that may block, one
+//! such thread at a time.
 
-use lamina_flist::BlobId;
-use std::collections::HashMap;
+mod clock;
+mod disk;
+mod limits;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use clock::Cold;
+pub(crate) use disk::Item;
+
+use crate::agent::fetch::Urgency;
+use clock::Clock;
+use disk::{Disk, OnDisk};
+use limits::Limits;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
 
 /// Part of the free space a cache takes when nobody says how much: design, section 6.
 const DEFAULT_SHARE: (u64, u64) = (60, 100);
 /// Bound of the default: one terabyte, as above.
 const DEFAULT_MAX: u64 = 1_000_000_000_000;
+/// Cold data is evicted for more than is needed at once, so that a full cache is not gone through for
+/// every entry: this part of the bound, and at most so many bytes.
+const SLACK_PART: u64 = 64;
+const SLACK_MAX: u64 = 64 << 20;
+/// Reading ahead may take this part of the bound at once: more would push out what is being read.
+const FOLLOW_PART: u64 = 8;
+/// How long a reader waits for room while everything that could go is waited for by others. Below
+/// the deadline of its read, so that the reason is told.
+const ROOM_PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks: what was kept for a reader is free soon after it read.
+const ROOM_RETRY: Duration = Duration::from_millis(20);
 
 /// The cache's books.
 #[derive(Debug)]
 pub(crate) struct Space {
-    blobs: PathBuf,
+    cache: PathBuf,
+    disk: Disk,
+    clock: Clock,
     books: Mutex<Books>,
+    /// An item that was being removed is gone.
+    removed: Condvar,
+    /// Held by whoever looks at the disk and removes.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// A reservation ended.
+    given_back: Notify,
 }
 
 #[derive(Debug)]
 struct Books {
     used: u64,
+    /// Of them, what arrived since the disk was last looked at.
+    arrived: u64,
     reserved: u64,
     max: u64,
-    expire: Option<Duration>,
-    leases: HashMap<BlobId, usize>,
+    limits: Limits,
+    leases: HashMap<Item, usize>,
+    /// Being removed: not to be leased before they are gone.
+    doomed: HashSet<Item>,
 }
 
-/// Room kept for data under way; given back on drop.
+impl Books {
+    fn fits(&self, bytes: u64) -> bool {
+        self.used
+            .saturating_add(self.reserved)
+            .saturating_add(bytes)
+            <= self.max
+    }
+}
+
+/// Room kept for data under way. What lands moves from here to the bytes used; the rest is given
+/// back on drop.
 #[derive(Debug)]
-pub(crate) struct Reservation<'a> {
-    space: &'a Space,
+pub(crate) struct Reservation {
+    space: Arc<Space>,
     bytes: u64,
 }
 
-/// Protection of a blob from eviction, for as long as it lives.
+/// Protection of an item from eviction, for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    space: std::sync::Arc<Space>,
-    blob: BlobId,
+    space: Arc<Space>,
+    item: Item,
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoRoom {
+    #[error(
+        "the cache is full and nothing in it can be dropped: raise --cache-size (now {max} bytes) or unmount something"
+    )]
+    Full { max: u64 },
+    #[error("{needed} bytes are needed at once, and the cache may hold {max}: raise --cache-size")]
+    TooSmall { needed: u64, max: u64 },
+}
+
+/// What making room came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Made,
+    /// Not now, but others hold what will be free.
+    Later,
+    Never,
 }
 
 impl Space {
-    /// Opens the books of `<cache>/blobs`, counting what is there.
+    /// Opens the books of a cache, counting what is there, with the limits it was given last.
     pub(crate) fn open(cache: &Path) -> io::Result<Self> {
-        let blobs = cache.join("blobs");
-        std::fs::create_dir_all(&blobs)?;
-        remove_half_evicted(&blobs)?;
-        let used = scan(&blobs)?.iter().map(|blob| blob.bytes).sum();
+        let disk = Disk::open(cache)?;
+        let used = disk.scan()?.iter().map(|found| found.bytes).sum();
+        let limits = Limits::load(cache);
         let books = Books {
             used,
+            arrived: 0,
             reserved: 0,
-            max: default_max(cache, used)?,
-            expire: None,
+            max: match limits.max {
+                Some(max) => max,
+                None => default_max(cache, used)?,
+            },
+            limits,
             leases: HashMap::new(),
+            doomed: HashSet::new(),
         };
         Ok(Self {
-            blobs,
+            cache: cache.to_owned(),
+            disk,
+            clock: Clock::default(),
             books: Mutex::new(books),
+            removed: Condvar::new(),
+            turn: Arc::default(),
+            given_back: Notify::new(),
         })
     }
 
-    /// Sets the bound and the expiry, where given, and makes the cache obey them.
+    /// Sets the bound and the expiry, where given, for this agent and its successors, and makes the
+    /// cache obey them. Blocks.
     pub(crate) fn configure(&self, max: Option<u64>, expire: Option<Duration>) -> io::Result<()> {
-        let mut books = self.books();
-        books.max = max.unwrap_or(books.max);
-        books.expire = expire.or(books.expire);
-        self.expire(&mut books)?;
-        self.make_room(&mut books, 0)
+        let _turn = self.turn.blocking_lock();
+        let (before, now) = {
+            let mut books = self.books();
+            let before = books.limits;
+            books.limits.max = max.or(before.max);
+            books.limits.expire = expire.or(before.expire);
+            books.max = max.unwrap_or(books.max);
+            (before, books.limits)
+        };
+        if before != now {
+            now.store(&self.cache)?;
+        }
+        if max.is_some() || expire.is_some() {
+            self.expire()?;
+            self.make_room(0, true)?;
+        }
+        Ok(())
     }
 
     /// Bytes on disk, the bound, and the expiry.
     pub(crate) fn report(&self) -> (u64, u64, Option<Duration>) {
         let books = self.books();
-        (books.used, books.max, books.expire)
+        (books.used, books.max, books.limits.expire)
     }
 
-    /// Keeps `bytes` free for data about to arrive, evicting what nobody uses; `None` when the
-    /// bound cannot be kept.
-    pub(crate) fn reserve(&self, bytes: u64) -> Option<Reservation<'_>> {
-        let mut books = self.books();
-        if books.used + books.reserved + bytes > books.max
-            && let Err(error) = self.make_room(&mut books, bytes)
-        {
+    /// Keeps `bytes` free for data about to arrive, evicting what may go. A reader on demand waits
+    /// for what others hold for a moment; data that nobody waits for does not push out data of
+    /// mounts, except a little ahead of a reader.
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
+        bytes: u64,
+        urgency: Urgency,
+    ) -> Result<Reservation, NoRoom> {
+        let deadline = Instant::now() + ROOM_PATIENCE;
+        let cold = self.may_push_out(bytes, urgency);
+        loop {
+            let given_back = self.given_back.notified();
+            if let Some(reserved) = self.try_reserve(bytes) {
+                return Ok(reserved);
+            }
+            self.check_fits(bytes)?;
+            let (reserved, room) = self.reserve_evicting(bytes, cold).await;
+            if let Some(reserved) = reserved {
+                return Ok(reserved);
+            }
+            let waits = urgency == Urgency::Demand && room == Room::Later;
+            if !waits || Instant::now() >= deadline {
+                return Err(self.full());
+            }
+            let _ = tokio::time::timeout(ROOM_RETRY, given_back).await;
+        }
+    }
+
+    /// As [`Space::reserve`] for whoever may block and does not wait for readers.
+    pub(crate) fn reserve_blocking(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
+        if let Some(reserved) = self.try_reserve(bytes) {
+            return Ok(reserved);
+        }
+        self.check_fits(bytes)?;
+        let _turn = self.turn.blocking_lock();
+        if let Err(error) = self.make_room(bytes, true) {
             tracing::warn!(%error, "evict from the cache");
         }
-        if books.used + books.reserved + bytes > books.max {
+        self.try_reserve(bytes).ok_or_else(|| self.full())
+    }
+
+    /// Refuses what would not fit into the empty cache.
+    pub(crate) fn check_fits(&self, bytes: u64) -> Result<(), NoRoom> {
+        let max = self.books().max;
+        let needed = bytes;
+        (needed <= max)
+            .then_some(())
+            .ok_or(NoRoom::TooSmall { needed, max })
+    }
+
+    fn full(&self) -> NoRoom {
+        let max = self.books().max;
+        NoRoom::Full { max }
+    }
+
+    fn may_push_out(&self, bytes: u64, urgency: Urgency) -> bool {
+        match urgency {
+            Urgency::Demand => true,
+            Urgency::Follow => bytes <= self.books().max / FOLLOW_PART,
+            Urgency::Ahead => false,
+        }
+    }
+
+    fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let mut books = self.books();
+        if !books.fits(bytes) {
             return None;
         }
         books.reserved += bytes;
-        Some(Reservation { space: self, bytes })
+        let space = Arc::clone(self);
+        Some(Reservation { space, bytes })
     }
 
-    /// Counts bytes that arrived on disk.
-    pub(crate) fn add_used(&self, bytes: u64) {
-        self.books().used += bytes;
+    /// Makes room where blocking is allowed, after whoever does so now: that may have been enough.
+    async fn reserve_evicting(
+        self: &Arc<Self>,
+        bytes: u64,
+        cold: bool,
+    ) -> (Option<Reservation>, Room) {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let space = Arc::clone(self);
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if let Some(reserved) = space.try_reserve(bytes) {
+                return (Some(reserved), Room::Made);
+            }
+            let room = space.make_room(bytes, cold).unwrap_or_else(|error| {
+                tracing::warn!(%error, "evict from the cache");
+                Room::Never
+            });
+            (space.try_reserve(bytes), room)
+        });
+        made.await.unwrap_or((None, Room::Never))
     }
 
-    /// Protects a blob; take the lease before opening the blob's files.
-    pub(crate) fn lease(self: &std::sync::Arc<Self>, blob: BlobId) -> Lease {
-        *self.books().leases.entry(blob).or_insert(0) += 1;
-        Lease {
-            space: std::sync::Arc::clone(self),
-            blob,
+    /// Protects an item; take the lease before opening its files. Blocks while the item is being
+    /// removed.
+    pub(crate) fn lease(self: &Arc<Self>, item: Item) -> Lease {
+        let mut books = self.books();
+        while books.doomed.contains(&item) {
+            books = self
+                .removed
+                .wait(books)
+                .expect("no panic while keeping books");
         }
+        *books.leases.entry(item).or_insert(0) += 1;
+        let space = Arc::clone(self);
+        Lease { space, item }
     }
 
-    /// Drops unleased data unused for longer than the expiry. To be called now and then.
+    /// Lets cold entries of a blob in use go when there is no room.
+    pub(crate) fn watch(&self, blob: &Arc<dyn Cold>) {
+        self.clock.add(blob);
+    }
+
+    /// Drops unleased data unused for longer than the expiry. To be called now and then. Blocks.
     pub(crate) fn expire_now(&self) -> io::Result<()> {
-        self.expire(&mut self.books())
+        let _turn = self.turn.blocking_lock();
+        self.expire()
     }
 
-    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+    fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().expect("no panic while keeping books")
     }
 
-    fn expire(&self, books: &mut Books) -> io::Result<()> {
-        let Some(expire) = books.expire else {
+    fn expire(&self) -> io::Result<()> {
+        let Some(expire) = self.books().limits.expire else {
             return Ok(());
         };
         let now = SystemTime::now();
-        for blob in scan(&self.blobs)? {
-            let age = now.duration_since(blob.last_used).unwrap_or_default();
-            if age > expire && !books.leases.contains_key(&blob.id) {
-                self.evict(books, &blob)?;
+        for found in self.look()? {
+            if now.duration_since(found.last_used).unwrap_or_default() > expire {
+                self.evict(&found)?;
             }
         }
         Ok(())
     }
 
-    fn make_room(&self, books: &mut Books, bytes: u64) -> io::Result<()> {
-        let mut found = scan(&self.blobs)?;
-        books.used = found.iter().map(|blob| blob.bytes).sum();
-        found.retain(|blob| !books.leases.contains_key(&blob.id));
-        found.sort_by_key(|blob| blob.last_used);
-        for blob in found {
-            if books.used + books.reserved + bytes <= books.max {
-                break;
-            }
-            self.evict(books, &blob)?;
-        }
-        Ok(())
+    /// Looks at the disk, and corrects the books by it. What arrives meanwhile may count twice, until
+    /// the next look.
+    fn look(&self) -> io::Result<Vec<OnDisk>> {
+        self.books().arrived = 0;
+        let found = self.disk.scan()?;
+        let mut books = self.books();
+        books.used = found.iter().map(|found| found.bytes).sum::<u64>() + books.arrived;
+        Ok(found)
     }
 
-    /// Renames before deleting, so that a crash in between leaves no half blob under its name.
-    fn evict(&self, books: &mut Books, blob: &OnDisk) -> io::Result<()> {
-        let doomed = self.blobs.join(format!("{EVICTED}{}", blob.id));
-        std::fs::rename(self.blobs.join(blob.id.to_string()), &doomed)?;
-        std::fs::remove_dir_all(&doomed)?;
-        books.used = books.used.saturating_sub(blob.bytes);
-        tracing::info!(blob = %blob.id, bytes = blob.bytes, "evicted from the cache");
+    fn make_room(&self, bytes: u64, cold: bool) -> io::Result<Room> {
+        let mut found = self.look()?;
+        found.sort_by_key(|found| found.last_used);
+        for item in found {
+            if self.books().fits(bytes) {
+                return Ok(Room::Made);
+            }
+            self.evict(&item)?;
+        }
+        let (wanted, reserved) = {
+            let books = self.books();
+            if books.fits(bytes) {
+                return Ok(Room::Made);
+            }
+            let slack = (books.max / SLACK_PART).min(SLACK_MAX);
+            let over = books.used + books.reserved + bytes - books.max;
+            (over + slack, books.reserved)
+        };
+        if !cold {
+            return Ok(Room::Never);
+        }
+        let evicted = self.clock.evict(wanted);
+        let (entries, freed) = (evicted.entries, evicted.freed);
+        tracing::debug!(entries, bytes = freed, "evicted cold data of mounts");
+        let mut books = self.books();
+        books.used = books.used.saturating_sub(freed);
+        Ok(match books.fits(bytes) {
+            true => Room::Made,
+            false if evicted.kept > 0 || reserved > 0 => Room::Later,
+            false => Room::Never,
+        })
+    }
+
+    /// Removes an item, unless somebody leases it.
+    fn evict(&self, found: &OnDisk) -> io::Result<()> {
+        {
+            let mut books = self.books();
+            if books.leases.contains_key(&found.item) {
+                return Ok(());
+            }
+            books.doomed.insert(found.item);
+        }
+        let removed = self.disk.remove(&found.item);
+        let mut books = self.books();
+        books.doomed.remove(&found.item);
+        self.removed.notify_all();
+        removed?;
+        books.used = books.used.saturating_sub(found.bytes);
+        tracing::info!(item = %found.item, bytes = found.bytes, "evicted from the cache");
         Ok(())
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Reservation {
+    /// Counts bytes that arrived on disk.
+    pub(crate) fn land(&mut self, bytes: u64) {
+        let mut books = self.space.books();
+        books.used += bytes;
+        books.arrived += bytes;
+        let covered = bytes.min(self.bytes);
+        books.reserved -= covered;
+        self.bytes -= covered;
+    }
+}
+
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.space.books().reserved -= self.bytes;
+        self.space.given_back.notify_waiters();
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut books = self.space.books();
-        if let Some(count) = books.leases.get_mut(&self.blob) {
+        if let Some(count) = books.leases.get_mut(&self.item) {
             *count -= 1;
             if *count == 0 {
-                books.leases.remove(&self.blob);
+                books.leases.remove(&self.item);
             }
         }
     }
-}
-
-const EVICTED: &str = ".evicted-";
-
-#[derive(Debug)]
-struct OnDisk {
-    id: BlobId,
-    bytes: u64,
-    last_used: SystemTime,
-}
-
-/// Blobs of the directory; what is not named like a blob is not ours and stays.
-fn scan(blobs: &Path) -> io::Result<Vec<OnDisk>> {
-    let mut found = Vec::new();
-    let entries = match std::fs::read_dir(blobs) {
-        // Somebody emptied the cache while nothing was mounted: it is made again with the next blob.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        other => other?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(id) = name.to_str().and_then(|name| BlobId::from_str(name).ok()) else {
-            continue;
-        };
-        let (bytes, last_used) = match measure(&entry.path()) {
-            // Gone meanwhile, or no blob of ours for all its name.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                continue;
-            }
-            other => other?,
-        };
-        found.push(OnDisk {
-            id,
-            bytes,
-            last_used,
-        });
-    }
-    Ok(found)
-}
-
-/// Bytes allocated below a blob's directory, and when any of its files last changed.
-fn measure(dir: &Path) -> io::Result<(u64, SystemTime)> {
-    let mut bytes = 0;
-    let mut last_used = SystemTime::UNIX_EPOCH;
-    for entry in std::fs::read_dir(dir)? {
-        let meta = match entry?.metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        bytes += meta.blocks() * 512;
-        last_used = last_used.max(meta.modified()?);
-    }
-    Ok((bytes, last_used))
-}
-
-fn remove_half_evicted(blobs: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(blobs)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(EVICTED) {
-            std::fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn default_max(cache: &Path, used: u64) -> io::Result<u64> {
@@ -255,124 +417,4 @@ fn default_max(cache: &Path, used: u64) -> io::Result<u64> {
         .saturating_mul(stat.f_frsize)
         .saturating_add(used);
     Ok((free / DEFAULT_SHARE.1 * DEFAULT_SHARE.0).min(DEFAULT_MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    const MIB: u64 = 1 << 20;
-
-    struct Bench {
-        dir: tempfile::TempDir,
-        space: Arc<Space>,
-    }
-
-    /// A cache of three 1 MiB blobs, `a` used longest ago.
-    fn bench() -> (Bench, [BlobId; 3]) {
-        let dir = tempfile::tempdir().unwrap();
-        let ids = [b"a", b"b", b"c"].map(|name| BlobId::of(name));
-        for (age, id) in ids.iter().rev().enumerate() {
-            let blob = dir.path().join("blobs").join(id.to_string());
-            std::fs::create_dir_all(&blob).unwrap();
-            let data = blob.join("data");
-            std::fs::write(&data, vec![1; MIB as usize]).unwrap();
-            let used = SystemTime::now() - Duration::from_secs(3600 * age as u64);
-            std::fs::File::options()
-                .write(true)
-                .open(&data)
-                .unwrap()
-                .set_modified(used)
-                .unwrap();
-        }
-        let space = Arc::new(Space::open(dir.path()).unwrap());
-        (Bench { dir, space }, ids)
-    }
-
-    fn is_there(bench: &Bench, id: &BlobId) -> bool {
-        bench.dir.path().join("blobs").join(id.to_string()).exists()
-    }
-
-    #[test]
-    fn the_least_recently_used_blob_makes_room() {
-        let (bench, [a, b, c]) = bench();
-        bench
-            .space
-            .configure(Some(3 * MIB + MIB / 2), None)
-            .unwrap();
-        let reserved = bench.space.reserve(MIB);
-        assert!(reserved.is_some());
-        assert_eq!(
-            [&a, &b, &c].map(|id| is_there(&bench, id)),
-            [false, true, true]
-        );
-    }
-
-    #[test]
-    fn leased_blobs_stay_and_new_data_is_refused_instead() {
-        let (bench, ids) = bench();
-        let _leases = ids.map(|id| bench.space.lease(id));
-        bench
-            .space
-            .configure(Some(3 * MIB + MIB / 2), None)
-            .unwrap();
-        assert!(bench.space.reserve(MIB).is_none());
-        assert!(ids.iter().all(|id| is_there(&bench, id)));
-    }
-
-    #[test]
-    fn a_smaller_bound_is_obeyed_at_once() {
-        let (bench, [a, b, c]) = bench();
-        bench.space.configure(Some(MIB + MIB / 2), None).unwrap();
-        assert_eq!(
-            [&a, &b, &c].map(|id| is_there(&bench, id)),
-            [false, false, true]
-        );
-    }
-
-    #[test]
-    fn reservations_count_until_they_are_dropped() {
-        let (bench, ids) = bench();
-        let _leases = ids.map(|id| bench.space.lease(id));
-        bench
-            .space
-            .configure(Some(4 * MIB + MIB / 2), None)
-            .unwrap();
-        let first = bench.space.reserve(MIB);
-        assert!(first.is_some());
-        assert!(bench.space.reserve(MIB).is_none());
-        drop(first);
-        assert!(bench.space.reserve(MIB).is_some());
-    }
-
-    #[test]
-    fn expired_blobs_go_unless_leased() {
-        let (bench, [a, b, c]) = bench();
-        let lease = bench.space.lease(a);
-        bench
-            .space
-            .configure(None, Some(Duration::from_secs(1800)))
-            .unwrap();
-        assert_eq!(
-            [&a, &b, &c].map(|id| is_there(&bench, id)),
-            [true, false, true]
-        );
-        drop(lease);
-        bench.space.expire_now().unwrap();
-        assert!(!is_there(&bench, &a));
-    }
-
-    #[test]
-    fn a_half_evicted_blob_is_removed_at_the_next_start() {
-        let (bench, [a, ..]) = bench();
-        let blobs = bench.dir.path().join("blobs");
-        std::fs::rename(
-            blobs.join(a.to_string()),
-            blobs.join(format!("{EVICTED}{a}")),
-        )
-        .unwrap();
-        Space::open(bench.dir.path()).unwrap();
-        assert_eq!(std::fs::read_dir(blobs).unwrap().count(), 2);
-    }
 }

@@ -130,14 +130,14 @@ impl Agent {
                 .open(flist, &reader, trust)
                 .map_err(|error| failure(failure::of_cache(&error), &error))?
         };
-        let served: Vec<BlobId> = match adopted {
-            Some(record) => record.blobs.clone(),
-            None => sources
-                .iter()
-                .filter(|s| !s.file.is_complete())
-                .map(|s| s.id)
-                .collect(),
-        };
+        let direct = kernel::reads_files(call.mode);
+        let served: Vec<BlobId> = adopted.map_or_else(
+            || {
+                let served = sources.iter().filter(|s| !(direct && s.give_away()));
+                served.map(|s| s.id).collect()
+            },
+            |record| record.blobs.clone(),
+        );
         let recorded = self.profiles.load(&digest);
         let cold = sources
             .iter()

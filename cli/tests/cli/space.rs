@@ -1,0 +1,232 @@
+//! The cache's bound, as programs that read notice it: not at all, or by an error that says what to do.
+
+use crate::machine::{Machine, kill, wait_until};
+use crate::mounts::packed;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const MIB: u64 = 1 << 20;
+const FILES: u32 = 12;
+const FILE_BYTES: usize = 2 << 20;
+
+/// Bytes that do not compress and repeat nowhere.
+fn noise(seed: u32) -> Vec<u8> {
+    let mut state = u64::from(seed) + 1;
+    let words = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 16).to_le_bytes()
+    });
+    words.flatten().take(FILE_BYTES).collect()
+}
+
+/// A machine with a flist of 24 MiB.
+fn packed_noise() -> Machine {
+    let machine = Machine::new();
+    let source = machine.dir("source");
+    for seed in 0..FILES {
+        std::fs::write(source.join(seed.to_string()), noise(seed)).unwrap();
+    }
+    machine.ok(&["pack", "source", "-o", "x.fl", "-s", &machine.store()]);
+    machine
+}
+
+/// Reads a file past the kernel's page cache as far as that can be, and compares.
+fn read_anew(dir: &Path, seed: u32) -> io::Result<()> {
+    let file = std::fs::File::open(dir.join(seed.to_string()))?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    let mut got = vec![0; FILE_BYTES];
+    file.read_exact_at(&mut got, 0)?;
+    assert!(got == noise(seed), "wrong bytes in file {seed}");
+    Ok(())
+}
+
+/// Several readers at once, each in an order of its own.
+fn read_all(dir: &Path) {
+    std::thread::scope(|scope| {
+        for reader in 0..4 {
+            scope.spawn(move || {
+                for step in 0..FILES {
+                    let seed = (reader * 3 + step * 5) % FILES;
+                    read_anew(dir, seed).unwrap();
+                }
+            });
+        }
+    });
+}
+
+fn cache_bytes(machine: &Machine) -> u64 {
+    machine.json(&["mounts"])["caches"][0]["bytes"]
+        .as_u64()
+        .unwrap()
+}
+
+#[test]
+fn a_mount_larger_than_the_cache_is_read_right_in_every_mode() {
+    let machine = packed_noise();
+    for mode in ["erofs", "erofs-loop", "fuse"] {
+        let target = machine.dir(mode);
+        machine.ok(&[
+            "mount",
+            "x.fl",
+            mode,
+            "--mode",
+            mode,
+            "--cache-size",
+            "6MiB",
+            "--no-prefetch",
+        ]);
+        for _ in 0..2 {
+            read_all(&target);
+            let bytes = cache_bytes(&machine);
+            assert!(bytes <= 6 * MIB, "{bytes} bytes, mode {mode}");
+        }
+        machine.ok(&["umount", mode]);
+    }
+    assert!(
+        !machine.log().contains("cache is full"),
+        "{}",
+        machine.log()
+    );
+}
+
+#[test]
+fn readers_of_a_full_cache_go_on_while_the_daemons_are_killed() {
+    let machine = packed_noise();
+    let target = machine.dir("m");
+    machine.ok(&[
+        "mount",
+        "x.fl",
+        "m",
+        "--cache-size",
+        "6MiB",
+        "--no-prefetch",
+    ]);
+    std::thread::scope(|scope| {
+        let readers = scope.spawn(|| read_all(&target));
+        for role in ["agent", "mountd", "agent"] {
+            let pid = machine.daemon(role).unwrap();
+            kill(pid);
+            let back = || machine.daemon(role).is_some_and(|now| now != pid);
+            assert!(wait_until(back), "{}", machine.log());
+        }
+        readers.join().unwrap();
+    });
+    let bytes = cache_bytes(&machine);
+    assert!(bytes <= 6 * MIB, "{bytes} bytes");
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn what_the_kernel_reads_by_itself_is_never_evicted() {
+    let machine = packed_noise();
+    std::fs::rename(machine.path("source"), machine.path("first")).unwrap();
+    let second = machine.dir("second");
+    for seed in FILES..2 * FILES {
+        std::fs::write(second.join((seed - FILES).to_string()), noise(seed)).unwrap();
+    }
+    machine.ok(&["pack", "second", "-o", "y.fl", "-s", &machine.store()]);
+    let direct = machine.dir("direct");
+    machine.ok(&["mount", "x.fl", "direct"]);
+    machine.ok(&["prefetch", "direct"]);
+    machine.ok(&["umount", "direct"]);
+    machine.ok(&["mount", "x.fl", "direct"]);
+    let served = machine.dir("served");
+    machine.ok(&[
+        "mount",
+        "y.fl",
+        "served",
+        "--cache-size",
+        "28MiB",
+        "--no-prefetch",
+    ]);
+    for seed in 0..FILES {
+        std::fs::read(served.join(seed.to_string())).unwrap();
+    }
+    kill(machine.daemon("agent").unwrap());
+    for seed in 0..FILES {
+        std::fs::read(served.join(seed.to_string())).unwrap();
+        read_anew(&direct, seed).unwrap();
+    }
+    let listed = machine.json(&["mounts"]);
+    let mounts = listed["mounts"].as_array().unwrap();
+    let whole = mounts
+        .iter()
+        .find(|mount| mount["bytes_local"] == mount["bytes_total"]);
+    assert!(whole.is_some(), "{listed}");
+    for target in ["direct", "served"] {
+        machine.ok(&["umount", target]);
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_hold_one_read_says_so() {
+    let machine = packed_noise();
+    let target = machine.dir("m");
+    machine.ok(&[
+        "mount",
+        "x.fl",
+        "m",
+        "--cache-size",
+        "30KiB",
+        "--no-prefetch",
+    ]);
+    let error = read_anew(&target, 0).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    let said = || machine.log().contains("raise --cache-size");
+    assert!(wait_until(said), "{}", machine.log());
+    machine.ok(&["mount", "x.fl", "m", "--cache-size", "6MiB"]);
+    assert!(wait_until(|| read_anew(&target, 0).is_ok()));
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn limits_outlive_the_agent_and_the_instance() {
+    let machine = packed();
+    machine.dir("m");
+    let limits = ["--cache-size", "7MiB", "--cache-expire", "1h"];
+    machine.ok(&[["mount", "x.fl", "m"].as_slice(), &limits].concat());
+    let kept = |when: &str| {
+        let cache = &machine.json(&["mounts"])["caches"][0];
+        assert_eq!(cache["bytes_max"], 7 * MIB, "{when}");
+        assert_eq!(cache["expire_s"], 3600, "{when}");
+    };
+    let agent = machine.daemon("agent").unwrap();
+    kill(agent);
+    assert!(wait_until(|| machine
+        .daemon("agent")
+        .is_some_and(|now| now != agent)));
+    kept("after a kill");
+    machine.ok(&["umount", "m"]);
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
+    machine.ok(&["mount", "x.fl", "m"]);
+    kept("after the instance ended");
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn a_copy_of_a_flist_counts_and_is_kept_while_it_is_mounted() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    let copies = || -> Vec<PathBuf> {
+        let found = std::fs::read_dir(machine.path("cache/flists")).unwrap();
+        found.map(|entry| entry.unwrap().path()).collect()
+    };
+    let copied = std::fs::metadata(machine.path("x.fl")).unwrap().len();
+    assert!(cache_bytes(&machine) >= copied);
+    machine.ok(&["mount", "x.fl", "m", "--cache-size", "1KiB"]);
+    assert_eq!(copies().len(), 2, "the copy and its seal");
+    machine.ok(&["umount", "m"]);
+    machine.ok(&["pack", "source/many", "-o", "y.fl", "-s", &machine.store()]);
+    machine.ok(&["mount", "y.fl", "m", "--cache-size", "1MiB"]);
+    machine.ok(&["mount", "y.fl", "m", "--cache-size", "1KiB"]);
+    assert_eq!(copies().len(), 2, "the one nobody uses went");
+    machine.ok(&["umount", "m"]);
+}

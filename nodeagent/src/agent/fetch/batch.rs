@@ -1,0 +1,232 @@
+//! One batch of entries on its way: through a lane, from one flist's stores after the other's, into
+//! the cache.
+
+use super::{FetchError, Fetcher, Landing, Outcome, Urgency};
+use crate::agent::sources::{Provider, Source};
+use crate::agent::space::Reservation;
+use futures::StreamExt;
+use lamina_store::{ChunkSource, ReadError, StoreOptions};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a batch may take at the stores of one flist, plus what its bytes take on a slow line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// While another flist may say where else the data is.
+    pub(crate) another: Duration,
+    /// At the last one: below the minute a reader waits, so that it hears the reason.
+    pub(crate) last: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            another: Duration::from_secs(20),
+            last: Duration::from_secs(45),
+        }
+    }
+}
+
+/// Entries of one blob, fetched by one task.
+pub(super) struct Batch<'a> {
+    fetcher: &'a Fetcher,
+    source: &'a Arc<Source>,
+    urgency: Urgency,
+    landing: Landing<'a>,
+    room: Option<Reservation>,
+}
+
+/// What could not be had, and why.
+type Failures = BTreeMap<u32, FetchError>;
+
+/// Why a stream ended early.
+enum Cut {
+    Failed(ReadError),
+    Late,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        fetcher: &'a Fetcher,
+        source: &'a Arc<Source>,
+        claimed: Vec<(u32, watch::Sender<Outcome>)>,
+        urgency: Urgency,
+    ) -> Self {
+        let landing = Landing {
+            fetcher,
+            blob: source.id,
+            open: claimed.into_iter().collect(),
+        };
+        Self {
+            fetcher,
+            source,
+            urgency,
+            landing,
+            room: None,
+        }
+    }
+
+    /// Fetches entries until each has landed: from the stores of one flist that holds the blob, and
+    /// what those cannot give from the next one's. Stores that lately were late come last.
+    pub(super) async fn bring(mut self) {
+        let mut entries: Vec<u32> = self.landing.open.keys().copied().collect();
+        let mut failures = Failures::new();
+        let mut providers = self.source.providers();
+        providers.sort_by_key(|provider| provider.lane.is_late());
+        let count = providers.len();
+        for (at, provider) in providers.iter().enumerate() {
+            let limit = self.limit(&entries, at + 1 == count);
+            failures = self.bring_via(provider, &entries, limit).await;
+            if failures.is_empty() {
+                return;
+            }
+            entries = failures.keys().copied().collect();
+        }
+        for (entry, error) in failures {
+            self.landing.one(entry, Err(error));
+        }
+    }
+
+    fn limit(&self, entries: &[u32], last: bool) -> Duration {
+        let patience = &self.fetcher.patience;
+        let base = if last {
+            patience.last
+        } else {
+            patience.another
+        };
+        let bytes: u64 = entries.iter().map(|&e| self.source.entry_len(e)).sum();
+        base + Duration::from_millis(
+            bytes.saturating_mul(1000) / StoreOptions::BYTES_PER_SECOND_MIN,
+        )
+    }
+
+    /// One provider's try, in its lane; gives what it could not bring in time.
+    async fn bring_via(
+        &mut self,
+        provider: &Provider,
+        entries: &[u32],
+        limit: Duration,
+    ) -> Failures {
+        let bytes: u64 = entries.iter().map(|&e| self.source.entry_len(e)).sum();
+        let entering = timeout_at(Instant::now() + limit, provider.lane.enter(bytes));
+        let Ok(_underway) = entering.await else {
+            return self.late(provider, entries, limit);
+        };
+        if let Err(error) = self.make_room(entries).await {
+            self.landing.all(&error);
+            return Failures::new();
+        }
+        self.bring_from(provider, entries, limit).await
+    }
+
+    /// Once, and only when it is this batch's turn: what waits for a slow store keeps no room.
+    async fn make_room(&mut self, entries: &[u32]) -> Result<(), FetchError> {
+        if self.room.is_none() {
+            let bytes = entries.iter().map(|&e| self.source.entry_cost(e)).sum();
+            let room = self.fetcher.space.reserve(bytes, self.urgency).await;
+            self.room = Some(room.map_err(FetchError::NoRoom)?);
+        }
+        Ok(())
+    }
+
+    /// A failed request says which chunk could not be had; the others of the batch are asked for again
+    /// without it.
+    async fn bring_from(
+        &mut self,
+        provider: &Provider,
+        entries: &[u32],
+        limit: Duration,
+    ) -> Failures {
+        let deadline = Instant::now() + limit;
+        let mut entries = entries.to_vec();
+        let mut failures = Failures::new();
+        while !entries.is_empty() {
+            let located: Option<Vec<_>> = entries.iter().map(|&e| provider.locate(e)).collect();
+            let Some(wanted) = located else {
+                let blob = self.source.id;
+                failures.extend(entries.iter().map(|&e| (e, FetchError::Lost { blob })));
+                return failures;
+            };
+            match self.stream(provider, &entries, &wanted, deadline).await {
+                None => return failures,
+                Some(Cut::Late) => {
+                    entries.retain(|entry| self.landing.open.contains_key(entry));
+                    failures.extend(self.late(provider, &entries, limit));
+                    return failures;
+                }
+                Some(Cut::Failed(error)) => {
+                    self.note_failure(error, &entries, &wanted, &mut failures);
+                }
+            }
+            entries.retain(|entry| {
+                self.landing.open.contains_key(entry) && !failures.contains_key(entry)
+            });
+        }
+        failures
+    }
+
+    fn note_failure(
+        &self,
+        error: ReadError,
+        entries: &[u32],
+        wanted: &[ChunkSource],
+        failures: &mut Failures,
+    ) {
+        let (blob, chunk) = (self.source.id, error.chunk);
+        tracing::warn!(%blob, %chunk, error = crate::chain(&error), "fetch");
+        let source = Arc::new(error);
+        for (&entry, wanted) in entries.iter().zip(wanted) {
+            if wanted.chunk.id == chunk {
+                let source = Arc::clone(&source);
+                failures.insert(entry, FetchError::Store { blob, source });
+            }
+        }
+    }
+
+    fn late(&self, provider: &Provider, entries: &[u32], limit: Duration) -> Failures {
+        provider.lane.note_late();
+        let error = FetchError::Late {
+            blob: self.source.id,
+            stores: provider.lane.to_string(),
+            limit,
+        };
+        tracing::warn!(%error, "fetch");
+        entries.iter().map(|&e| (e, error.clone())).collect()
+    }
+
+    /// Lands entries as their chunks arrive, until all did, a request failed, or it is late.
+    async fn stream(
+        &mut self,
+        provider: &Provider,
+        entries: &[u32],
+        wanted: &[ChunkSource],
+        deadline: Instant,
+    ) -> Option<Cut> {
+        let mut arriving = std::pin::pin!(provider.reader.stream(wanted));
+        loop {
+            match timeout_at(deadline, arriving.next()).await {
+                Ok(Some(Ok((at, plain)))) => {
+                    let stored = wanted[at].chunk.stored_len;
+                    self.land(entries[at], plain, stored).await;
+                }
+                Ok(Some(Err(error))) => return Some(Cut::Failed(error)),
+                Ok(None) => return None,
+                Err(_late) => return Some(Cut::Late),
+            }
+        }
+    }
+
+    async fn land(&mut self, entry: u32, plain: bytes::Bytes, stored_len: u32) {
+        let kept = self
+            .source
+            .keep(entry, plain, stored_len, self.urgency)
+            .await;
+        if let (Ok(true), Some(room)) = (&kept, &mut self.room) {
+            room.land(self.source.entry_cost(entry));
+        }
+        self.landing.one(entry, kept.map(drop));
+    }
+}

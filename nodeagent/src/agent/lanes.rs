@@ -1,0 +1,207 @@
+//! Who may fetch how much at once: a lane per set of stores, and one bound for all of them.
+//!
+//! A store that hangs keeps what was asked of it for as long as its deadlines allow. In a lane of its
+//! own it keeps only those who want its data; readers of other stores never queue behind it.
+
+use lamina_store::ChunkReader;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+
+/// Batches under way at once in a lane: enough to fill a fast link at 10 ms.
+const BATCHES_MAX: usize = 16;
+/// Of them for data nobody waits for: what is in flight ahead delays a demand read by its length.
+const AHEAD_MAX: usize = 6;
+/// Plain data in flight in a lane, in KiB: two of the largest batches, sixteen of ordinary ones.
+const LANE_KIB: u32 = 32 << 10;
+/// Plain data in flight in all lanes, in KiB: bounds the agent's memory.
+const TOTAL_KIB: u32 = 256 << 10;
+
+/// Stores that were late are asked last for this long.
+const LATE_FOR: Duration = Duration::from_secs(30);
+
+/// Every lane in use.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    open: Mutex<HashMap<String, Weak<Lane>>>,
+    total: Arc<Semaphore>,
+}
+
+/// The way to one set of stores.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    stores: String,
+    slots: Semaphore,
+    ahead: Semaphore,
+    kib: Semaphore,
+    total: Arc<Semaphore>,
+    /// Readers waiting on demand.
+    waiting: watch::Sender<u64>,
+    /// When a batch last ran out of time.
+    late: Mutex<Option<Instant>>,
+}
+
+/// The right to have a batch under way; ends on drop.
+#[derive(Debug)]
+pub(crate) struct Underway<'a> {
+    _slot: Option<SemaphorePermit<'a>>,
+    _kib: [Option<SemaphorePermit<'a>>; 2],
+}
+
+/// One reader waiting on demand.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(&'a watch::Sender<u64>);
+
+impl Lanes {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: Mutex::default(),
+            total: Arc::new(Semaphore::new(TOTAL_KIB as usize)),
+        }
+    }
+
+    /// The lane to a reader's stores: the same for everybody who reads from these.
+    pub(crate) fn of(&self, reader: &ChunkReader) -> Arc<Lane> {
+        let mut names: Vec<String> = reader
+            .stores()
+            .stores()
+            .map(|(_, store)| store.name().to_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        self.named(names.join(", "))
+    }
+
+    fn named(&self, stores: String) -> Arc<Lane> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, lane| lane.strong_count() > 0);
+        if let Some(lane) = open.get(&stores).and_then(Weak::upgrade) {
+            return lane;
+        }
+        let lane = Arc::new(Lane {
+            stores: stores.clone(),
+            slots: Semaphore::new(BATCHES_MAX),
+            ahead: Semaphore::new(AHEAD_MAX),
+            kib: Semaphore::new(LANE_KIB as usize),
+            total: Arc::clone(&self.total),
+            waiting: watch::Sender::new(0),
+            late: Mutex::default(),
+        });
+        open.insert(stores, Arc::downgrade(&lane));
+        lane
+    }
+}
+
+impl Lane {
+    /// Waits for the right to fetch `bytes` of plain data. Its own lane first: who waits there keeps
+    /// nothing from the others.
+    pub(crate) async fn enter(&self, bytes: u64) -> Underway<'_> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(LANE_KIB);
+        let kib = kib.clamp(1, LANE_KIB);
+        // Nobody closes these semaphores.
+        let slot = self.slots.acquire().await.ok();
+        let own = self.kib.acquire_many(kib).await.ok();
+        let total = self.total.acquire_many(kib).await.ok();
+        Underway {
+            _slot: slot,
+            _kib: [own, total],
+        }
+    }
+
+    /// Waits for the right to fetch what nobody waits for.
+    pub(crate) async fn enter_ahead(&self) -> Option<SemaphorePermit<'_>> {
+        self.ahead.acquire().await.ok()
+    }
+
+    /// Notes a reader that waits, until the value returned is dropped.
+    pub(crate) fn waits(&self) -> Waiting<'_> {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        Waiting(&self.waiting)
+    }
+
+    /// Notes that a batch ran out of time here.
+    pub(crate) fn note_late(&self) {
+        *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether one did lately: if somebody else has the data, they should be asked first.
+    pub(crate) fn is_late(&self) -> bool {
+        let late = *self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.is_some_and(|at| at.elapsed() < LATE_FOR)
+    }
+
+    /// Waits until no reader waits on demand.
+    pub(crate) async fn quiet(&self) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self
+            .waiting
+            .subscribe()
+            .wait_for(|waiting| *waiting == 0)
+            .await;
+    }
+}
+
+impl Display for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.stores)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_full_lane_does_not_keep_others_waiting() {
+        let lanes = Lanes::new();
+        let (dead, healthy) = (lanes.named("dead".into()), lanes.named("healthy".into()));
+        let held: Vec<_> = (0..BATCHES_MAX)
+            .map(|_| dead.enter(1 << 20).now_or_never().unwrap())
+            .collect();
+        assert!(dead.enter(1).now_or_never().is_none());
+        assert!(healthy.enter(1 << 20).now_or_never().is_some());
+        drop(held);
+        assert!(dead.enter(1).now_or_never().is_some());
+    }
+
+    #[test]
+    fn bytes_in_flight_are_bounded_in_a_lane_and_in_all() {
+        let lanes = Lanes::new();
+        let lane = lanes.named("a".into());
+        let _most = lane.enter(u64::MAX).now_or_never().unwrap();
+        assert!(lane.enter(1).now_or_never().is_none());
+        let others: Vec<_> = (1..TOTAL_KIB / LANE_KIB)
+            .map(|lane| lanes.named(lane.to_string()))
+            .collect();
+        let _full: Vec<_> = others
+            .iter()
+            .map(|lane| lane.enter(u64::MAX).now_or_never().unwrap())
+            .collect();
+        assert!(
+            lanes
+                .named("one more".into())
+                .enter(1)
+                .now_or_never()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn the_same_stores_share_a_lane_while_it_is_used() {
+        let lanes = Lanes::new();
+        let lane = lanes.named("a".into());
+        assert!(Arc::ptr_eq(&lane, &lanes.named("a".into())));
+        assert!(!Arc::ptr_eq(&lane, &lanes.named("b".into())));
+        let _another = lanes.named("c".into());
+        assert!(!lanes.open.lock().unwrap().contains_key("b"), "unused");
+    }
+}
