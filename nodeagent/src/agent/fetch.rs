@@ -250,3 +250,6 @@ impl FetchCounts {
         by.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;
