@@ -1,11 +1,12 @@
 //! The daemons behind mounts: starting an instance when none runs, and being one of its processes.
 
-use crate::args::{Mountd, Role};
+use crate::args::{Cli, Command as Verb, Mountd, Role};
 use anyhow::{Context, Result};
 use lamina_nodeagent::agent::{self, AgentConfig};
 use lamina_nodeagent::api::{self, Answer, CallError, Request};
 use lamina_nodeagent::holder::{self, ChildSpec, HolderClient, HolderConfig};
 use lamina_nodeagent::instance::Instance;
+use lamina_nodeagent::logfile::LogFile;
 use lamina_nodeagent::mountd::{self, MountdConfig};
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,6 +15,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+/// How long another instance of the same cache is waited for: it ends soon after its last mount.
+const CACHE_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Calls the agent of a cache directory, starting its instance when none runs.
 pub(crate) fn call(
@@ -48,6 +52,8 @@ fn call_reviving(
             .as_mut()
             .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         if !starting && !is_running(instance) {
+            agent::cache_lock::check(cache, instance.dir(), CACHE_PATIENCE)
+                .map_err(io::Error::other)?;
             let child = start_holder(instance, cache);
             started = Some(child.map_err(|error| io::Error::other(format!("{error:#}")))?);
         }
@@ -132,6 +138,14 @@ fn state_dir() -> PathBuf {
 
 fn own_program() -> Result<PathBuf> {
     std::env::current_exe().context("find this program's own file")
+}
+
+/// The log of a process that is to become a daemon and whose standard error goes there.
+pub(crate) fn log(args: &Cli) -> Option<LogFile> {
+    match &args.command {
+        Verb::Mountd(daemon) => LogFile::of_stderr(&daemon.run_dir.join("log")),
+        _ => None,
+    }
 }
 
 /// Becomes one of an instance's processes; returns when it has nothing left to do.

@@ -8,20 +8,23 @@ mod output;
 mod progress;
 
 use clap::Parser;
+use lamina_nodeagent::logfile::LogFile;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
     let args = args::Cli::parse();
-    init_logs(args.verbose);
+    init_logs(args.verbose, daemon::log(&args));
     match cmd::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` overrides the `-v` count.
-fn init_logs(verbose: u8) {
+/// Logs go to standard error, of daemons to their bounded file; `RUST_LOG` overrides the `-v` count.
+fn init_logs(verbose: u8, log: Option<LogFile>) {
     let default = match verbose {
         0 => "warn",
         1 => "info",
@@ -32,6 +35,9 @@ fn init_logs(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(match log {
+            Some(log) => BoxMakeWriter::new(Arc::new(log)),
+            None => BoxMakeWriter::new(std::io::stderr),
+        })
         .init();
 }

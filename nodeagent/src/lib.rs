@@ -4,6 +4,7 @@ pub mod api;
 pub mod fill;
 pub mod holder;
 pub mod instance;
+pub mod logfile;
 pub mod mountd;
 pub mod rundir;
 mod sys;

@@ -1,4 +1,5 @@
-//! The cache's bound, as programs that read notice it: not at all, or by an error that says what to do.
+//! Bounds, of the cache above all, as programs that read notice them: not at all, or by an error that
+//! says what to do.
 
 use crate::machine::{Machine, kill, wait_until};
 use crate::mounts::packed;
@@ -228,5 +229,85 @@ fn a_copy_of_a_flist_counts_and_is_kept_while_it_is_mounted() {
     machine.ok(&["mount", "y.fl", "m", "--cache-size", "1MiB"]);
     machine.ok(&["mount", "y.fl", "m", "--cache-size", "1KiB"]);
     assert_eq!(copies().len(), 2, "the one nobody uses went");
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn two_instances_do_not_share_a_cache_at_the_same_time() {
+    let machine = packed();
+    for dir in ["m", "m2"] {
+        machine.dir(dir);
+    }
+    let run_dir = machine.dir("run2");
+    let run_dir = run_dir.to_str().unwrap();
+    machine.ok(&["mount", "x.fl", "m"]);
+    let other = ["mount", "x.fl", "m2", "--run-dir", run_dir];
+    let said = machine.fails(6, &other);
+    let cache = machine.path("cache");
+    assert!(
+        said.contains(&format!("the cache {} is in use", cache.display())),
+        "{said}"
+    );
+    machine.ok(&["umount", "m"]);
+    machine.ok(&other);
+    assert!(machine.path("m2/a/hello").exists());
+    machine.ok(&["umount", "m2", "--run-dir", run_dir]);
+    assert!(wait_until(|| machine.daemons().is_empty()));
+}
+
+#[test]
+fn a_store_that_hangs_delays_only_its_own_readers() {
+    /// More than one set of stores may have under way at once.
+    const READERS: u32 = 40;
+    let machine = packed();
+    let other = machine.dir("other");
+    for seed in 0..READERS {
+        std::fs::write(other.join(seed.to_string()), &noise(seed)[..100_000]).unwrap();
+    }
+    machine.ok(&["pack", "other", "-o", "y.fl", "-s", &machine.store()]);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = format!("http://{}/", silent.local_addr().unwrap());
+    let stuck = machine.dir("stuck");
+    machine.ok(&["mount", "y.fl", "stuck", "--store", &store, "--no-prefetch"]);
+    let mut readers: Vec<_> = (0..READERS)
+        .map(|seed| {
+            let mut cat = std::process::Command::new("cat");
+            cat.arg(stuck.join(seed.to_string()))
+                .stdout(std::process::Stdio::null());
+            cat.spawn().unwrap()
+        })
+        .collect();
+    silent.accept().expect("the first request");
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    let read = std::fs::read(machine.path("m/a/b/random")).unwrap();
+    let waiting = readers
+        .iter_mut()
+        .all(|reader| matches!(reader.try_wait(), Ok(None)));
+    for mut reader in readers {
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+    }
+    assert!(waiting, "it was not served before the stuck ones gave up");
+    assert!(read == std::fs::read(machine.path("source/a/b/random")).unwrap());
+    for target in ["m", "stuck"] {
+        machine.ok(&["umount", target, "--force"]);
+    }
+}
+
+#[test]
+fn a_long_log_is_put_aside_and_every_daemon_goes_on_in_a_new_one() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    let log = machine.instances()[0].join("log");
+    let long = std::fs::File::options().append(true).open(&log).unwrap();
+    long.set_len(17 * MIB).unwrap();
+    kill(machine.daemon("agent").unwrap());
+    let told = || machine.log().contains("died; starting it again");
+    assert!(wait_until(told), "the holder writes to the new log");
+    assert!(std::fs::metadata(&log).unwrap().len() < MIB);
+    let aside = std::fs::metadata(log.with_extension("1")).unwrap();
+    assert!(aside.len() >= 17 * MIB);
     machine.ok(&["umount", "m"]);
 }

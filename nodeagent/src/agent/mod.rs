@@ -4,6 +4,7 @@
 //! mounted, which blobs are served), in the cache (bytes and their bits) or in the kernel (the mounts
 //! themselves); its memory is only a cache of those.
 
+pub mod cache_lock;
 mod calls;
 mod failure;
 mod fetch;
@@ -63,6 +64,8 @@ const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(30);
 /// lock: two agents would both write the cache.
 async fn serve(config: AgentConfig) -> Result<()> {
     let _lock = rundir::lock(config.instance.dir(), "agent.lock", PREDECESSOR_PATIENCE)?;
+    // Another instance may mean the same cache, by another run directory.
+    let _cache = cache_lock::take(&config.cache, config.instance.dir(), PREDECESSOR_PATIENCE)?;
     let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;
     let calls = calls::listen(&config.instance.api_socket()).context("listen for calls")?;
     let space = Arc::new(space::Space::open(&config.cache).context("open the cache")?);
