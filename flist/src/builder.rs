@@ -8,6 +8,7 @@ use crate::chunk::{ChunkRecord, PackRecord};
 use crate::erofs::writer::{Blob, TreeKind, write};
 use crate::error::{BuildError, FlistError};
 use crate::header::{HEADER_LEN, Header, Section, kind};
+use crate::hints::HintTable;
 use crate::id::{BlobId, FlistDigest};
 use crate::limits::Limits;
 use crate::meta::{FlistMeta, META_MAX};
@@ -18,7 +19,7 @@ use crate::tree::Tree;
 /// The packs of a layer that are stored in its file, behind everything else.
 ///
 /// The builder needs only their length and digest; the caller writes the
-/// bytes after [`FlistHead::bytes`].
+/// bytes between [`FlistHead::bytes`] and [`FlistHead::tail`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbeddedPacks {
     /// Bytes of all packs.
@@ -41,6 +42,8 @@ pub struct ExtraSection {
 pub struct FlistHead {
     /// The file's bytes; with embedded packs, what comes before them.
     pub bytes: Vec<u8>,
+    /// What comes behind the embedded packs; empty without them.
+    pub tail: Vec<u8>,
     /// The flist's digest.
     pub digest: FlistDigest,
 }
@@ -48,7 +51,7 @@ pub struct FlistHead {
 /// What a flist is made of.
 ///
 /// Blobs without bytes (a layer of nothing but small files) are left out, and
-/// the blob numbers of files and profile adjusted.
+/// the blob numbers of files, profile and hints adjusted.
 #[derive(Debug, Clone)]
 pub struct FlistBuilder {
     /// The tree; its files refer to `blobs` by index.
@@ -63,8 +66,13 @@ pub struct FlistBuilder {
     pub meta: FlistMeta,
     /// Access profile.
     pub profile: Option<Profile>,
+    /// Which files need which others.
+    pub hints: Option<HintTable>,
     /// Packs stored behind the flist in the same file.
     pub embedded: Option<EmbeddedPacks>,
+    /// Sections of kinds this crate does not know, ascending: what a program
+    /// keeps with its own flists.
+    pub extra: Vec<ExtraSection>,
     /// Whether this is one layer: only then may the tree have whiteouts,
     /// opaque directories and links to layers below.
     pub is_layer: bool,
@@ -82,16 +90,22 @@ impl FlistBuilder {
             packs: Vec::new(),
             meta: FlistMeta::default(),
             profile: None,
+            hints: None,
             embedded: None,
+            extra: Vec::new(),
             is_layer: false,
             limits: Limits::default(),
         }
     }
 
-    /// Encodes everything. With [`EmbeddedPacks`], the file is these bytes
-    /// followed by the packs'.
+    /// Encodes everything. With [`EmbeddedPacks`], the file is the head's
+    /// bytes, the packs' and the head's tail.
     pub fn build(mut self) -> Result<FlistHead, BuildError> {
         self.drop_empty_blobs();
+        if let Some(hints) = &self.hints {
+            let size = hints.check_size(&self.limits);
+            size.map_err(BuildError::BadTables)?;
+        }
         let blobs = self.identify_blobs()?;
         let addressed: Vec<Blob> = blobs
             .iter()
@@ -111,6 +125,7 @@ impl FlistBuilder {
             chunks: write_chunks(&self.chunks),
             packs: write_packs(&self.packs),
             profile: self.profile.as_ref().map(Profile::write),
+            hints: self.hints.as_ref().map(HintTable::write),
             embedded_len: self.embedded.map(|e| e.len),
         };
         check_tables(&tables.parts(), &self.limits).map_err(BuildError::BadTables)?;
@@ -123,8 +138,9 @@ impl FlistBuilder {
             is_layer: self.is_layer,
             meta: &self.meta,
             profile: tables.profile,
+            hints: tables.hints,
             embedded: self.embedded,
-            extra: Vec::new(),
+            extra: self.extra,
         };
         assembler.assemble(image, sections)
     }
@@ -151,7 +167,10 @@ impl FlistBuilder {
         // A number that is out of range stays so, and is refused later.
         let new = |old: u16| numbers.get(usize::from(old)).copied().unwrap_or(u16::MAX);
         self.tree.map_blobs(new);
-        for range in self.profile.iter_mut().flat_map(|p| &mut p.ranges) {
+        let hinted = self.hints.iter_mut().flat_map(|hints| &mut hints.files);
+        let hinted = hinted.flat_map(|file| &mut file.ranges);
+        let profiled = self.profile.iter_mut().flat_map(|p| &mut p.ranges);
+        for range in profiled.chain(hinted) {
             range.blob = new(range.blob);
         }
         self.blobs.retain(|blob| blob.len > 0);
@@ -179,6 +198,7 @@ struct Tables {
     chunks: Vec<u8>,
     packs: Vec<u8>,
     profile: Option<Vec<u8>>,
+    hints: Option<Vec<u8>>,
     embedded_len: Option<u64>,
 }
 
@@ -189,6 +209,7 @@ impl Tables {
             chunks: &self.chunks,
             packs: &self.packs,
             profile: self.profile.as_deref(),
+            hints: self.hints.as_deref(),
             embedded_len: self.embedded_len,
         }
     }
@@ -199,6 +220,7 @@ pub(crate) struct Assembler<'a> {
     pub(crate) is_layer: bool,
     pub(crate) meta: &'a FlistMeta,
     pub(crate) profile: Option<Vec<u8>>,
+    pub(crate) hints: Option<Vec<u8>>,
     pub(crate) embedded: Option<EmbeddedPacks>,
     pub(crate) extra: Vec<ExtraSection>,
 }
@@ -240,37 +262,44 @@ impl Assembler<'_> {
                 digest: packs.digest,
             });
         }
-        self.append_extra(&mut image, &mut sections)?;
+        let mut tail = self.append_rest(&mut sections)?;
         let header = Header {
             is_layer: self.is_layer,
             sections,
         };
         let header = header.write();
         image[..HEADER_LEN].copy_from_slice(&header);
+        if self.embedded.is_none() {
+            image.append(&mut tail);
+        }
         Ok(FlistHead {
             bytes: image,
+            tail,
             digest: FlistDigest::of(&header),
         })
     }
 
-    fn append_extra(
-        &self,
-        image: &mut Vec<u8>,
-        sections: &mut Vec<Section>,
-    ) -> Result<(), BuildError> {
-        for extra in &self.extra {
-            let last = sections.last().map_or(0, |s| s.kind).max(kind::LAST_KNOWN);
-            // Behind embedded packs, bytes would have to be written later.
-            let fits = Header::fits(sections.len() + 1) && self.embedded.is_none();
-            if extra.kind <= last || !fits {
-                return Err(BuildError::BadExtraSection(extra.kind));
-            }
-            let mut record = section(extra.kind, &extra.bytes, sections);
+    /// The sections behind the embedded packs' place: hints and unknown ones.
+    fn append_rest(&mut self, sections: &mut Vec<Section>) -> Result<Vec<u8>, BuildError> {
+        let mut rest = Vec::new();
+        let mut add = |kind, bytes: &[u8]| {
+            let mut record = section(kind, bytes, sections);
             record.required = false;
             sections.push(record);
-            image.extend_from_slice(&extra.bytes);
+            rest.extend_from_slice(bytes);
+            Header::fits(sections.len())
+        };
+        if let Some(hints) = self.hints.take() {
+            add(kind::HINTS, &hints);
         }
-        Ok(())
+        let mut last = kind::LAST_KNOWN;
+        for extra in &self.extra {
+            if extra.kind <= last || !add(extra.kind, &extra.bytes) {
+                return Err(BuildError::BadExtraSection(extra.kind));
+            }
+            last = extra.kind;
+        }
+        Ok(rest)
     }
 }
 

@@ -354,6 +354,18 @@ pub enum FlistError {
     /// The access profile names entries that are not there.
     #[error("range {0} of the access profile names entries that do not exist")]
     ProfileRange(u64),
+    /// A file's list in the hints does not follow the one before.
+    #[error("the lists of file {0} of the hints are out of order")]
+    HintList(u64),
+    /// The hints name entries that are not there.
+    #[error("range {0} of the hints names entries that do not exist")]
+    HintRange(u64),
+    /// The hints' ranges are not sorted.
+    #[error("place {0} in the order of the hints' ranges is wrong")]
+    HintOrder(u64),
+    /// The hints name a file that is not there.
+    #[error("edge {0} of the hints names a file that does not exist")]
+    HintEdge(u64),
 
     // --- limits ---
     /// More of something than the limits allow.

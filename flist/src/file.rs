@@ -1,7 +1,7 @@
 //! A flist file, opened in place.
 //!
 //! ```text
-//! | header 1024 | tree (EROFS) … | blobs | chunks | packs | meta | profile | packs' bytes |
+//! | header 1024 | tree (EROFS) … | blobs | chunks | packs | meta | profile | packs' bytes | hints |
 //! ```
 //!
 //! Opening checks header and superblock and reads the metadata JSON; nothing
@@ -26,6 +26,7 @@ use crate::erofs::view::{RawSource, ReadDir, TreeView};
 use crate::erofs::{BLOBS_MAX, BLOCK_SIZE};
 use crate::error::{BuildError, FlistError};
 use crate::header::{HEADER_LEN, Header, Section, kind};
+use crate::hints::Hints;
 use crate::id::FlistDigest;
 use crate::limits::Limits;
 use crate::meta::FlistMeta;
@@ -338,6 +339,13 @@ impl Flist {
         Profile::parse(slice(&self.inner.bytes, section)).ok()
     }
 
+    /// The hints, if there are any and their counts are right.
+    pub fn hints(&self) -> Option<Hints> {
+        let section = self.inner.header.section(kind::HINTS)?;
+        let range = section.offset as usize..section.end() as usize;
+        Hints::parse(self.inner.bytes.slice(range)).ok()
+    }
+
     /// The bytes of all embedded packs; [`PackRecord::embedded_at`] counts
     /// from their start.
     pub fn embedded_packs(&self) -> Option<Bytes> {
@@ -364,8 +372,9 @@ impl Flist {
             .collect()
     }
 
-    /// The same flist with other metadata and profile: tree and tables stay
-    /// byte for byte, unknown sections are kept.
+    /// The same flist with other metadata and profile: tree, tables and hints
+    /// stay byte for byte, unknown sections are kept. With embedded packs, the
+    /// file is the head's bytes, the packs' and the head's tail.
     pub fn rewrite(
         &self,
         meta: &FlistMeta,
@@ -376,6 +385,7 @@ impl Flist {
             is_layer: self.is_layer(),
             meta,
             profile: profile.map(Profile::write),
+            hints: self.section_if_present(kind::HINTS).map(<[u8]>::to_vec),
             embedded: embedded.map(|section| EmbeddedPacks {
                 len: section.len,
                 digest: section.digest,

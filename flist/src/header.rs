@@ -48,13 +48,14 @@ pub(crate) mod kind {
     pub(crate) const META: u32 = 5;
     pub(crate) const PROFILE: u32 = 6;
     pub(crate) const EMBEDDED: u32 = 7;
-    pub(crate) const LAST_KNOWN: u32 = EMBEDDED;
+    pub(crate) const HINTS: u32 = 8;
+    pub(crate) const LAST_KNOWN: u32 = HINTS;
     /// Those every flist has.
     pub(crate) const NEEDED: [u32; 5] = [TREE, BLOBS, CHUNKS, PACKS, META];
 
     /// Whether readers must know the kind.
     pub(crate) fn is_required(kind: u32) -> bool {
-        kind != PROFILE
+        kind != PROFILE && kind != HINTS
     }
 }
 

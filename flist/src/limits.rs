@@ -26,6 +26,10 @@ pub struct Limits {
     /// Plain bytes of a chunk for each stored one: what a decompression bomb
     /// may gain (the absolute size is bounded by the chunk maximum).
     pub ratio_max: u32,
+    /// Files in the hints.
+    pub hint_files_max: u32,
+    /// Edges of the hints' files, and ranges of them.
+    pub hint_edges_max: u32,
 }
 
 impl Default for Limits {
@@ -43,6 +47,8 @@ impl Default for Limits {
             // 256 KiB of zeros is a frame of some 20 bytes: honest data may
             // reach this, so it bounds nonsense only.
             ratio_max: 32 << 10,
+            hint_files_max: 1 << 20,
+            hint_edges_max: 8 << 20,
         }
     }
 }

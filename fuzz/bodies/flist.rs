@@ -148,6 +148,7 @@ fn tables(flist: &Flist, checked: bool) {
             assert_eq!(Some(map.blob_id()), flist.blob(index).map(|blob| blob.id));
         }
     }
+    hints(flist, checked);
     assert!(flist.chunks().count() <= flist.chunk_count());
     assert!(flist.packs().count() <= flist.pack_count());
     let _ = (
@@ -155,6 +156,18 @@ fn tables(flist: &Flist, checked: bool) {
         flist.extra_sections(),
         flist.embedded_packs(),
     );
+}
+
+fn hints(flist: &Flist, checked: bool) {
+    let Some(hints) = flist.hints() else { return };
+    for file in (0..hints.len() as u32).take(VISITS_MAX).chain([u32::MAX]) {
+        for range in hints.ranges(file).take(VISITS_MAX) {
+            let owner = hints.file_at(range.blob, range.first_entry);
+            assert!(!checked || owner.is_some(), "checked, but in no file");
+        }
+        let mut needs = hints.needs(file).take(VISITS_MAX);
+        assert!(!checked || needs.all(|need| (need as usize) < hints.len()));
+    }
 }
 
 fn read_map<B: AsRef<[u8]>>(map: &BlobMap<B>) {

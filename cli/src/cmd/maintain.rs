@@ -143,6 +143,7 @@ fn rewrite(path: &Path, flist: &Flist, meta: &FlistMeta, out: &Path) -> Result<(
     let mut parts: Vec<&[u8]> = vec![&head.bytes];
     let embedded = flist.embedded_packs();
     parts.extend(embedded.as_deref());
+    parts.push(&head.tail);
     write_file(out, &parts)
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn check(flist: &Flist, limits: &Limits) -> Result<Summary, FlistErro
             chunks: flist.section(kind::CHUNKS),
             packs: flist.section(kind::PACKS),
             profile,
+            hints: flist.section_if_present(kind::HINTS),
             embedded_len: embedded.map(|bytes| bytes.len() as u64),
         },
         limits,

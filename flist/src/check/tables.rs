@@ -1,4 +1,4 @@
-//! Checks blobs, chunks, packs and profile against each other.
+//! Checks blobs, chunks, packs, profile and hints against each other.
 //!
 //! The builder runs the same check on what it is about to write.
 
@@ -7,6 +7,7 @@ use crate::blob::BlobMapError;
 use crate::chunk::{CHUNK_MAX, ChunkRecord, Codec};
 use crate::error::FlistError;
 use crate::header::kind;
+use crate::hints;
 use crate::id::BlobId;
 use crate::limits::Limits;
 use crate::profile::Profile;
@@ -18,6 +19,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) chunks: &'a [u8],
     pub(crate) packs: &'a [u8],
     pub(crate) profile: Option<&'a [u8]>,
+    pub(crate) hints: Option<&'a [u8]>,
     pub(crate) embedded_len: Option<u64>,
 }
 
@@ -36,8 +38,11 @@ pub(crate) fn check_tables(parts: &Parts<'_>, limits: &Limits) -> Result<(), Fli
     check_packs(parts)?;
     check_chunks(parts, limits)?;
     check_blobs(&blobs, parts.chunks, limits)?;
-    match parts.profile {
-        Some(section) => check_profile(section, &blobs),
+    if let Some(section) = parts.profile {
+        check_profile(section, &blobs)?;
+    }
+    match parts.hints {
+        Some(section) => hints::check(section, &blobs, limits),
         None => Ok(()),
     }
 }

@@ -162,6 +162,15 @@ impl Forge {
     }
 }
 
+fn use_everything_of_hints(flist: &Flist) {
+    let Some(hints) = flist.hints() else { return };
+    let probes = [0, 1, 2, 3, 1000, u32::MAX - 1, u32::MAX];
+    for at in probes {
+        let _ = (hints.ranges(at).count(), hints.needs(at).count());
+        let _ = probes.map(|entry| hints.file_at(at as u16, entry));
+    }
+}
+
 /// Calls every accessor on a flist nobody has checked; none may panic.
 fn use_everything(flist: &Flist) {
     let _ = flist.to_tree();
@@ -170,6 +179,7 @@ fn use_everything(flist: &Flist) {
         flist.profile(),
         flist.embedded_packs(),
     );
+    use_everything_of_hints(flist);
     let (chunks, packs) = (flist.chunks().count(), flist.packs().count());
     assert!(chunks <= flist.chunk_count() && packs <= flist.pack_count());
     for i in 0..flist.blob_count() {
@@ -806,6 +816,40 @@ fn profiles_of_other_blobs() {
 }
 
 #[test]
+fn hints_that_deceive() {
+    let forge = Forge::sample();
+    let hints = forge.table(8);
+    let u32 = |at: usize, value: u32| forge.clone().u32(hints + at, value).sealed();
+    let (files, ranges) = (16, 16 + 5 * 8);
+    let order = ranges + 4 * 12;
+    let edges = order + 4 * 4;
+    for count in [0, 4, 8] {
+        assert_eq!(u32(count, u32::MAX), E::SectionLength(8));
+        assert_eq!(u32(count, 3), E::SectionLength(8));
+    }
+    assert_eq!(u32(12, 1), E::RecordReserved { kind: 8, index: 0 });
+    for field in [0, 4] {
+        assert_eq!(u32(files + field, 1), E::HintList(0));
+        assert_eq!(u32(files + 8 + field, u32::MAX), E::HintList(2));
+        assert_eq!(u32(files + 4 * 8 + field, 0), E::HintList(4));
+        assert_eq!(u32(files + 4 * 8 + field, 99), E::HintList(4));
+    }
+    for (at, value) in [(0, 2), (0, 1 << 16), (4, 9), (4, u32::MAX), (8, 0), (8, 9)] {
+        assert_eq!(u32(ranges + at, value), E::HintRange(0));
+    }
+    assert_eq!(u32(order, 4), E::HintOrder(0));
+    assert_eq!(u32(order + 4, 2), E::HintOrder(1));
+    assert_eq!(u32(order + 4, 0), E::HintOrder(2));
+    assert_eq!(u32(edges, 4), E::HintEdge(0));
+    assert_eq!(u32(edges + 16, u32::MAX), E::HintEdge(4));
+    // Lists that nobody checked: every byte of them.
+    for at in hints..forge.bytes.len() {
+        let flist = Flist::parse(forge.clone().put(at, &[0xff]).bytes.into());
+        use_everything_of_hints(&flist.unwrap());
+    }
+}
+
+#[test]
 fn headers_that_deceive() {
     let forge = Forge::sample();
     let judge = |forge: Forge| forge.seal_header().judge();
@@ -831,7 +875,7 @@ fn headers_that_deceive() {
     );
     assert_eq!(judge(forge.clone().u32(12, 4)), E::SectionMissing(5));
     assert_eq!(judge(forge.clone().u32(12, 0)), E::SectionMissing(1));
-    assert_eq!(judge(forge.clone().u32(12, 7)), E::SectionOrder(0));
+    assert_eq!(judge(forge.clone().u32(12, 8)), E::SectionOrder(0));
 }
 
 #[test]
@@ -867,9 +911,11 @@ fn sections_that_deceive() {
         E::SectionDigest(2)
     );
     // A kind nobody knows: refused if required, kept if not.
-    let unknown = forge.clone().u32(profile, 99);
+    let (hints, _) = forge.section(8);
+    assert_eq!(judge(forge.clone().u32(hints + 4, 1)), E::SectionFlags(8));
+    let unknown = forge.clone().u32(hints, 99);
     assert_eq!(
-        judge(unknown.clone().u32(profile + 4, 1)),
+        judge(unknown.clone().u32(hints + 4, 1)),
         E::UnknownRequiredSection(99)
     );
     let flist = Flist::parse(unknown.seal_header().bytes.into()).unwrap();

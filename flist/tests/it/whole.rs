@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use lamina_flist::{
-    Device, EmbeddedPacks, Flist, FlistBuilder, FlistDigest, FlistError, FlistMeta, Limits,
-    NodeKind, PackId, PackRecord, Profile, ProfileRange, ProfileSource, Sha256Digest, Tree,
+    Device, EmbeddedPacks, ExtraSection, Flist, FlistBuilder, FlistDigest, FlistError, FlistMeta,
+    HintFile, HintTable, Limits, NodeKind, PackId, PackRecord, Profile, ProfileRange,
+    ProfileSource, Sha256Digest, Tree,
 };
 
 use crate::support::{World, name, noise, open, xattrs};
@@ -50,13 +51,42 @@ pub(crate) fn sample_builder() -> FlistBuilder {
             count: 1,
         }],
     });
+    builder.hints = Some(sample_hints());
     builder
+}
+
+fn range(blob: u16, first_entry: u32, count: u32) -> ProfileRange {
+    ProfileRange {
+        blob,
+        first_entry,
+        count,
+    }
+}
+
+/// Files with several ranges, with none, and with the same content.
+fn sample_hints() -> HintTable {
+    let file = |ranges: &[ProfileRange], needs: &[u32]| HintFile {
+        ranges: ranges.to_vec(),
+        needs: needs.to_vec(),
+    };
+    HintTable {
+        files: vec![
+            file(&[range(1, 0, 1), range(0, 1, 1)], &[3, 1, 0]),
+            file(&[], &[2]),
+            file(&[range(0, 0, 1)], &[]),
+            file(&[range(0, 0, 1)], &[2]),
+        ],
+    }
 }
 
 #[test]
 fn bytes_of_a_fixed_tree_never_change() {
     // A change here is a break of the format: raise its version.
     let head = sample_builder().build().unwrap();
+    assert_eq!(head.digest.to_string(), GOLDEN_HINTED);
+    let mut builder = sample_builder();
+    builder.hints = None;
+    let head = builder.build().unwrap();
     assert_eq!(head.digest.to_string(), GOLDEN_SAMPLE);
     let empty = World::new(0).finish().0.build().unwrap();
     assert_eq!(empty.digest.to_string(), GOLDEN_EMPTY);
@@ -70,6 +100,59 @@ fn metadata_and_profile_come_back() {
     let flist = open(builder.build().unwrap());
     assert_eq!(flist.meta(), &meta);
     assert_eq!(flist.profile(), profile);
+}
+
+#[test]
+fn hints_are_read_in_place() {
+    let builder = sample_builder();
+    let table = builder.hints.clone().unwrap();
+    let flist = open(builder.build().unwrap());
+    flist.check(&Limits::default()).unwrap();
+    let hints = flist.hints().unwrap();
+    assert_eq!(hints.to_table(), table);
+    assert_eq!((hints.len(), hints.is_empty()), (4, false));
+    assert_eq!(hints.ranges(0).collect::<Vec<_>>(), table.files[0].ranges);
+    assert_eq!(hints.needs(0).collect::<Vec<_>>(), [3, 1, 0]);
+    assert_eq!((hints.ranges(1).len(), hints.needs(4).len()), (0, 0));
+    let at = |blob, entry| hints.file_at(blob, entry);
+    // Of files with the same content, the first.
+    assert_eq!((at(0, 0), at(0, 1), at(1, 0)), (Some(2), Some(0), Some(0)));
+    assert_eq!((at(0, 2), at(1, 1), at(2, 0)), (None, None, None));
+    assert_eq!(at(u16::MAX, u32::MAX), None);
+}
+
+#[test]
+fn hints_may_be_empty_or_absent() {
+    let (mut builder, _) = World::new(0).finish();
+    let plain = open(builder.clone().build().unwrap());
+    assert!(plain.hints().is_none());
+    builder.hints = Some(HintTable::default());
+    let flist = open(builder.build().unwrap());
+    flist.check(&Limits::default()).unwrap();
+    let hints = flist.hints().unwrap();
+    assert!(hints.is_empty() && hints.file_at(0, 0).is_none());
+}
+
+#[test]
+fn hints_over_the_limits_are_not_built() {
+    let limits = |files, edges| Limits {
+        hint_files_max: files,
+        hint_edges_max: edges,
+        ..Limits::default()
+    };
+    let flist = open(sample_builder().build().unwrap());
+    flist.check(&limits(4, 5)).unwrap();
+    for limits in [limits(3, 5), limits(4, 4)] {
+        let refused = flist.check(&limits).unwrap_err();
+        assert!(matches!(refused, FlistError::Limit { .. }));
+        let mut builder = sample_builder();
+        builder.limits = limits;
+        let built = builder.build().unwrap_err();
+        let lamina_flist::BuildError::BadTables(built) = built else {
+            panic!("{built}");
+        };
+        assert_eq!(built, refused);
+    }
 }
 
 #[test]
@@ -111,6 +194,7 @@ fn rewriting_metadata_keeps_tree_and_tables() {
     meta.tags.insert("new".into(), "tag".into());
     let new = open(flist.rewrite(&meta, None).unwrap());
     assert_eq!((new.meta(), new.profile()), (&meta, None));
+    assert_eq!(new.hints().unwrap().to_table(), sample_hints());
     assert!(new.to_tree().unwrap() == flist.to_tree().unwrap());
     new.verify_sections().unwrap();
     new.check(&Limits::default()).unwrap();
@@ -140,21 +224,32 @@ fn a_layer_carries_its_packs() {
         len: all.len() as u64,
         digest: *blake3::hash(&all).as_bytes(),
     });
+    builder.hints = Some(HintTable::default());
+    builder.extra = vec![ExtraSection {
+        kind: 99,
+        bytes: b"behind the packs".to_vec(),
+    }];
     let head = builder.build().unwrap();
+    assert_eq!(head.tail.len(), 24 + 16);
     let mut bytes = head.bytes.clone();
     assert!(
         Flist::parse(Bytes::from(bytes.clone())).is_err(),
         "packs are missing"
     );
     bytes.extend_from_slice(&all);
+    let last = bytes.len() - 1;
+    bytes.extend_from_slice(&head.tail);
     let layer = Flist::parse(Bytes::from(bytes.clone())).unwrap();
+    assert_eq!(layer.extra_sections()[0].bytes, b"behind the packs");
+    let same = layer.rewrite(layer.meta(), None).unwrap();
+    assert_eq!(same, head);
     assert_eq!(layer.digest(), head.digest);
     layer.verify_sections().unwrap();
     layer.check(&Limits::default()).unwrap();
     assert_eq!(layer.embedded_packs().unwrap(), all);
     let start = layer.embedded_offset().unwrap() + layer.pack(1).unwrap().embedded_at.unwrap();
     assert_eq!(bytes[start as usize..][..300], packs[1]);
-    *bytes.last_mut().unwrap() ^= 1;
+    bytes[last] ^= 1;
     let damaged = Flist::parse(Bytes::from(bytes)).unwrap();
     assert_eq!(damaged.verify_sections(), Err(FlistError::SectionDigest(7)));
     damaged.verify_metadata().unwrap();
@@ -168,15 +263,18 @@ fn a_layer_of_small_files_only_has_no_blob() {
     let (mut builder, _) = world.finish();
     builder.profile = Some(Profile {
         source: ProfileSource::Static,
-        ranges: vec![ProfileRange {
-            blob: 2,
-            first_entry: 0,
-            count: 1,
+        ranges: vec![range(2, 0, 1)],
+    });
+    builder.hints = Some(HintTable {
+        files: vec![HintFile {
+            ranges: vec![range(2, 0, 1)],
+            needs: Vec::new(),
         }],
     });
     let flist = open(builder.build().unwrap());
     assert_eq!(flist.blob_count(), 1);
     assert_eq!(flist.profile().unwrap().ranges[0].blob, 0);
+    assert_eq!(flist.hints().unwrap().file_at(0, 0), Some(0));
     flist.check(&Limits::default()).unwrap();
     let inode = flist
         .resolve(b"large", lamina_flist::FollowSymlinks::Always)
@@ -242,7 +340,9 @@ fn table_bytes(flist: &Flist) -> usize {
         + flist.pack_count() * 80
         + flist.meta().to_json().len()
         + flist.profile().map_or(0, |p| 8 + p.ranges.len() * 12)
+        + flist.hints().map_or(0, |_| 24 + 4 * 8 + 4 * 16 + 5 * 4)
 }
 
+const GOLDEN_HINTED: &str = "a74dd9a33059b188b2ef274709903ecf846af1e8c5bc881489fce6dad5023a14";
 const GOLDEN_SAMPLE: &str = "8fbf9ecc7729c2e1f7c51b9754783bdbfc8aa9bf3c77306d7361ce8ac62a6246";
 const GOLDEN_EMPTY: &str = "3403daa76beedc80fd6b4a1de4efd3d3b51077054618aa85ca58cf080e05e893";

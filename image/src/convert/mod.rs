@@ -361,6 +361,7 @@ fn with_profile(
         Some(profile) => Ok(flist.rewrite(flist.meta(), Some(&profile))?),
         None => Ok(FlistHead {
             bytes: flist.as_bytes().to_vec(),
+            tail: Vec::new(),
             digest: head.digest,
         }),
     }
