@@ -170,7 +170,7 @@ pub(crate) struct Convert {
     /// Layers converted at once
     #[arg(long, value_name = "N")]
     pub(crate) parallel_layers: Option<usize>,
-    /// Do not compute the static access profile
+    /// Do not compute what to fetch ahead: the command's access profile and the hints
     #[arg(long)]
     pub(crate) no_profile: bool,
     /// Also upload the flist itself to the stores

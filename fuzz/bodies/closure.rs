@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use lamina_flist::{
-    EntryName, FileContent, FileData, Metadata, Node, NodeId, NodeKind, Timestamp, Tree,
-};
-use lamina_image::closure::{ReadFile, closure};
+use lamina_flist::{EntryName, FileContent, Metadata, Node, NodeId, NodeKind, Timestamp, Tree};
+use lamina_image::closure::{Graph, Scans};
 use serde_json::json;
 
 const FILES: [&str; 9] = [
@@ -22,32 +20,26 @@ const FILES: [&str; 9] = [
 ];
 
 pub(crate) fn run(data: &[u8]) {
-    let tree = tree(data.len() as u64);
+    let tree = tree(data);
+    let scans = Scans::parse(data);
     let mut configs = vec![
         json!({"config": {"Entrypoint": ["/app/main"], "Env": ["LD_LIBRARY_PATH=/usr/lib"]}}),
         json!({"config": {"Cmd": ["python3", "main.py", "-m", "a"], "WorkingDir": "/app"}}),
     ];
     configs.extend(serde_json::from_slice(data));
+    let scans = Vec::from_iter(scans);
     for config in configs {
-        for needed in closure(&tree, &config, &mut Same(data)) {
+        let graph = Graph::new(&tree, &scans, &config);
+        for needed in graph.closure() {
             assert!(needed.range.start <= needed.range.end, "{needed:?}");
             assert!(needed.range.end <= data.len() as u64, "{needed:?}");
         }
+        // Nothing is in a blob.
+        assert_eq!(graph.hints(&tree, &[]), None);
     }
 }
 
-/// Gives every file the same bytes.
-struct Same<'a>(&'a [u8]);
-
-impl ReadFile for Same<'_> {
-    fn read_at(&mut self, _: NodeId, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let start = self.0.len().min(usize::try_from(offset).ok()?);
-        let end = self.0.len().min(start.checked_add(len)?);
-        Some(self.0[start..end].to_vec())
-    }
-}
-
-fn tree(size: u64) -> Tree {
+fn tree(data: &[u8]) -> Tree {
     let mut tree = Tree::new(meta());
     for path in FILES {
         let (parents, name) = path.rsplit_once('/').expect("has a parent");
@@ -58,13 +50,11 @@ fn tree(size: u64) -> Tree {
                 None => add(&mut tree, at, parent, NodeKind::directory()),
             };
         }
-        let segments = Vec::new();
-        let data = FileData::Sparse { blob: 0, segments };
         add(
             &mut tree,
             at,
             name,
-            NodeKind::File(FileContent { size, data }),
+            NodeKind::File(FileContent::inline(data)),
         );
     }
     tree

@@ -19,10 +19,6 @@ pub(crate) struct PlacedChunk {
     pub(crate) skip: u32,
     /// Bytes of it that are used.
     pub(crate) take: u32,
-    /// Which blob it was found in.
-    pub(crate) blob: u16,
-    /// Index of the blob's entry.
-    pub(crate) entry: u32,
 }
 
 /// A flist refers to something it does not hold.
@@ -79,7 +75,7 @@ impl<'f> ContentMap<'f> {
             .checked_add(len)
             .ok_or(MissingError("a range"))?;
         let first = entries.partition_point(|e| e.offset + u64::from(e.len) <= blob_offset);
-        for (number, entry) in entries.iter().enumerate().skip(first) {
+        for entry in entries.iter().skip(first) {
             if entry.offset >= end {
                 break;
             }
@@ -91,8 +87,6 @@ impl<'f> ContentMap<'f> {
                 len: entry.len,
                 skip: (start - entry.offset) as u32,
                 take: (stop - start) as u32,
-                blob,
-                entry: number as u32,
             });
         }
         Ok(())

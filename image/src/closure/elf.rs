@@ -6,6 +6,11 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
+/// The first bytes of every ELF file.
+pub(super) const MAGIC: &[u8] = b"\x7fELF";
+
 /// Program headers of a real file are a dozen.
 const HEADERS_MAX: usize = 256;
 /// Entries of a dynamic section; large ones have some dozens.
@@ -13,15 +18,40 @@ const DYNAMIC_MAX: usize = 4096;
 const STRING_MAX: usize = 4096;
 const NEEDED_MAX: usize = 512;
 
+/// Before the code: headers, symbols and relocations of real files.
+const HEAD_MAX: u64 = 4 << 20;
+/// Where code comes first, the same is in front of it.
+const HEAD_BEFORE_CODE: u64 = 2 << 20;
+/// Read-only segments behind the code up to this size are the loader's too
+/// (patchelf's); larger ones are the program's constants.
+const TAIL_MAX: u64 = 256 << 10;
+/// Bytes of a segment that may hold names the loader needs.
+const WINDOW_MAX: u64 = 1 << 20;
+
 /// What the loader needs to know of a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Elf {
-    pub(super) interpreter: Option<Vec<u8>>,
-    pub(super) needed: Vec<Vec<u8>>,
-    pub(super) rpath: Option<Vec<u8>>,
-    pub(super) runpath: Option<Vec<u8>>,
-    /// File ranges that are written to while loading (relocations, data).
-    pub(super) writable: Vec<Range<u64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) interpreter: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needed: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rpath: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) runpath: Option<String>,
+    /// File ranges that are read or written while loading, in order.
+    pub(super) loaded: Vec<Range<u64>>,
+}
+
+impl Elf {
+    /// About how much memory it takes besides itself.
+    pub(super) fn cost(&self) -> usize {
+        let paths = [&self.interpreter, &self.rpath, &self.runpath];
+        let paths = paths.into_iter().flatten().chain(&self.needed);
+        paths.map(|p| p.len() + size_of::<String>()).sum::<usize>()
+            + self.loaded.len() * size_of::<Range<u64>>()
+    }
 }
 
 /// Reads `len` bytes at an offset, or fewer at the end; `None` if it cannot.
@@ -31,6 +61,7 @@ pub(super) type ReadAt<'a> = dyn FnMut(u64, usize) -> Option<Vec<u8>> + 'a;
 struct Segment {
     kind: u32,
     writable: bool,
+    executable: bool,
     offset: u64,
     address: u64,
     len: u64,
@@ -38,29 +69,14 @@ struct Segment {
 
 /// Parses a file; `None` if it is no ELF file that could run here.
 pub(super) fn parse(read: &mut ReadAt<'_>) -> Option<Elf> {
-    let head = read(0, 64)?;
-    if !head.starts_with(b"\x7fELF") || *head.get(5)? != 1 {
-        return None;
-    }
-    let wide = match head.get(4)? {
-        2 => true,
-        1 => false,
-        _ => return None,
+    let (wide, segments) = headers(read)?;
+    let mut elf = Elf {
+        loaded: loaded(&segments)?,
+        ..Elf::default()
     };
-    let segments = segments(&head, wide, read)?;
-    let mut elf = Elf::default();
-    for segment in &segments {
-        match segment.kind {
-            PT_INTERP => {
-                let bytes = read(segment.offset, (segment.len as usize).min(STRING_MAX))?;
-                elf.interpreter = Some(until_nul(&bytes)?.to_vec());
-            }
-            PT_LOAD if segment.writable => {
-                elf.writable
-                    .push(segment.offset..segment.offset.checked_add(segment.len)?);
-            }
-            _ => {}
-        }
+    if let Some(segment) = segments.iter().find(|s| s.kind == PT_INTERP) {
+        let bytes = read(segment.offset, (segment.len as usize).min(STRING_MAX))?;
+        elf.interpreter = Some(until_nul(&bytes)?);
     }
     if let Some(dynamic) = segments.iter().find(|s| s.kind == PT_DYNAMIC) {
         read_dynamic(&mut elf, *dynamic, &segments, wide, read);
@@ -68,9 +84,68 @@ pub(super) fn parse(read: &mut ReadAt<'_>) -> Option<Elf> {
     Some(elf)
 }
 
+/// Parts of a file, besides its first MiB, in which the dynamic section and
+/// its strings may lie; in order.
+pub(super) fn windows(read: &mut ReadAt<'_>) -> Vec<Range<u64>> {
+    let (_, segments) = headers(read).unwrap_or_default();
+    let candidates = segments.iter().filter(|s| match s.kind {
+        PT_LOAD => !s.executable,
+        kind => kind == PT_DYNAMIC || kind == PT_INTERP,
+    });
+    let mut windows: Vec<Range<u64>> = candidates
+        .map(|s| s.offset..s.offset.saturating_add(s.len.min(WINDOW_MAX)))
+        .collect();
+    windows.sort_by_key(|window| (window.start, window.end));
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for window in windows {
+        match joined.last_mut().filter(|last| last.end >= window.start) {
+            Some(last) => last.end = last.end.max(window.end),
+            None => joined.push(window),
+        }
+    }
+    joined
+}
+
+/// The ranges that loading touches: what is in front of the code, what is
+/// written to, and small segments behind. `None` if nothing is loaded.
+fn loaded(segments: &[Segment]) -> Option<Vec<Range<u64>>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut code_seen = false;
+    for segment in segments.iter().filter(|s| s.kind == PT_LOAD && s.len > 0) {
+        let max = match (segment.executable, segment.writable) {
+            (true, _) if ranges.is_empty() => HEAD_BEFORE_CODE,
+            (false, true) => u64::MAX,
+            (false, false) if !code_seen => HEAD_MAX,
+            (false, false) if segment.len <= TAIL_MAX => TAIL_MAX,
+            _ => 0,
+        };
+        code_seen |= segment.executable;
+        let end = segment.offset.checked_add(segment.len.min(max))?;
+        if segment.offset < end {
+            ranges.push(segment.offset..end);
+        }
+    }
+    (!ranges.is_empty()).then_some(ranges)
+}
+
+/// Whether the file is 64-bit, and its program headers.
+fn headers(read: &mut ReadAt<'_>) -> Option<(bool, Vec<Segment>)> {
+    let head = read(0, 64)?;
+    if !head.starts_with(MAGIC) || *head.get(5)? != 1 {
+        return None;
+    }
+    let wide = match head.get(4)? {
+        2 => true,
+        1 => false,
+        _ => return None,
+    };
+    Some((wide, segments(&head, wide, read)?))
+}
+
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
+const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 
 fn segments(head: &[u8], wide: bool, read: &mut ReadAt<'_>) -> Option<Vec<Segment>> {
@@ -97,6 +172,7 @@ fn segment(h: &[u8], wide: bool) -> Option<Segment> {
         Segment {
             kind: u32_at(h, 0)?,
             writable: u32_at(h, 4)? & PF_W != 0,
+            executable: u32_at(h, 4)? & PF_X != 0,
             offset: u64_at(h, 8)?,
             address: u64_at(h, 16)?,
             len: u64_at(h, 32)?,
@@ -105,6 +181,7 @@ fn segment(h: &[u8], wide: bool) -> Option<Segment> {
         Segment {
             kind: u32_at(h, 0)?,
             writable: u32_at(h, 24)? & PF_W != 0,
+            executable: u32_at(h, 24)? & PF_X != 0,
             offset: word(4)?,
             address: word(8)?,
             len: word(16)?,
@@ -151,7 +228,7 @@ fn read_dynamic(
     let base = load.offset.checked_add(address - load.address)?;
     for (tag, at) in names {
         let bytes = read(base.checked_add(at)?, STRING_MAX)?;
-        let name = until_nul(&bytes)?.to_vec();
+        let name = until_nul(&bytes)?;
         match tag {
             DT_NEEDED => elf.needed.push(name),
             DT_RPATH => elf.rpath = Some(name),
@@ -161,8 +238,9 @@ fn read_dynamic(
     Some(())
 }
 
-fn until_nul(bytes: &[u8]) -> Option<&[u8]> {
-    Some(&bytes[..bytes.iter().position(|b| *b == 0)?])
+fn until_nul(bytes: &[u8]) -> Option<String> {
+    let text = &bytes[..bytes.iter().position(|b| *b == 0)?];
+    Some(String::from_utf8_lossy(text).into_owned())
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -192,13 +270,13 @@ mod tests {
     fn the_test_program_itself_is_understood() {
         let own = std::fs::read("/proc/self/exe").unwrap();
         let elf = parse_bytes(&own).unwrap();
-        assert!(elf.interpreter.unwrap().starts_with(b"/"));
+        assert!(elf.interpreter.unwrap().starts_with('/'));
         assert!(
-            elf.needed.iter().any(|n| n.starts_with(b"libc.so")),
+            elf.needed.iter().any(|n| n.starts_with("libc.so")),
             "{:?}",
             elf.needed
         );
-        assert!(!elf.writable.is_empty());
+        assert!(elf.loaded.len() > 1 && elf.loaded[0].start == 0);
     }
 
     #[test]

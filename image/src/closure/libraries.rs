@@ -3,12 +3,13 @@
 //! glibc's order: RPATH of the file if it has no RUNPATH, `LD_LIBRARY_PATH`,
 //! RUNPATH, what `ldconfig` was told (`ld.so.conf`), the default directories.
 //! musl's: its path file, its defaults. Not modelled: hardware capability
-//! subdirectories, which images rarely have. Source: ld.so(8).
+//! subdirectories, which images rarely have, and the RPATH of whoever needed
+//! the file before; the file's own directory stands for it. Source: ld.so(8).
 
 use super::elf::Elf;
+use super::graph::parent;
 use super::view::{Found, View};
 
-const CONF_BYTES_MAX: u64 = 64 << 10;
 const CONF_FILES_MAX: usize = 64;
 const DIRECTORIES_MAX: usize = 128;
 
@@ -20,13 +21,13 @@ pub(super) struct Libraries {
 
 impl Libraries {
     /// Reads the loader's configuration.
-    pub(super) fn new(view: &mut View<'_>, ld_library_path: &str) -> Self {
+    pub(super) fn new(view: &View<'_>, ld_library_path: &str) -> Self {
         let mut system = Vec::new();
         let mut files = CONF_FILES_MAX;
         conf(view, "/etc/ld.so.conf", &mut system, &mut files);
         for arch in ["x86_64", "aarch64", "i386", "armhf"] {
             let path = format!("/etc/ld-musl-{arch}.path");
-            if let Some(text) = view.file(&path).and_then(|f| view.text(&f, CONF_BYTES_MAX)) {
+            if let Some(text) = view.file(&path).and_then(|f| view.text(&f)) {
                 system.extend(text.split([':', '\n']).map(str::to_owned));
             }
         }
@@ -60,40 +61,30 @@ impl Libraries {
         name: &str,
         file: &Found,
         elf: &Elf,
-        inherited: &[String],
     ) -> Option<Found> {
         if name.contains('/') {
             return view.file(name);
         }
-        let own = |path: &Option<Vec<u8>>| search_path(path.as_deref(), file);
+        let own = |path: &Option<String>| search_path(path.as_deref().unwrap_or_default(), file);
         let (rpath, runpath) = match &elf.runpath {
             Some(_) => (Vec::new(), own(&elf.runpath)),
-            None => ([own(&elf.rpath), inherited.to_vec()].concat(), Vec::new()),
+            None => (own(&elf.rpath), Vec::new()),
         };
+        // Where the RPATH of whoever needed this file led, in wheels.
+        let beside = [parent(&file.path).to_owned()];
         rpath
             .iter()
             .chain(&self.from_environment)
             .chain(&runpath)
             .chain(&self.system)
+            .chain(&beside)
             .find_map(|dir| view.file(&format!("{dir}/{name}")))
     }
 }
 
-/// RPATHs that the libraries of a file look through as well.
-pub(super) fn inherited_by(file: &Found, elf: &Elf, inherited: &[String]) -> Vec<String> {
-    if elf.runpath.is_some() {
-        return inherited.to_vec();
-    }
-    let mut all = search_path(elf.rpath.as_deref(), file);
-    all.extend(inherited.iter().cloned());
-    all.truncate(DIRECTORIES_MAX);
-    all
-}
-
-fn search_path(path: Option<&[u8]>, file: &Found) -> Vec<String> {
-    let origin = file.path.rsplit_once('/').map_or("/", |(dir, _)| dir);
-    String::from_utf8_lossy(path.unwrap_or_default())
-        .split(':')
+fn search_path(path: &str, file: &Found) -> Vec<String> {
+    let origin = parent(&file.path);
+    path.split(':')
         .filter(|dir| !dir.is_empty())
         .take(DIRECTORIES_MAX)
         .map(|dir| dir.replace("${ORIGIN}", origin).replace("$ORIGIN", origin))
@@ -101,13 +92,13 @@ fn search_path(path: Option<&[u8]>, file: &Found) -> Vec<String> {
 }
 
 /// One `ld.so.conf`: directories, comments and `include PATTERN`.
-fn conf(view: &mut View<'_>, path: &str, out: &mut Vec<String>, files: &mut usize) {
+fn conf(view: &View<'_>, path: &str, out: &mut Vec<String>, files: &mut usize) {
     let Some(left) = files.checked_sub(1) else {
         return;
     };
     *files = left;
     let Some(file) = view.file(path) else { return };
-    let Some(text) = view.text(&file, CONF_BYTES_MAX) else {
+    let Some(text) = view.text(&file) else {
         return;
     };
     for line in text.lines() {

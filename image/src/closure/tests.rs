@@ -1,33 +1,26 @@
-//! What is found in small hand-made file systems.
+//! What is found in small hand-made file systems. Content is in the trees:
+//! where it comes from is the business of the layers' tests.
 
-use std::collections::HashMap;
-
-use lamina_flist::{EntryName, FileContent, FileData, Metadata, Node, NodeKind};
+use lamina_flist::{
+    BlobEntry, BlobLayout, EntryName, Extent, FileContent, FileData, Metadata, Node, NodeKind,
+    ProfileRange, Tree,
+};
 use serde_json::json;
 
 use super::*;
 
-#[derive(Default)]
-struct Files(HashMap<NodeId, Vec<u8>>);
-
-impl ReadFile for Files {
-    fn read_at(&mut self, file: NodeId, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let bytes = self.0.get(&file)?;
-        let start = usize::try_from(offset).ok()?.min(bytes.len());
-        Some(bytes[start..start.saturating_add(len).min(bytes.len())].to_vec())
-    }
-}
-
 struct Root {
     tree: Tree,
-    files: Files,
+    blob: BlobLayout,
+    scans: Scans,
 }
 
 impl Root {
     fn new() -> Self {
         Self {
             tree: Tree::new(Metadata::default()),
-            files: Files::default(),
+            blob: BlobLayout::default(),
+            scans: Scans::default(),
         }
     }
 
@@ -56,13 +49,26 @@ impl Root {
     }
 
     fn file(&mut self, path: &str, bytes: &[u8]) -> &mut Self {
-        let data = FileData::Inline(Vec::new());
-        let content = FileContent {
-            size: bytes.len() as u64,
-            data,
-        };
-        let id = self.put(path, NodeKind::File(content));
-        self.files.0.insert(id, bytes.to_vec());
+        self.put(path, NodeKind::File(FileContent::inline(bytes)));
+        self
+    }
+
+    /// A file whose content is in the blob, in chunks of 4 KiB.
+    fn stored(&mut self, path: &str, bytes: &[u8]) -> &mut Self {
+        let offset = self.blob.len;
+        let size = bytes.len() as u64;
+        let starts = (0..size).step_by(4096);
+        self.blob.entries.extend(starts.map(|start| BlobEntry {
+            offset: offset + start,
+            chunk: 0,
+            len: (size - start).min(4096) as u32,
+        }));
+        self.blob.len += size.next_multiple_of(4096);
+        let data = FileData::Extent(Extent { blob: 0, offset });
+        self.put(path, NodeKind::File(FileContent { size, data }));
+        if let Some(scan) = scan::scan_whole(path.as_bytes(), bytes) {
+            self.scans.add(offset, scan);
+        }
         self
     }
 
@@ -71,17 +77,37 @@ impl Root {
         self
     }
 
-    fn closure(&mut self, command: &[&str]) -> Vec<String> {
+    fn graph(&self, config: &serde_json::Value) -> Graph {
+        Graph::new(&self.tree, std::slice::from_ref(&self.scans), config)
+    }
+
+    fn path(&self, node: NodeId) -> String {
+        let found = self.tree.walk().find(|(_, id)| *id == node);
+        format!("/{}", String::from_utf8(found.unwrap().0).unwrap())
+    }
+
+    fn closure(&self, command: &[&str]) -> Vec<String> {
         let config = json!({ "config": {
             "Entrypoint": command, "Env": ["PATH=/usr/bin:/bin"], "WorkingDir": "/app",
         }});
-        let needed = closure(&self.tree, &config, &mut self.files);
-        needed.into_iter().map(|n| n.path).collect()
+        let needed = self.graph(&config).closure();
+        needed.into_iter().map(|n| self.path(n.node)).collect()
+    }
+
+    /// What the file at `path` needs directly, by the graph.
+    fn needs(&self, path: &str) -> Vec<String> {
+        let graph = self.graph(&json!(null));
+        let file = graph.files.iter().find(|f| self.path(f.node) == path);
+        let needs = file.map(|file| file.needs.clone()).unwrap_or_default();
+        let needs = needs
+            .iter()
+            .map(|id| self.path(graph.files[*id as usize].node));
+        needs.collect()
     }
 }
 
 /// An ELF file with these strings: interpreter, needed, runpath.
-fn elf(interpreter: &str, needed: &[&str], runpath: &str) -> Vec<u8> {
+pub(super) fn elf(interpreter: &str, needed: &[&str], runpath: &str) -> Vec<u8> {
     let mut strings = vec![0u8];
     let mut add = |text: &str| {
         let at = strings.len() as u64;
@@ -153,8 +179,8 @@ fn programs_bring_their_loader_and_libraries() {
         "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
         "/etc/ld.so.cache",
         "/usr/app/lib/liba.so",
-        "/usr/lib/x86_64-linux-gnu/libc.so.6",
         "/usr/app/lib/libb.so",
+        "/usr/lib/x86_64-linux-gnu/libc.so.6",
     ];
     assert_eq!(root.closure(&["app", "--flag"]), want);
 }
@@ -240,23 +266,115 @@ fn python_programs_bring_their_imports_in_order() {
 fn of_large_files_only_parts_are_wanted() {
     let mut root = Root::new();
     let mut large = elf("", &[], "");
-    large.resize(WHOLE_BYTES_MAX as usize + 1, 0);
-    root.file("/usr/bin/large", &large);
-    let config = json!({ "config": { "Cmd": ["/usr/bin/large"] } });
-    let needed = closure(&root.tree, &config, &mut root.files);
-    assert_eq!(needed.len(), 1);
-    assert_eq!(needed[0].range, 0..HEAD_BYTES);
+    large.resize(9 << 20, 0);
+    // Loaded: one read-only segment, before any code.
+    root.stored("/usr/bin/large", &large);
+    let mut noise = vec![1; 9 << 20];
+    noise[0] = 0;
+    root.stored("/usr/bin/noise", &noise);
+    let config = json!({ "config": { "Cmd": ["/usr/bin/large", "/usr/bin/noise"] } });
+    let needed = root.graph(&config).closure();
+    let loaded = elf("", &[], "").len() as u64;
+    let parts: Vec<_> = needed.into_iter().map(|n| n.range).collect();
+    assert_eq!(parts, [0..loaded, 0..2 << 20]);
+}
+
+#[test]
+fn relative_and_own_imports_are_found_where_python_finds_them() {
+    let mut root = Root::new();
+    let site = "/usr/lib/python3.11/site-packages";
+    root.file("/usr/lib/python3.11/json.py", b"")
+        .file(&format!("{site}/json.py"), b"")
+        .file(
+            &format!("{site}/a/__init__.py"),
+            b"from . import b, attribute\nimport json\n",
+        )
+        .file(
+            &format!("{site}/a/b/__init__.py"),
+            b"from ..c import *\nfrom .. import d\n",
+        )
+        .file(&format!("{site}/a/c.py"), b"import a.b.nothing, os.path\n")
+        .file(
+            &format!("{site}/a/d.py"),
+            b"from space.deep import module, none\n",
+        )
+        .file(
+            &format!("{site}/space/deep/module.py"),
+            b"from .. import other\n",
+        )
+        .file("/usr/lib/python3.11/os.py", b"")
+        .file("/srv/x/__init__.py", b"import json, x.y, top\n")
+        .file(
+            "/srv/x/y.py",
+            b"if __name__ == '__main__':\n    import json\n",
+        )
+        .file("/srv/json.py", b"")
+        .file("/srv/top.py", b"");
+    let needs = |path: &str| root.needs(&format!("{site}/{path}"));
+    let at = |path: &str| format!("{site}/{path}");
+    let library = "/usr/lib/python3.11/json.py".to_owned();
+    assert_eq!(needs("a/__init__.py"), [at("a/b/__init__.py"), library]);
+    let below = [at("a/__init__.py"), at("a/c.py"), at("a/d.py")];
+    assert_eq!(needs("a/b/__init__.py"), below);
+    // As far as it is there; and `os` is frozen.
+    assert_eq!(
+        needs("a/c.py"),
+        [at("a/__init__.py"), at("a/b/__init__.py")]
+    );
+    assert_eq!(needs("a/d.py"), [at("space/deep/module.py")]);
+    assert_eq!(needs("space/deep/module.py"), [""; 0]);
+    let own = ["/srv/json.py", "/srv/x/y.py", "/srv/top.py"];
+    assert_eq!(root.needs("/srv/x/__init__.py"), own);
+    assert_eq!(root.needs("/srv/x/y.py"), own[..1]);
+}
+
+#[test]
+fn hints_follow_small_files_through() {
+    let mut root = Root::new();
+    let site = "/usr/lib/python3.11/site-packages";
+    let long = |text: &str| format!("{text}#{}", " ".repeat(5000));
+    root.stored(&format!("{site}/a.py"), long("import b, c\n").as_bytes())
+        .file(&format!("{site}/b.py"), b"import d, b, c\n")
+        .stored(&format!("{site}/c.py"), long("import a\n").as_bytes())
+        .stored(&format!("{site}/d.py"), long("\n").as_bytes())
+        .stored(&format!("{site}/alone.py"), long("\n").as_bytes())
+        .file("/usr/bin/tool", b"#!/usr/bin/env python3\nimport a\n")
+        .file("/usr/bin/env", &elf("", &[], ""))
+        .stored("/usr/bin/python3", &elf("", &[], "/x"));
+    let graph = root.graph(&json!({ "config": { "Cmd": ["tool"] } }));
+    let blobs = [root.blob.clone()];
+    let table = graph.hints(&root.tree, &blobs).unwrap();
+    let entry = |first_entry, count| ProfileRange {
+        blob: 0,
+        first_entry,
+        count,
+    };
+    let file_at = |first: u32| {
+        let at = |file: &lamina_flist::HintFile| file.ranges == [entry(first, 2)];
+        table.files.iter().position(at).map(|at| at as u32)
+    };
+    let [a, c, d] = [0, 2, 4].map(|first| file_at(first).unwrap());
+    assert_eq!(file_at(6), None);
+    assert_eq!(table.files[a as usize].needs, [d, c]);
+    assert_eq!(table.files[c as usize].needs, [a]);
+    assert_eq!(table.files[d as usize].needs, [0; 0]);
+    // The script is in the tree, so are its first lines' programs but one.
+    let profile = graph.profile(&root.tree, &blobs).unwrap();
+    assert_eq!(
+        profile.ranges,
+        [entry(8, 1), entry(0, 2), entry(4, 2), entry(2, 2)]
+    );
 }
 
 #[test]
 fn configs_without_sense_give_nothing() {
-    let mut root = Root::new();
+    let root = Root::new();
     for config in [
         json!(null),
         json!({ "config": { "Cmd": 3, "Env": [1] } }),
         json!([]),
     ] {
-        assert!(closure(&root.tree, &config, &mut root.files).is_empty());
+        assert!(root.graph(&config).closure().is_empty());
     }
     assert!(root.closure(&["/no/such", "../../etc", ""]).is_empty());
 }

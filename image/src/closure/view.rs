@@ -1,8 +1,8 @@
-//! A tree as a starting program sees it: paths followed, files read in pieces.
+//! A tree as a starting program sees it: paths followed, short files read.
 
 use std::cell::Cell;
 
-use lamina_flist::{NodeId, NodeKind, Tree};
+use lamina_flist::{FileData, NodeId, NodeKind, Tree};
 
 use crate::stack::{STEPS_MAX, resolve_within};
 
@@ -10,13 +10,6 @@ use crate::stack::{STEPS_MAX, resolve_within};
 /// imports 2,000 modules, each sought in 60 places of 8 names, looks at a
 /// million; long names and links can ask for any number.
 const LOOKUP_STEPS_MAX: usize = 16 << 20;
-
-/// Reads file content: for a closure, a fraction of what an image holds.
-pub trait ReadFile {
-    /// Up to `len` bytes of `file` at `offset`; fewer only at its end. `None`
-    /// if it cannot be read, which makes the closure shorter, not fail.
-    fn read_at(&mut self, file: NodeId, offset: u64, len: usize) -> Option<Vec<u8>>;
-}
 
 /// A regular file with the path it really has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,22 +20,23 @@ pub(super) struct Found {
     pub(super) executable: bool,
 }
 
-/// Paths and contents, with budgets for bytes read and names looked at.
+/// Paths of a tree, with a budget for names looked at.
 pub(super) struct View<'a> {
     tree: &'a Tree,
-    files: &'a mut dyn ReadFile,
-    budget: u64,
     steps: Cell<usize>,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(tree: &'a Tree, files: &'a mut dyn ReadFile, budget: u64) -> Self {
+    pub(super) fn new(tree: &'a Tree) -> Self {
         Self {
             tree,
-            files,
-            budget,
             steps: Cell::new(LOOKUP_STEPS_MAX),
         }
+    }
+
+    /// The tree.
+    pub(super) fn tree(&self) -> &'a Tree {
+        self.tree
     }
 
     /// The real path of whatever is at `path`, links followed inside the root.
@@ -84,11 +78,11 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The real path of the directory at `path`.
-    pub(super) fn directory(&self, path: &str) -> Option<String> {
-        let (names, node) = self.real(path)?;
+    /// The directory at `path`.
+    pub(super) fn directory(&self, path: &str) -> Option<NodeId> {
+        let (_, node) = self.real(path)?;
         self.tree.directory(node)?;
-        Some(format!("/{}", String::from_utf8(names.join(&b'/')).ok()?))
+        Some(node)
     }
 
     /// Names in the directory at `path`, sorted; those that are no text are
@@ -107,19 +101,15 @@ impl<'a> View<'a> {
         names
     }
 
-    /// Up to `len` bytes at `offset`, within the budget.
-    pub(super) fn read_at(&mut self, file: NodeId, offset: u64, len: usize) -> Option<Vec<u8>> {
-        self.budget = self.budget.checked_sub(len as u64)?;
-        self.files.read_at(file, offset, len)
-    }
-
-    /// A whole text file of at most `max` bytes; other bytes become `U+FFFD`.
-    pub(super) fn text(&mut self, file: &Found, max: u64) -> Option<String> {
-        if file.size > max {
+    /// The text of a file that is in the tree itself: configuration is short.
+    pub(super) fn text(&self, file: &Found) -> Option<String> {
+        let NodeKind::File(content) = &self.tree.node(file.node).kind else {
             return None;
+        };
+        match &content.data {
+            FileData::Inline(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
         }
-        let bytes = self.read_at(file.node, 0, file.size as usize)?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
@@ -128,14 +118,6 @@ mod tests {
     use lamina_flist::{EntryName, Metadata, Node};
 
     use super::*;
-
-    struct Nothing;
-
-    impl ReadFile for Nothing {
-        fn read_at(&mut self, _: NodeId, _: u64, _: usize) -> Option<Vec<u8>> {
-            None
-        }
-    }
 
     #[test]
     fn look_ups_end_when_their_budget_does() {
@@ -146,10 +128,9 @@ mod tests {
             kind: NodeKind::directory(),
         };
         tree.insert(Tree::ROOT, name, node).unwrap();
-        let mut nothing = Nothing;
-        let view = View::new(&tree, &mut nothing, 0);
+        let view = View::new(&tree);
         view.steps.set(5);
-        assert_eq!(view.directory("a/../a").as_deref(), Some("/a"));
+        assert!(view.directory("a/../a").is_some());
         assert_eq!(view.directory("a/../a"), None);
         assert_eq!(view.directory("a"), None);
         assert!(view.names("/").is_empty());

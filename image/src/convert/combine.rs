@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use lamina_flist::{BlobId, BlobLayout, ChunkId, ChunkRecord, PackId, PackRecord, Tree};
 
+use crate::closure::Scans;
 use crate::layer::PlacedLayer;
 
 /// An image's tables, and its layer trees referring to them.
@@ -19,6 +20,8 @@ pub(super) struct Combined {
     pub(super) packs: Vec<PackRecord>,
     /// One per layer; `None` where a layer has no file content.
     pub(super) blob_ids: Vec<Option<BlobId>>,
+    /// One per layer, as the blobs.
+    pub(super) scans: Vec<Scans>,
 }
 
 #[derive(Default)]
@@ -32,6 +35,7 @@ struct Tables {
 pub(super) fn combine(placed: Vec<PlacedLayer>) -> Combined {
     let mut tables = Tables::default();
     let (mut layers, mut blobs, mut blob_ids) = (Vec::new(), Vec::new(), Vec::new());
+    let mut scans = Vec::new();
     for (number, mut layer) in (0u16..).zip(placed) {
         let map = (layer.blob.len > 0)
             .then(|| layer.blob.map_bytes(&layer.chunks))
@@ -43,6 +47,7 @@ pub(super) fn combine(placed: Vec<PlacedLayer>) -> Combined {
         layer.tree.map_blobs(|_| number);
         layers.push(layer.tree);
         blobs.push(layer.blob);
+        scans.push(layer.scans);
     }
     Combined {
         layers,
@@ -50,6 +55,7 @@ pub(super) fn combine(placed: Vec<PlacedLayer>) -> Combined {
         chunks: tables.chunks,
         packs: tables.packs,
         blob_ids,
+        scans,
     }
 }
 

@@ -14,7 +14,8 @@ use super::record::{self, Embedded};
 use super::stream::LayerStream;
 use super::{ConvertOptions, ConvertedLayer, LayerFailure, PackPlace, RecordError};
 use crate::layer::{
-    BoxError, ChunkSink, LayerDraft, LayerError, LayerStats, PlacedLayer, place_content, read_layer,
+    BoxError, ChunkSink, LayerDraft, LayerError, LayerStats, PlacedLayer, place_content,
+    place_scans, read_layer,
 };
 use crate::progress::Progress;
 use crate::source::{SourceImage, SourceLayer};
@@ -227,10 +228,12 @@ fn place(
     let LayerDraft {
         mut tree,
         files,
+        scans,
         chunk_lens,
         stats,
     } = draft;
     let blob = place_content(&mut tree, files, &chunk_lens, &packed.seq_to_chunk)?;
+    let scans = place_scans(&tree, scans);
     let Packed {
         chunks,
         packs,
@@ -243,6 +246,7 @@ fn place(
             blob,
             chunks,
             packs,
+            scans,
         },
         stats,
         pack_stats,

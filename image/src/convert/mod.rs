@@ -15,19 +15,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use lamina_flist::blob::PlaceError;
 use lamina_flist::{
-    BuildError, Flist, FlistBuilder, FlistDigest, FlistError, FlistHead, FlistMeta, LayerOrigin,
-    Provenance, Sha256Digest,
+    BuildError, FlistBuilder, FlistDigest, FlistHead, FlistMeta, LayerOrigin, Provenance,
+    Sha256Digest,
 };
-use lamina_store::{
-    ChunkIndex, ChunkReader, PackOptions, PackStats, ReadOptions, SinkError, StoreError, StoreSet,
-};
+use lamina_store::{ChunkIndex, PackOptions, PackStats, SinkError, StoreError, StoreSet};
 use tokio::runtime::Handle;
 
-use crate::closure::{StaticProfileError, static_profile};
+use crate::closure::Graph;
 use crate::layer::{LayerError, LayerStats, PlacedLayer};
 use crate::limits::Limits;
 use crate::manifest::ImageConfig;
@@ -65,7 +62,7 @@ pub struct ConvertOptions {
     /// Record where the image came from. Without it, equal images from
     /// different places give equal flists.
     pub provenance: bool,
-    /// Add a static access profile.
+    /// Add hints (which file needs which others) and the command's profile.
     pub profile: bool,
 }
 
@@ -153,12 +150,6 @@ pub enum ConvertError {
     /// Neither stores nor a directory for layers.
     #[error("no store given, and no directory for layers")]
     NoTarget,
-    /// The static profile cannot be computed.
-    #[error("compute the static profile")]
-    Profile(#[from] StaticProfileError),
-    /// The flist just built cannot be read.
-    #[error("read the flist back")]
-    Flist(#[from] FlistError),
     /// A worker died.
     #[error("the conversion was cancelled")]
     Cancelled,
@@ -219,14 +210,7 @@ pub async fn convert(
     let (placed, layers): (Vec<PlacedLayer>, Vec<ConvertedLayer>) = outcomes.into_iter().unzip();
     let build = {
         let (image, options) = (Arc::clone(&image), options.clone());
-        let (stores, handle) = (place.stores.clone(), Handle::current());
-        move || {
-            let flist = build_flist(&image, placed, &options)?;
-            match stores.filter(|_| options.profile) {
-                Some(stores) => with_profile(flist, stores, &handle),
-                None => Ok(flist),
-            }
-        }
+        move || build_flist(&image, placed, &options)
     };
     // Merging a large image takes a while: not on an async thread.
     let flist = tokio::task::spawn_blocking(build)
@@ -313,6 +297,7 @@ fn build_flist(
         chunks,
         packs,
         blob_ids,
+        scans,
     } = combine::combine(placed);
     let tree = stack_layers(layers)?;
     let mut provenance = Provenance::default();
@@ -340,7 +325,14 @@ fn build_flist(
         provenance,
         ..FlistMeta::default()
     };
+    let graph = options
+        .profile
+        .then(|| Graph::new(&tree, &scans, &image.config.json));
     let builder = FlistBuilder {
+        profile: graph
+            .as_ref()
+            .and_then(|graph| graph.profile(&tree, &blobs)),
+        hints: graph.as_ref().and_then(|graph| graph.hints(&tree, &blobs)),
         blobs,
         chunks,
         packs,
@@ -348,21 +340,4 @@ fn build_flist(
         ..FlistBuilder::new(tree)
     };
     Ok(builder.build()?)
-}
-
-fn with_profile(
-    head: FlistHead,
-    stores: StoreSet,
-    handle: &Handle,
-) -> Result<FlistHead, ConvertError> {
-    let flist = Flist::parse(Bytes::from(head.bytes))?;
-    let reader = ChunkReader::new(stores, ReadOptions::default());
-    match static_profile(&flist, &reader, handle)? {
-        Some(profile) => Ok(flist.rewrite(flist.meta(), Some(&profile))?),
-        None => Ok(FlistHead {
-            bytes: flist.as_bytes().to_vec(),
-            tail: Vec::new(),
-            digest: head.digest,
-        }),
-    }
 }

@@ -1,22 +1,26 @@
 //! A converted layer on disk: as a record, or as a self-contained layer file.
 //!
-//! Both are layer flists; a record has no packs in it. Files appear under their
-//! name only when complete.
+//! Both are layer flists with a section of their own for what the files'
+//! content says about other files; a record has no packs in it. Files appear
+//! under their name only when complete.
 //! A record that is damaged or of another version is as good as none.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use lamina_flist::{BlobLayout, BuildError, EmbeddedPacks, Flist, FlistBuilder};
+use lamina_flist::{BlobLayout, BuildError, EmbeddedPacks, ExtraSection, Flist, FlistBuilder};
 use lamina_store::open_flist;
 
 use super::layer::copy_all;
+use crate::closure::Scans;
 use crate::layer::PlacedLayer;
 use crate::source::SourceLayer;
 
 /// Raised when a layer would be converted differently.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The section of a layer's scans: `scan` in ASCII.
+const SCANS: u32 = 0x6e61_6373;
 
 /// Why a layer file or record was not written.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,10 @@ pub(super) fn write(
         chunks: placed.chunks.clone(),
         packs: placed.packs.clone(),
         embedded: embedded.as_ref().map(|e| e.packs),
+        extra: vec![ExtraSection {
+            kind: SCANS,
+            bytes: placed.scans.to_bytes(),
+        }],
         is_layer: true,
         ..FlistBuilder::new(placed.tree.clone())
     };
@@ -112,6 +120,7 @@ pub(super) fn write(
     if let Some(embedded) = embedded {
         copy_all(embedded.file, file.as_file_mut()).map_err(failed)?;
     }
+    file.write_all(&head.tail).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
@@ -138,10 +147,13 @@ fn decode(flist: &Flist) -> Option<PlacedLayer> {
         blob.len = info.len;
         blob.entries = flist.blob_entries(0)?.collect();
     }
+    let sections = flist.extra_sections();
+    let scans = sections.iter().find(|section| section.kind == SCANS)?;
     Some(PlacedLayer {
         tree: flist.to_tree().ok()?,
         blob,
         chunks: flist.chunks().collect(),
         packs: flist.packs().collect(),
+        scans: Scans::parse(&scans.bytes)?,
     })
 }

@@ -23,7 +23,7 @@ use crate::tar::{EntryPath, TarError};
 pub use content::{BoxError, ChunkSink, MemorySink};
 pub(crate) use content::{ContentWriter, FileWriter, Pending};
 pub use place::PlacedLayer;
-pub(crate) use place::place_content;
+pub(crate) use place::{place_content, place_scans};
 pub use read::{LayerDraft, read_layer};
 pub(crate) use resolve::implicit_metadata;
 

@@ -8,9 +8,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use lamina_flist::blob::{DataRun, PlaceError};
-use lamina_flist::{BlobBuilder, BlobLayout, ChunkRecord, FileData, NodeId, PackRecord, Tree};
+use lamina_flist::{
+    BlobBuilder, BlobLayout, ChunkRecord, FileData, NodeId, NodeKind, PackRecord, Tree,
+};
 
 use super::content::Pending;
+use crate::closure::{FileScan, Scans};
 
 /// A layer with its blob: everything the image needs of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct PlacedLayer {
     pub chunks: Vec<ChunkRecord>,
     /// The packs the chunks refer to.
     pub packs: Vec<PackRecord>,
+    /// What the content of the blob's files says about other files.
+    pub scans: Scans,
 }
 
 /// Gives every live file its place; `chunk_of` maps pushed chunks to the table.
@@ -65,4 +70,19 @@ pub(crate) fn place_content(
         };
     }
     Ok(blob.finish())
+}
+
+/// Keeps scans by the place of the content; those of removed or sparse files
+/// are dropped.
+pub(crate) fn place_scans(tree: &Tree, scans: Vec<(NodeId, FileScan)>) -> Scans {
+    let live: HashSet<NodeId> = tree.walk().map(|(_, id)| id).collect();
+    let mut placed = Scans::default();
+    for (id, scan) in scans.into_iter().filter(|(id, _)| live.contains(id)) {
+        if let NodeKind::File(file) = &tree.node(id).kind
+            && let FileData::Extent(extent) = file.data
+        {
+            placed.add(extent.offset, scan);
+        }
+    }
+    placed
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use lamina_flist::NodeId;
+use lamina_flist::{INLINE_MAX, NodeId};
 use lamina_store::PackSink;
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::scan::{FileToRead, Seen};
 use super::{PackDirError, PackDirOptions};
 use crate::beneath;
+use crate::closure::{FileScan, Scanner};
 use crate::layer::{BoxError, ChunkSink, ContentWriter, FileWriter, LayerError, Pending};
 use crate::progress::Progress;
 
@@ -38,15 +39,23 @@ const READ_BYTES: usize = 1 << 20;
 /// What was read.
 pub(super) struct Read {
     pub(super) files: Vec<(NodeId, Pending)>,
+    pub(super) scans: Vec<(NodeId, FileScan)>,
     pub(super) chunk_lens: Vec<u32>,
 }
 
 enum Piece {
     Chunk(Vec<u8>),
     /// A file is complete; its ranges count from the batch's first chunk.
-    File(NodeId, Pending, u64),
+    File {
+        node: NodeId,
+        size: u64,
+        content: Content,
+    },
     Failed(PackDirError),
 }
+
+/// Where a file's bytes went, and what they say.
+type Content = (Pending, Option<FileScan>);
 
 /// Reads `files` below `root`, pushing chunks to `sink`.
 pub(super) fn read_files(
@@ -120,6 +129,7 @@ fn collect(
 ) -> Result<Read, PackDirError> {
     let mut read = Read {
         files: Vec::new(),
+        scans: Vec::new(),
         chunk_lens: Vec::new(),
     };
     while let Some(receiver) = receivers.pop_front() {
@@ -130,9 +140,14 @@ fn collect(
                     read.chunk_lens.push(chunk.len() as u32);
                     sink.push(chunk).map_err(|e| LayerError::Sink(e.into()))?;
                 }
-                Piece::File(node, pending, bytes) => {
-                    progress.advanced(1, bytes);
+                Piece::File {
+                    node,
+                    size,
+                    content: (pending, scan),
+                } => {
+                    progress.advanced(1, size);
                     read.files.push((node, shifted(pending, base)));
+                    read.scans.extend(scan.map(|scan| (node, scan)));
                 }
                 Piece::Failed(error) => return Err(error),
             }
@@ -178,7 +193,11 @@ impl Reader<'_> {
         let mut buffer = vec![0; READ_BYTES];
         for file in files {
             let piece = match self.file(file, &mut content, &mut buffer) {
-                Ok(pending) => Piece::File(file.node, pending, file.stat.size),
+                Ok(content) => Piece::File {
+                    node: file.node,
+                    size: file.stat.size,
+                    content,
+                },
                 Err(PackDirError::Content(LayerError::Sink(_))) => return Err(Gone),
                 Err(error) => Piece::Failed(error),
             };
@@ -192,7 +211,7 @@ impl Reader<'_> {
         file: &FileToRead,
         content: &mut ContentWriter<'_, Sending<'_>>,
         buffer: &mut [u8],
-    ) -> Result<Pending, PackDirError> {
+    ) -> Result<Content, PackDirError> {
         let mut attempt = 1;
         loop {
             let path = || self.path(file);
@@ -205,12 +224,12 @@ impl Reader<'_> {
             if same && file.stat.size <= RETRY_BYTES {
                 let runs = self.small(&opened, file)?;
                 if file.stat.is_unchanged(&self.look(&opened, file)?) {
-                    return write_runs(&runs, file.stat.size, content);
+                    return write_runs(&runs, file, content);
                 }
             } else if same {
-                let pending = self.large(&opened, file, content, buffer)?;
+                let read = self.large(&opened, file, content, buffer)?;
                 if file.stat.is_unchanged(&self.look(&opened, file)?) {
-                    return Ok(pending);
+                    return Ok(read);
                 }
                 return Err(PackDirError::Changed { path: path() });
             }
@@ -246,9 +265,10 @@ impl Reader<'_> {
         file: &FileToRead,
         content: &mut ContentWriter<'_, Sending<'_>>,
         buffer: &mut [u8],
-    ) -> Result<Pending, PackDirError> {
+    ) -> Result<Content, PackDirError> {
         let runs = self.data_runs(opened, file)?;
         let mut writer = FileWriter::new(content, file.stat.size);
+        let mut scanner = scanner(file);
         for (start, end) in runs {
             let mut at = start;
             while at < end {
@@ -259,10 +279,11 @@ impl Reader<'_> {
                     .read_exact_at(&mut buffer[..want], at)
                     .map_err(|e| self.read_failed(file, e))?;
                 writer.write_at(at, &buffer[..want])?;
+                scanner.feed(at, &buffer[..want]);
                 at += want as u64;
             }
         }
-        Ok(writer.finish()?)
+        Ok((writer.finish()?, scanner.finish()))
     }
 
     /// A file that became shorter has changed; anything else is the disk.
@@ -307,14 +328,22 @@ impl Reader<'_> {
     }
 }
 
+fn scanner(file: &FileToRead) -> Scanner {
+    let name = file.path.rsplit(|b| *b == b'/').next();
+    Scanner::new(name.unwrap_or_default(), file.stat.size)
+}
+
 fn write_runs(
     runs: &[(u64, Vec<u8>)],
-    size: u64,
+    file: &FileToRead,
     content: &mut ContentWriter<'_, Sending<'_>>,
-) -> Result<Pending, PackDirError> {
-    let mut writer = FileWriter::new(content, size);
+) -> Result<Content, PackDirError> {
+    let mut writer = FileWriter::new(content, file.stat.size);
+    let mut scanner = scanner(file);
     for (at, bytes) in runs {
         writer.write_at(*at, bytes)?;
+        scanner.feed(*at, bytes);
     }
-    Ok(writer.finish()?)
+    let scan = scanner.finish().filter(|_| file.stat.size > INLINE_MAX);
+    Ok((writer.finish()?, scan))
 }

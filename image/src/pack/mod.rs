@@ -18,8 +18,9 @@ use lamina_flist::{BuildError, FlistBuilder, FlistDigest, FlistMeta, Provenance,
 use lamina_store::{PackSink, PackStats, PackTarget, SinkError};
 use tokio::runtime::Handle;
 
+use crate::closure::Graph;
 use crate::convert::PackPlace;
-use crate::layer::{LayerError, place_content};
+use crate::layer::{LayerError, place_content, place_scans};
 use crate::progress::Progress;
 pub use glob::{Glob, GlobError};
 pub use scan::{ScanNote, ScanStats};
@@ -189,6 +190,9 @@ pub fn pack_directory(
         &read.chunk_lens,
         &packed.seq_to_chunk,
     )?;
+    let scans = [place_scans(&tree, read.scans)];
+    let blobs = vec![blob];
+    let hints = Graph::new(&tree, &scans, &serde_json::Value::Null).hints(&tree, &blobs);
     let source = options.provenance.then(|| root.display().to_string());
     let meta = FlistMeta {
         stores: options.store_urls.clone(),
@@ -200,7 +204,8 @@ pub fn pack_directory(
         ..FlistMeta::default()
     };
     let builder = FlistBuilder {
-        blobs: vec![blob],
+        hints,
+        blobs,
         chunks: packed.chunks,
         packs: packed.packs,
         meta,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lamina_flist::Flist;
+use lamina_flist::{Flist, FollowSymlinks, SpanSource};
 use lamina_image::Source;
 use lamina_image::convert::{ConvertError, ConvertOptions, Converted, convert};
 use lamina_image::progress::Silent;
@@ -194,6 +194,78 @@ async fn layer_files_hold_their_packs_and_the_stores_get_them_too() {
     assert!(again.layers.iter().all(|l| l.reused));
 }
 
+/// The paths that the hints name behind `path`, by the place of its content.
+pub(crate) fn hinted(flist: &Flist, path: &str) -> Vec<String> {
+    let hints = flist.hints().unwrap();
+    let file_of = |path: &[u8]| {
+        let inode = flist.resolve(path, FollowSymlinks::NotLast).ok()?;
+        let span = flist.span_at(&inode, 0).ok()??;
+        let SpanSource::Blob { blob, offset } = span.source else {
+            return None;
+        };
+        let mut entries = flist.blob_entries(usize::from(blob))?;
+        let entry = entries.position(|entry| entry.offset == offset)?;
+        hints.file_at(blob, entry as u32)
+    };
+    let tree = flist.to_tree().unwrap();
+    let names: BTreeMap<u32, String> = tree
+        .walk()
+        .filter_map(|(path, _)| Some((file_of(&path)?, String::from_utf8(path).ok()?)))
+        .collect();
+    let file = file_of(path.as_bytes()).unwrap();
+    hints.needs(file).map(|need| names[&need].clone()).collect()
+}
+
+/// A Python source that is too long for the flist itself.
+pub(crate) fn python(text: &str) -> Vec<u8> {
+    format!("{text}\n# {}\n", "long ".repeat(300)).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_are_the_same_from_layers_and_from_their_records() {
+    let mut tool = Raw::file(b"opt/tool", &python("#!/usr/bin/python3\nimport a"));
+    tool.mode(0o755);
+    let mut program = Raw::file(b"usr/bin/python3", &noise(5, 5000));
+    program.mode(0o755);
+    let image = TestImage::new(&[
+        vec![
+            Raw::file(b"srv/a.py", &python("import b, old")),
+            Raw::file(b"srv/b.py", &python("")),
+            Raw::file(b"srv/old.py", &python("")),
+            tool,
+            program,
+        ],
+        // The upper layer's module is what counts.
+        vec![
+            Raw::file(b"srv/b.py", &python("from a import x")),
+            Raw::file(b"srv/.wh.old.py", b""),
+            Raw::link(b"srv/a2.py", b'1', b"srv/a.py"),
+        ],
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let oci = dir.path().join("oci");
+    image.write_layout(&oci);
+    let source = format!("oci:{}", oci.display());
+    let place = dir.path().join("store");
+    let first = run(&source, &place, |_| {}).await.unwrap();
+    let flist = Flist::parse(Bytes::from(first.flist.clone())).unwrap();
+    flist.check(&lamina_flist::Limits::default()).unwrap();
+    assert_eq!(hinted(&flist, "srv/a.py"), ["srv/b.py"]);
+    assert_eq!(hinted(&flist, "srv/b.py"), ["srv/a2.py"]);
+    assert_eq!(hinted(&flist, "opt/tool"), ["usr/bin/python3"]);
+    let (records, files) = (dir.path().join("records"), dir.path().join("files"));
+    for reused in [false, true] {
+        let by_record = |o: &mut ConvertOptions| o.records = Some(records.clone());
+        let by_file = |o: &mut ConvertOptions| o.layers_dir = Some(files.clone());
+        let done = run(&source, &place, by_record).await.unwrap();
+        assert!(done.layers.iter().all(|layer| layer.reused == reused));
+        assert_eq!(done.flist, first.flist);
+        let done = run(&source, &place, by_file).await.unwrap();
+        assert!(done.layers.iter().all(|layer| layer.reused == reused));
+        assert_eq!(done.flist, first.flist);
+    }
+}
+
 /// The whole chain of causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
@@ -317,4 +389,6 @@ async fn the_entrypoint_leads_to_a_static_profile() {
             .profile()
             .is_none()
     );
+    // Nothing is read back: without stores, there is a profile all the same.
+    assert_eq!(hinted(&flist, "usr/bin/app"), ["usr/bin/sh"]);
 }

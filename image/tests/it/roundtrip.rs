@@ -14,6 +14,7 @@ use lamina_image::unpack::{UnpackError, UnpackOptions, UnpackReport, unpack};
 use lamina_store::StoreSet;
 use rustix::fs::{CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, utimensat};
 
+use crate::convert::{hinted, python};
 use crate::disk::{disk_listing, require_root};
 use crate::images::{assert_same, listing, noise, store};
 
@@ -30,6 +31,8 @@ fn populate(root: &Path) {
     for i in 0..600 {
         std::fs::write(path(&format!("a/b/c/{i}")), noise(i, 3 * i as usize)).unwrap();
     }
+    std::fs::write(path("a/run.py"), python("import module")).unwrap();
+    std::fs::write(path("a/module.py"), python("")).unwrap();
     std::fs::hard_link(path("a/larger"), path("z-link")).unwrap();
     symlink("../../outside", path("a/up")).unwrap();
     symlink("/etc/passwd", path("abs")).unwrap();
@@ -168,7 +171,10 @@ async fn the_flist_does_not_depend_on_the_number_of_threads() {
         let packed = bench
             .pack(|o| (o.threads, o.pack.threads) = (threads, threads))
             .await;
-        digests.push(packed.unwrap().digest);
+        let packed = packed.unwrap();
+        digests.push(packed.digest);
+        let flist = Flist::parse(Bytes::from(packed.flist)).unwrap();
+        assert_eq!(hinted(&flist, "a/run.py"), ["a/module.py"]);
     }
     assert!(digests.windows(2).all(|w| w[0] == w[1]), "{digests:?}");
 }
