@@ -7,9 +7,10 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use lamina_flist::BlobId;
+use lamina_flist::{BlobId, ProfileRange};
 
 use super::stats::{BlobStats, Counters};
+use super::touches::Touches;
 use crate::cache::{BlobReader, FileIdentity, TryRead};
 use crate::filler::{FillError, Filler};
 
@@ -73,6 +74,7 @@ pub struct BlobFs {
     blobs: RwLock<BTreeMap<u64, Arc<Entry>>>,
     filler: Arc<dyn Filler>,
     options: BlobFsOptions,
+    touches: Touches,
 }
 
 impl std::fmt::Debug for BlobFs {
@@ -96,6 +98,7 @@ impl BlobFs {
             blobs: RwLock::default(),
             filler,
             options,
+            touches: Touches::default(),
         }
     }
 
@@ -160,6 +163,22 @@ impl BlobFs {
             .collect()
     }
 
+    /// Records from now on in which order entries of `blobs` are first read, under a name; begins anew
+    /// if there is such a recording. The oldest of many recordings ends.
+    pub fn record_touches(&self, name: &str, blobs: Vec<BlobId>) {
+        self.touches.begin(name, blobs);
+    }
+
+    /// What was recorded so far, blobs numbered as they were given; `None` without such a recording.
+    pub fn touches(&self, name: &str) -> Option<Vec<ProfileRange>> {
+        self.touches.so_far(name)
+    }
+
+    /// Ends a recording.
+    pub fn forget_touches(&self, name: &str) {
+        self.touches.end(name);
+    }
+
     /// Reads `size` bytes at `offset` (fewer only at the blob's end) and calls
     /// `done` exactly once: on this thread if everything is present, else on
     /// the filler's.
@@ -175,6 +194,8 @@ impl BlobFs {
             .saturating_add(u64::from(size))
             .min(entry.reader.len());
         let range = offset.min(end)..end;
+        self.touches
+            .note(entry.reader.id(), || entry.reader.entries(range.clone()));
         let Err((missing, done)) = entry.answer(range.clone(), None, done) else {
             return;
         };

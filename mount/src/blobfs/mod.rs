@@ -16,6 +16,7 @@
 mod core;
 mod fuse;
 mod stats;
+mod touches;
 
 #[cfg(test)]
 mod tests;

@@ -124,6 +124,11 @@ impl BlobReader {
         self.len() == 0
     }
 
+    /// The entries a byte range touches.
+    pub fn entries(&self, bytes: Range<u64>) -> Range<usize> {
+        self.map.overlapping(bytes)
+    }
+
     /// The smallest range of entries that holds every missing one of those the
     /// byte range touches; `None` if all of them are present.
     pub fn missing(&self, bytes: Range<u64>) -> Option<Range<usize>> {

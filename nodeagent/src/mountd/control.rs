@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use lamina_flist::ProfileRange;
 use lamina_mount::blobfs::BlobFs;
 
 use super::alive::Alive;
 use super::blobs::{Blobs, Refusal};
 use super::fill_link::FillLink;
-use super::protocol::{ErrorKind, MountdStats, Reply, Request, Watch};
+use super::protocol::{ErrorKind, MountdStats, Reply, Request, Touched, Watch};
 use super::trees::Trees;
 
 /// Everything a request may touch.
@@ -36,6 +37,15 @@ impl Control {
             Request::Watch { at } => watches(self.alive.watch(&at).map(|watch| vec![watch])),
             Request::ListWatches => watches(self.alive.list()),
             Request::Stats => Reply::Stats(self.stats()),
+            Request::RecordTouches { name, blobs } => {
+                self.fs.record_touches(&name, blobs);
+                Reply::Done
+            }
+            Request::Touches { name } => Reply::Touches(self.touches(&name)),
+            Request::ForgetTouches { name } => {
+                self.fs.forget_touches(&name);
+                Reply::Done
+            }
             Request::Shutdown { force } => self.shutdown(force),
         }
     }
@@ -47,6 +57,11 @@ impl Control {
             fills_pending: self.link.pending() as u64,
             blobs: self.fs.stats().into_iter().collect(),
         }
+    }
+
+    fn touches(&self, name: &str) -> Option<Vec<Touched>> {
+        let wire = |range: ProfileRange| (range.blob, range.first_entry, range.count);
+        Some(self.fs.touches(name)?.into_iter().map(wire).collect())
     }
 
     fn shutdown(&self, force: bool) -> Reply {

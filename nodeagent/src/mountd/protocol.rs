@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lamina_flist::BlobId;
+use lamina_flist::{BlobId, ProfileRange};
 use lamina_mount::blobfs::BlobStats;
 use serde::{Deserialize, Serialize};
 
@@ -124,8 +124,14 @@ pub(super) enum Request {
     Watch { at: PathBuf },
     ListWatches,
     Stats,
+    RecordTouches { name: String, blobs: Vec<BlobId> },
+    Touches { name: String },
+    ForgetTouches { name: String },
     Shutdown { force: bool },
 }
+
+/// A [`ProfileRange`] on the wire: blob, first entry, entries.
+pub(super) type Touched = (u16, u32, u32);
 
 /// What it answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,6 +141,7 @@ pub(super) enum Reply {
     Mounts(Vec<MountRecord>),
     Watches(Vec<Watch>),
     Stats(MountdStats),
+    Touches(Option<Vec<Touched>>),
     Failed { kind: ErrorKind, message: String },
 }
 
@@ -312,6 +319,42 @@ impl MountdClient {
             Reply::Stats(stats) => Ok(stats),
             _ => Err(MountdError::Unexpected),
         }
+    }
+
+    /// Records in which order entries of blobs are first read from now on, under a name; begins anew if
+    /// there is such a recording. A daemon that is killed forgets it.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn record_touches(&mut self, name: &str, blobs: Vec<BlobId>) -> Result<(), MountdError> {
+        let name = name.to_owned();
+        self.done(&Request::RecordTouches { name, blobs })
+    }
+
+    /// What was recorded so far, blobs numbered as they were given; `None` without such a recording.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn touches(&mut self, name: &str) -> Result<Option<Vec<ProfileRange>>, MountdError> {
+        let name = name.to_owned();
+        let Reply::Touches(touched) = self.call(&Request::Touches { name })? else {
+            return Err(MountdError::Unexpected);
+        };
+        let range = |(blob, first_entry, count)| ProfileRange {
+            blob,
+            first_entry,
+            count,
+        };
+        Ok(touched.map(|ranges| ranges.into_iter().map(range).collect()))
+    }
+
+    /// Ends a recording; unknown ones are ignored.
+    ///
+    /// # Errors
+    /// See [`MountdError`].
+    pub fn forget_touches(&mut self, name: &str) -> Result<(), MountdError> {
+        let name = name.to_owned();
+        self.done(&Request::ForgetTouches { name })
     }
 
     /// Ends the daemon for good: its file system is unmounted, its exit code 0.
