@@ -222,6 +222,45 @@ fn a_recorded_profile_is_followed_by_the_next_cold_mount() {
 }
 
 #[test]
+fn reads_of_data_that_was_local_already_are_learnt_too() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    machine.ok(&["prefetch", "m", "/a/b/text"]);
+    std::fs::read(machine.path("m/a/b/text")).unwrap();
+    let listed = machine.json(&["mounts"]);
+    assert_eq!(listed["mounts"][0]["chunks_demanded"], 0);
+    machine.ok(&["umount", "m"]);
+    assert!(
+        wait_until(|| machine.daemons().is_empty()),
+        "{}",
+        machine.log()
+    );
+    std::fs::remove_dir_all(machine.path("cache")).unwrap();
+    machine.ok(&["mount", "x.fl", "m"]);
+    let local = || machine.json(&["mounts"])["mounts"][0]["bytes_local"].as_u64();
+    assert!(wait_until(|| local() == Some(2_000_000)), "{:?}", local());
+    machine.ok(&["umount", "m"]);
+}
+
+/// Without its seal, a blob is verified as a whole at the next mount.
+#[test]
+fn an_umount_seals_the_blobs_so_that_the_next_mount_believes_them() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    std::fs::read(machine.path("m/a/b/text")).unwrap();
+    machine.ok(&["umount", "m"]);
+    let blobs = std::fs::read_dir(machine.path("cache/blobs")).unwrap();
+    let seals: Vec<serde_json::Value> = blobs
+        .map(|blob| std::fs::read(blob.unwrap().path().join("seal")).unwrap())
+        .map(|seal| serde_json::from_slice(&seal).unwrap())
+        .collect();
+    assert_eq!(seals.len(), 1);
+    assert_eq!(seals[0]["closed"], true);
+}
+
+#[test]
 fn a_cache_bound_is_kept_by_dropping_what_nobody_uses() {
     let machine = packed();
     machine.dir("other");

@@ -216,11 +216,12 @@ impl BlobFile {
             .map_err(|source| CacheError::io("read", &self.data_path(), source))
     }
 
-    /// Closes the blob so that the next opener believes the bitmap.
+    /// Says that the blob is not written any more, so that the next opener believes the bitmap. What is
+    /// written all the same breaks the seal.
     ///
     /// # Errors
     /// When the seal cannot be written; the blob is then verified on next use.
-    pub fn seal(self) -> Result<(), CacheError> {
+    pub fn seal(&self) -> Result<(), CacheError> {
         self.write_seal(true)
     }
 

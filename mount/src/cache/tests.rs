@@ -434,6 +434,7 @@ proptest! {
         assert_only_true_bytes(&blob);
         assert_refillable(&blob);
         blob.seal().unwrap();
+        drop(blob);
         prop_assert_eq!(scene.open(Trust::Closed).report(), OpenReport::default());
     }
 }

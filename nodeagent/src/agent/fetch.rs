@@ -136,11 +136,26 @@ impl Fetcher {
         outcome.map_err(|(error, _)| error)
     }
 
+    /// The same for entries nobody waits for, which need not be neighbours.
+    pub(crate) async fn ensure_ahead(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        entries: &[u32],
+    ) -> Result<(), FetchError> {
+        let lane = source.lane();
+        let _ahead = match &lane {
+            Some(lane) => lane.enter_ahead().await,
+            None => None,
+        };
+        let fetched = self.fetch(source, entries.iter().copied(), Urgency::Ahead);
+        fetched.await.map_err(|(error, _)| error)
+    }
+
     /// Claims and waits; an error comes with whether somebody else's flight failed.
     async fn fetch(
         self: &Arc<Self>,
         source: &Arc<Source>,
-        entries: Range<u32>,
+        entries: impl IntoIterator<Item = u32>,
         urgency: Urgency,
     ) -> Result<(), (FetchError, bool)> {
         for mut flight in self.claim(source, entries, urgency) {
@@ -158,14 +173,14 @@ impl Fetcher {
     fn claim(
         self: &Arc<Self>,
         source: &Arc<Source>,
-        entries: Range<u32>,
+        entries: impl IntoIterator<Item = u32>,
         urgency: Urgency,
     ) -> Vec<Awaited> {
         let mut pending = Vec::new();
         let mut mine = Vec::new();
         let mut flights = self.flights.lock().expect("no panic while claiming");
         for entry in entries {
-            if source.file.is_present(entry as usize..entry as usize + 1) {
+            if source.has(entry) {
                 continue;
             }
             let key = (source.id, entry);

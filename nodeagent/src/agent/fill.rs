@@ -25,10 +25,8 @@ impl FillHandler for Fills {
             return Err(FillFailure::new(FillFailureKind::UnknownBlob, message));
         };
         let entries = source.clamp(entries);
-        self.0.note_touch(&blob, &entries);
+        self.0.expect_after(&blob, &entries);
         if let Some(ahead) = source.read_ahead(&entries) {
-            // Its reader will find it local, and so will not be heard of again.
-            self.0.note_touch(&blob, &ahead);
             let (fetcher, source) = (Arc::clone(&self.0.fetcher), Arc::clone(&source));
             // Its failure concerns nobody: whoever needs these bytes will ask, and be told.
             tokio::spawn(async move { fetcher.ensure(&source, ahead, Urgency::Follow).await });

@@ -140,7 +140,9 @@ impl FlistDir {
         drop(guard);
         seal(copy).map_err(failed)?;
         room.land(copied);
-        Ok(flist)
+        // Checking touched every page; a fresh mapping has only what is used from now on.
+        drop(flist);
+        open(copy)
     }
 
     fn room_for(&self, from: &Path) -> Result<Reservation, AdmitError> {

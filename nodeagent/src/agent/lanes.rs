@@ -6,9 +6,10 @@
 use lamina_store::ChunkReader;
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Batches under way at once in a lane: enough to fill a fast link at 10 ms.
 const BATCHES_MAX: usize = 16;
@@ -38,7 +39,7 @@ pub(crate) struct Lane {
     kib: Semaphore,
     total: Arc<Semaphore>,
     /// Readers waiting on demand.
-    waiting: watch::Sender<u64>,
+    waiting: AtomicU64,
     /// When a batch last ran out of time.
     late: Mutex<Option<Instant>>,
 }
@@ -52,7 +53,7 @@ pub(crate) struct Underway<'a> {
 
 /// One reader waiting on demand.
 #[derive(Debug)]
-pub(crate) struct Waiting<'a>(&'a watch::Sender<u64>);
+pub(crate) struct Waiting<'a>(&'a AtomicU64);
 
 impl Lanes {
     pub(crate) fn new() -> Self {
@@ -86,7 +87,7 @@ impl Lanes {
             ahead: Semaphore::new(AHEAD_MAX),
             kib: Semaphore::new(LANE_KIB as usize),
             total: Arc::clone(&self.total),
-            waiting: watch::Sender::new(0),
+            waiting: AtomicU64::new(0),
             late: Mutex::default(),
         });
         open.insert(stores, Arc::downgrade(&lane));
@@ -117,7 +118,7 @@ impl Lane {
 
     /// Notes a reader that waits, until the value returned is dropped.
     pub(crate) fn waits(&self) -> Waiting<'_> {
-        self.waiting.send_modify(|waiting| *waiting += 1);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
     }
 
@@ -132,14 +133,9 @@ impl Lane {
         late.is_some_and(|at| at.elapsed() < LATE_FOR)
     }
 
-    /// Waits until no reader waits on demand.
-    pub(crate) async fn quiet(&self) {
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = self
-            .waiting
-            .subscribe()
-            .wait_for(|waiting| *waiting == 0)
-            .await;
+    /// Whether a reader waits on demand.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -151,7 +147,7 @@ impl Display for Lane {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|waiting| *waiting -= 1);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

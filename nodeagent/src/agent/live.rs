@@ -1,7 +1,9 @@
 //! A flist that is mounted: its one mount, its blobs, its access profile.
 
+use crate::agent::ahead::{Ahead, Step};
 use crate::agent::flists::Admitted;
-use crate::agent::profile::Recorder;
+use crate::agent::guide::Guide;
+use crate::agent::prefetch;
 use crate::agent::sources::Source;
 use crate::api::{MountCall, MountInfo, MountState};
 use crate::mountd::Watch;
@@ -11,9 +13,11 @@ use lamina_mount::probe::Mode;
 use lamina_mount::unmount::mountinfo::MountIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// A flist in use: one per digest, whatever the number of its mounts.
 #[derive(Debug)]
@@ -31,8 +35,14 @@ pub(crate) struct LiveFlist {
     pub(crate) watch: Option<Watch>,
     /// The profile that prefetch follows.
     pub(crate) profile: Option<Profile>,
-    /// Records this start when no recorded profile exists.
-    pub(crate) recorder: Recorder,
+    /// What is to be fetched before anybody asks.
+    pub(crate) ahead: Arc<Ahead>,
+    /// What files need, and how far that was followed.
+    pub(crate) guide: Guide,
+    /// When it was mounted, or found mounted.
+    pub(crate) since: Instant,
+    /// Whether its profile has been learnt.
+    pub(crate) learned: AtomicBool,
 }
 
 impl LiveFlist {
@@ -50,6 +60,15 @@ impl LiveFlist {
             .iter()
             .map(|source| source.counts.bytes.load(Ordering::Relaxed));
         bytes.sum()
+    }
+
+    /// What the files that entries of a blob belong to need, in likely order of use; each file once.
+    pub(crate) fn expected_after(&self, blob: &BlobId, entries: &Range<u32>) -> Vec<Step> {
+        let place = self.sources.iter().position(|source| source.id == *blob);
+        let Some(place) = place else {
+            return Vec::new();
+        };
+        prefetch::profile_steps(self, &self.guide.follow(place as u16, entries))
     }
 
     /// `recorded`, `static` or `none`.

@@ -4,12 +4,14 @@
 //! mounted, which blobs are served), in the cache (bytes and their bits) or in the kernel (the mounts
 //! themselves); its memory is only a cache of those.
 
+mod ahead;
 pub mod cache_lock;
 mod calls;
 mod failure;
 mod fetch;
 mod fill;
 mod flists;
+mod guide;
 mod holds;
 mod kernel;
 mod lanes;

@@ -13,6 +13,7 @@ mod adopt;
 mod close;
 mod deadline;
 mod detached;
+mod learning;
 mod list;
 pub(super) mod own;
 mod pending;
@@ -24,15 +25,14 @@ use crate::agent::failure::{Result, failure, refused};
 use crate::agent::fetch::Fetcher;
 use crate::agent::flists::FlistDir;
 use crate::agent::live::{LiveFlist, LiveMount};
-use crate::agent::prefetch;
 use crate::agent::profile::ProfileDir;
 use crate::agent::sources::Sources;
 use crate::agent::space::Space;
-use crate::api::{Answer, FailureKind, MountCall, MountInfo, PrefetchCall, UmountCall};
+use crate::api::{Answer, FailureKind, MountCall, MountInfo, UmountCall};
 use crate::holder::HolderClient;
 use crate::mountd::MountdClient;
 use activity::Activity;
-use lamina_flist::{BlobId, FlistDigest, Limits};
+use lamina_flist::{FlistDigest, Limits};
 use lamina_mount::cache::CacheDir;
 use pending::Pending;
 use std::collections::{BTreeMap, HashSet};
@@ -117,44 +117,6 @@ impl Agent {
         let agent = Arc::clone(self);
         let listed = tokio::task::spawn_blocking(move || agent.list_now()).await;
         listed.unwrap_or_else(|_| Err(refused(FailureKind::Other, "the listing was cut off")))
-    }
-
-    /// Fetches ahead; answers with the plain bytes brought.
-    pub(crate) async fn prefetch(self: &Arc<Self>, call: PrefetchCall) -> Result<u64> {
-        self.adopted().await;
-        let _busy = self.busy();
-        let mount = self.mounts().get(&call.target).cloned();
-        let Some(mount) = mount else {
-            return Err(self.why_not_served(&call.target));
-        };
-        let live = &mount.flist;
-        let steps = match (&live.profile, call.profile) {
-            (Some(profile), true) => prefetch::profile_steps(live, profile),
-            (None, true) => Vec::new(),
-            (_, false) => prefetch::path_steps(live, &call.paths)
-                .map_err(|error| failure(FailureKind::NotFound, &error))?,
-        };
-        let before = live.bytes_fetched();
-        let walked = prefetch::walk(Arc::clone(&self.fetcher), steps).await;
-        walked.map_err(|error| failure(error.kind(), &error))?;
-        Ok(live.bytes_fetched() - before)
-    }
-
-    /// Notes that a reader asked for entries.
-    pub(crate) fn note_touch(&self, blob: &BlobId, entries: &std::ops::Range<u32>) {
-        for mount in self.mounts().values() {
-            let place = mount
-                .flist
-                .sources
-                .iter()
-                .position(|source| source.id == *blob);
-            if let Some(place) = place {
-                mount
-                    .flist
-                    .recorder
-                    .note(place as u16, entries.start, entries.len() as u32);
-            }
-        }
     }
 
     /// Returns when the mounts a predecessor left are known.

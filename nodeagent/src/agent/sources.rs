@@ -96,6 +96,11 @@ impl Source {
         self.file.map().len() as u32
     }
 
+    /// Whether an entry is local.
+    pub(crate) fn has(&self, entry: u32) -> bool {
+        self.file.is_present(entry as usize..entry as usize + 1)
+    }
+
     /// A range of entries, cut to those that exist.
     pub(crate) fn clamp(&self, entries: Range<usize>) -> Range<u32> {
         let end = (entries.end).min(self.file.map().len()) as u32;
@@ -308,11 +313,7 @@ impl Sources {
         });
         drop(open);
         for source in idle {
-            // Somebody may still be writing what was fetched last; then the blob stays unsealed and
-            // is verified at its next use.
-            let Some(source) = Arc::into_inner(source) else {
-                continue;
-            };
+            // What a fetch under way still writes breaks the seal, and the blob is verified at its next use.
             if let Err(error) = source.file.seal() {
                 tracing::warn!(blob = %source.id, %error, "seal a blob");
             }

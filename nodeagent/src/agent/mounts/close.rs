@@ -44,7 +44,8 @@ impl Agent {
 
     /// Takes a flist's blobs out of service, but for those that others need.
     pub(super) fn close(&self, live: &LiveFlist) {
-        self.save_profile(live);
+        live.ahead.clear();
+        self.save_profile(live, true);
         // The mount daemon lets go first: from then on nobody reads by our bits.
         self.unregister_idle(&live.served);
         self.close_sources(&live.digest);

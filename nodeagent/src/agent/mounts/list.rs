@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::agent::failure::{Result, failure};
-use crate::agent::live::{LiveFlist, LiveMount};
+use crate::agent::live::LiveMount;
 use crate::api::{Answer, FailureKind, MountInfo, MountState};
 use std::sync::Arc;
 
@@ -33,25 +33,5 @@ impl Agent {
             expire_s: expire.map(|time| time.as_secs()),
         };
         Ok(Answer::Mounts { mounts, cache })
-    }
-
-    /// Keeps what was recorded so far, of every mount.
-    pub(crate) fn save_profiles(&self) {
-        let live: Vec<_> = self
-            .mounts()
-            .values()
-            .map(|mount| Arc::clone(&mount.flist))
-            .collect();
-        for live in live {
-            self.save_profile(&live);
-        }
-    }
-
-    pub(super) fn save_profile(&self, live: &LiveFlist) {
-        if let Some(profile) = live.recorder.profile(live.profile.as_ref())
-            && let Err(error) = self.profiles.save(&live.digest, &profile)
-        {
-            tracing::warn!(%error, "keep an access profile");
-        }
     }
 }

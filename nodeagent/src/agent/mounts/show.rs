@@ -7,10 +7,10 @@ use super::own::{self, Place};
 use super::{Agent, Result};
 use crate::agent::failure::{failure, refused};
 use crate::agent::flists::Admitted;
+use crate::agent::guide::Guide;
 use crate::agent::kernel::View;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
-use crate::agent::profile::Recorder;
-use crate::agent::{failure, kernel, prefetch, stores};
+use crate::agent::{failure, kernel, stores};
 use crate::api::{FailureKind, MountCall, MountInfo};
 use crate::mountd::{BlobRegistration, MountRecord};
 use lamina_flist::{BlobId, FlistDigest};
@@ -139,10 +139,6 @@ impl Agent {
             |record| record.blobs.clone(),
         );
         let recorded = self.profiles.load(&digest);
-        let cold = sources
-            .iter()
-            .all(|source| source.file.present_count() == 0);
-        let recorder = Recorder::new(recorded.is_none() && cold);
         let profile = recorded.or_else(|| flist.profile());
         let live = LiveFlist {
             digest,
@@ -152,7 +148,10 @@ impl Agent {
             served,
             watch: None,
             profile,
-            recorder,
+            ahead: Arc::default(),
+            guide: Guide::new(flist),
+            since: Instant::now(),
+            learned: false.into(),
             admitted,
         };
         let registrations = live.served.iter().map(|id| BlobRegistration {
@@ -168,7 +167,11 @@ impl Agent {
         mountd
             .and_then(|mut mountd| {
                 let registered = mountd.register_blobs(registrations.collect());
-                registered.map_err(|error| unavailable(&error))
+                registered.map_err(|error| unavailable(&error))?;
+                if adopted.is_none() {
+                    Self::record(&mut mountd, &live);
+                }
+                Ok(())
             })
             .inspect_err(|_| self.close_sources(&digest))?;
         Ok(live)
@@ -220,19 +223,6 @@ impl Agent {
         if let Err(error) = undone {
             tracing::warn!(%error, "take back a mount that came too late");
         }
-    }
-
-    pub(super) fn start_prefetch(self: &Arc<Self>, live: &Arc<LiveFlist>, call: &MountCall) {
-        let Some(profile) = live.profile.clone().filter(|_| call.prefetch) else {
-            return;
-        };
-        let steps = prefetch::profile_steps(live, &profile);
-        let fetcher = Arc::clone(&self.fetcher);
-        self.runtime.spawn(async move {
-            if let Err(error) = prefetch::walk(fetcher, steps).await {
-                tracing::warn!(error = crate::chain(&error), "prefetch stopped");
-            }
-        });
     }
 }
 

@@ -1,0 +1,117 @@
+//! Learning what a start reads, and fetching it ahead next time (design, section 8).
+//!
+//! The mount daemon notes first reads for a while after a flist was mounted; what it noted becomes the
+//! flist's profile when the last mount ends, or now and then while it lives. All of it is best effort:
+//! a lost profile costs time, never correctness.
+
+use super::Agent;
+use crate::agent::failure::{Result, failure};
+use crate::agent::live::LiveFlist;
+use crate::agent::{ahead::Ahead, prefetch};
+use crate::api::{FailureKind, MountCall, PrefetchCall};
+use crate::mountd::{MountdClient, MountdError};
+use lamina_flist::BlobId;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What is read later than this after mounting is no start any more.
+const RECORD_FOR: Duration = Duration::from_secs(120);
+
+impl Agent {
+    /// Fetches ahead; answers with the plain bytes brought.
+    pub(crate) async fn prefetch(self: &Arc<Self>, call: PrefetchCall) -> Result<u64> {
+        self.adopted().await;
+        let _busy = self.busy();
+        let mount = self.mounts().get(&call.target).cloned();
+        let Some(mount) = mount else {
+            return Err(self.why_not_served(&call.target));
+        };
+        let live = &mount.flist;
+        let steps = match (&live.profile, call.profile) {
+            (Some(profile), true) => prefetch::profile_steps(live, &profile.ranges),
+            (None, true) => Vec::new(),
+            (_, false) => prefetch::path_steps(live, &call.paths)
+                .map_err(|error| failure(FailureKind::NotFound, &error))?,
+        };
+        let before = live.bytes_fetched();
+        let brought = Ahead::of(steps).drain(&self.fetcher).await;
+        brought.map_err(|error| failure(error.kind(), &error))?;
+        Ok(live.bytes_fetched() - before)
+    }
+
+    /// Starts following the profile of a flist that was just mounted.
+    pub(super) fn start_prefetch(&self, live: &LiveFlist, call: &MountCall) {
+        if let Some(profile) = live.profile.as_ref().filter(|_| call.prefetch) {
+            let _runtime = self.runtime.enter();
+            let steps = prefetch::profile_steps(live, &profile.ranges);
+            live.ahead.later(steps, &self.fetcher);
+        }
+    }
+
+    /// A reader waits for entries of a blob: what the files they belong to need comes next.
+    pub(crate) fn expect_after(&self, blob: &BlobId, entries: &Range<u32>) {
+        let live: Vec<_> = self
+            .mounts()
+            .values()
+            .filter(|mount| mount.extra.call.prefetch)
+            .map(|mount| Arc::clone(&mount.flist))
+            .collect();
+        for live in live {
+            let steps = live.expected_after(blob, entries);
+            if !steps.is_empty() {
+                live.ahead.sooner(steps, &self.fetcher);
+            }
+        }
+    }
+
+    /// Starts recording a flist that is about to be mounted.
+    pub(super) fn record(mountd: &mut MountdClient, live: &LiveFlist) {
+        let blobs = live.sources.iter().map(|source| source.id).collect();
+        if let Err(error) = mountd.record_touches(&live.digest.to_string(), blobs) {
+            tracing::warn!(%error, "record an access profile");
+        }
+    }
+
+    /// Keeps what was recorded so far, of every mount.
+    pub(crate) fn save_profiles(&self) {
+        let live: Vec<_> = self
+            .mounts()
+            .values()
+            .map(|mount| Arc::clone(&mount.flist))
+            .collect();
+        for live in live {
+            self.save_profile(&live, false);
+        }
+    }
+
+    /// Keeps what was recorded of a flist; ends the recording when its start is over or it goes.
+    pub(super) fn save_profile(&self, live: &LiveFlist, last: bool) {
+        if live.learned.load(Ordering::Relaxed) {
+            return;
+        }
+        let over = last || live.since + RECORD_FOR < Instant::now();
+        let name = live.digest.to_string();
+        let taken = self.mountd().and_then(|mut mountd| {
+            let taken = mountd.touches(&name).and_then(|touched| {
+                if over {
+                    mountd.forget_touches(&name)?;
+                }
+                Ok(touched)
+            });
+            taken.map_err(|error: MountdError| failure(FailureKind::Unavailable, &error))
+        });
+        let saved = match taken {
+            Ok(Some(ranges)) if !ranges.is_empty() => {
+                self.profiles.learn(&live.digest, &ranges, over)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => return tracing::warn!(%error, "read the recorded touches"),
+        };
+        if let Err(error) = saved {
+            tracing::warn!(%error, "keep an access profile");
+        }
+        live.learned.store(over, Ordering::Relaxed);
+    }
+}
