@@ -8,6 +8,7 @@ Delay is added in user space because not every kernel has netem; it applies each
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ from .setup import DRIVER
 
 # 198.18.0.0/15 is reserved for benchmarks of network devices (RFC 2544).
 HOST, GUEST = "198.18.77.1", "198.18.77.2"
+_numbers = itertools.count()
 
 
 class Link:
@@ -24,7 +26,10 @@ class Link:
     def __init__(self, registry: str, mbit: int | None, delay_ms: int):
         self.port = int(registry.rsplit(":", 1)[1])
         self.mbit, self.delay_ms = mbit, delay_ms
-        self.name = f"lamina-bench-{os.getpid()}"
+        # Of their own for every link: a namespace, and a device in it, end a moment after they were deleted.
+        number = next(_numbers)
+        self.name = f"lamina-bench-{os.getpid()}-{number}"
+        self.near, self.far = f"lamb{number}a", f"lamb{number}b"
         self.stack = contextlib.ExitStack()
 
     @property
@@ -37,13 +42,14 @@ class Link:
         with contextlib.ExitStack() as undo:
             _ip("netns", "add", self.name)
             undo.callback(_ip, "netns", "del", self.name)
-            _ip("link", "add", "lamb0", "type", "veth", "peer", "name", "lamb1", "netns", self.name)
-            _ip("addr", "add", f"{HOST}/30", "dev", "lamb0")
-            _ip("link", "set", "lamb0", "up")
-            for words in (("addr", "add", f"{GUEST}/30", "dev", "lamb1"), ("link", "set", "lamb1", "up"), ("link", "set", "lo", "up")):
+            _ip("link", "add", self.near, "type", "veth", "peer", "name", self.far, "netns", self.name)
+            undo.callback(_ip, "link", "del", self.near)
+            _ip("addr", "add", f"{HOST}/30", "dev", self.near)
+            _ip("link", "set", self.near, "up")
+            for words in (("addr", "add", f"{GUEST}/30", "dev", self.far), ("link", "set", self.far, "up"), ("link", "set", "lo", "up")):
                 subprocess.run([*self.prefix, "ip", *words], check=True)
             if self.mbit:
-                for prefix, device in (((), "lamb0"), (self.prefix, "lamb1")):
+                for prefix, device in (((), self.near), (self.prefix, self.far)):
                     # A burst of 5 ms at the rate; a queue of 50 ms, like a switch port.
                     subprocess.run([*prefix, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", f"{self.mbit}mbit",
                                     "burst", f"{self.mbit * 625}", "latency", "50ms"], check=True)
@@ -65,7 +71,7 @@ class Link:
 
     def bytes_in(self) -> int:
         """Bytes that went over the link towards the far end so far."""
-        return int(pathlib.Path("/sys/class/net/lamb0/statistics/tx_bytes").read_text())
+        return int(pathlib.Path(f"/sys/class/net/{self.near}/statistics/tx_bytes").read_text())
 
 
 def _ip(*words) -> None:

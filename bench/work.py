@@ -24,12 +24,13 @@ ANSWER_SECONDS = 300
 
 def first_work(image: Image, root: pathlib.Path) -> None:
     """Runs it to its first answer; raises when it fails."""
-    if image.name == "web":
-        _web(root)
-        return
-    result = subprocess.run(["chroot", root, *image.command], capture_output=True, text=True, timeout=ANSWER_SECONDS)
-    if result.returncode:
-        raise RuntimeError(f"{image.name}: {result.stderr[-1000:]}")
+    with _devices(root):
+        if image.name == "web":
+            _web(root)
+            return
+        result = subprocess.run(["chroot", root, *image.command], capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        if result.returncode:
+            raise RuntimeError(f"{image.name}: {result.stderr[-1000:]}")
 
 
 def _web(root: pathlib.Path) -> None:
@@ -58,6 +59,16 @@ def _first_answer(path: pathlib.Path) -> None:
                 raise RuntimeError(f"nginx answered {answer.status}")
         time.sleep(0.002)
     raise TimeoutError("nginx and node gave no answer")
+
+
+@contextlib.contextmanager
+def _devices(root: pathlib.Path):
+    """The machine's /dev in the root, as every container has one: images have none, mounts are nodev."""
+    subprocess.run(["mount", "--bind", "/dev", root / "dev"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", root / "dev"], check=True)
 
 
 @contextlib.contextmanager
