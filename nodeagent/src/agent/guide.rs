@@ -3,7 +3,7 @@
 //! Each file is followed once per live flist: what its needs led to is fetched or waits to be, and a
 //! reader that gets there first is served on demand.
 
-use lamina_flist::{Flist, Hints, ProfileRange};
+use lamina_flist::{Flist, Hints, Profile, ProfileRange, ProfileSource};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -15,13 +15,20 @@ const FILES_MAX: usize = 20_000;
 #[derive(Debug)]
 pub(crate) struct Guide {
     hints: Option<Hints>,
+    /// What a learnt profile brings anyway, sorted: it knows better than hints what comes after.
+    learnt: Vec<ProfileRange>,
     followed: Mutex<HashSet<u32>>,
 }
 
 impl Guide {
-    pub(crate) fn new(flist: &Flist) -> Self {
+    /// The guide of a flist that is fetched along `profile`, if there is one.
+    pub(crate) fn new(flist: &Flist, profile: Option<&Profile>) -> Self {
+        let learnt = profile.filter(|profile| profile.source == ProfileSource::Recorded);
+        let mut learnt = learnt.map_or_else(Vec::new, |profile| profile.ranges.clone());
+        learnt.sort_unstable_by_key(|range| (range.blob, range.first_entry));
         Self {
             hints: flist.hints(),
+            learnt,
             followed: Mutex::default(),
         }
     }
@@ -36,6 +43,9 @@ impl Guide {
         let mut ranges = Vec::new();
         let mut left = FILES_MAX;
         for entry in entries.clone() {
+            if self.is_learnt(blob, entry) {
+                continue;
+            }
             let mut next: Vec<u32> = hints.file_at(blob, entry).into_iter().collect();
             while let Some(file) = next.pop() {
                 if left == 0 || !followed.insert(file) {
@@ -49,6 +59,15 @@ impl Guide {
             }
         }
         ranges
+    }
+
+    fn is_learnt(&self, blob: u16, entry: u32) -> bool {
+        let key = |range: &ProfileRange| (range.blob, range.first_entry);
+        let after = self
+            .learnt
+            .partition_point(|range| key(range) <= (blob, entry));
+        let before = after.checked_sub(1).map(|at| self.learnt[at]);
+        before.is_some_and(|range| range.blob == blob && entry - range.first_entry < range.count)
     }
 }
 
@@ -69,7 +88,7 @@ mod tests {
     }
 
     /// A flist of one file of `count` chunks, with hints: one hint file per chunk.
-    fn guide(needs: &[&[u32]]) -> Guide {
+    fn guide(needs: &[&[u32]], profile: Option<&Profile>) -> Guide {
         let mut blob = BlobBuilder::default();
         let chunks: Vec<ChunkRecord> = (0..needs.len() as u32)
             .map(|number| ChunkRecord {
@@ -113,7 +132,7 @@ mod tests {
             ..FlistBuilder::new(tree)
         };
         let head = built.build().unwrap();
-        Guide::new(&Flist::parse(head.bytes.into()).unwrap())
+        Guide::new(&Flist::parse(head.bytes.into()).unwrap(), profile)
     }
 
     fn firsts(ranges: &[ProfileRange]) -> Vec<u32> {
@@ -122,7 +141,7 @@ mod tests {
 
     #[test]
     fn needs_are_followed_depth_first_and_once() {
-        let guide = guide(&[&[1, 3], &[2], &[0], &[2], &[1]]);
+        let guide = guide(&[&[1, 3], &[2], &[0], &[2], &[1]], None);
         assert_eq!(firsts(&guide.follow(0, &(0..1))), [0, 1, 2, 3]);
         assert_eq!(guide.follow(0, &(2..4)), []);
         assert_eq!(firsts(&guide.follow(0, &(4..5))), [4]);
@@ -130,9 +149,25 @@ mod tests {
 
     #[test]
     fn what_no_hint_names_leads_nowhere() {
-        let guide = guide(&[&[], &[]]);
+        let guide = guide(&[&[], &[]], None);
         assert_eq!(guide.follow(3, &(0..1)), []);
         assert_eq!(guide.follow(0, &(7..9)), []);
         assert_eq!(firsts(&guide.follow(0, &(0..2))), [0, 1]);
+    }
+
+    #[test]
+    fn what_a_learnt_profile_brings_leads_nowhere() {
+        let mut profile = Profile {
+            source: ProfileSource::Recorded,
+            ranges: vec![range(2), range(0)],
+        };
+        let needs: &[&[u32]] = &[&[1], &[], &[1], &[1]];
+        let learnt = guide(needs, Some(&profile));
+        assert_eq!(learnt.follow(0, &(0..1)), []);
+        assert_eq!(learnt.follow(0, &(2..3)), []);
+        assert_eq!(firsts(&learnt.follow(0, &(3..4))), [3, 1]);
+        profile.source = ProfileSource::Static;
+        let guessed = guide(needs, Some(&profile));
+        assert_eq!(firsts(&guessed.follow(0, &(0..1))), [0, 1]);
     }
 }
