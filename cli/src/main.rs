@@ -6,6 +6,7 @@ mod daemon;
 mod exit;
 mod output;
 mod progress;
+mod sys;
 
 use clap::Parser;
 use lamina_nodeagent::logfile::LogFile;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
+    sys::bound_heap();
     let args = args::Cli::parse();
     init_logs(args.verbose, daemon::log(&args));
     match cmd::run(args) {
