@@ -255,7 +255,7 @@ pub(crate) struct Mount {
 pub(crate) struct Umount {
     /// Directory to unmount
     pub(crate) dir: PathBuf,
-    /// Detach even when busy: who has files open keeps what is cached, missing data gives EIO
+    /// Detach even when busy: who has files open goes on reading until they are closed
     #[arg(short, long)]
     pub(crate) force: bool,
     #[command(flatten)]

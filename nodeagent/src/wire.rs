@@ -420,4 +420,14 @@ mod tests {
         drop(slow);
         dribble.join().unwrap();
     }
+
+    #[test]
+    fn a_listener_that_was_lost_ends_serving() {
+        // Its owner must hear of it: nobody could reach the daemon any more.
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listen(&dir.path().join("socket")).unwrap();
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+        let answer = Arc::new(|_: u32| 0u32);
+        serve(&listener, &answer).expect_err("nothing can be accepted");
+    }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use lamina_mount::fscontext::DetachedMount;
 use lamina_mount::session::{ConnectOptions, FuseConnection};
 use lamina_mount::unmount::fusectl::ConnectionId;
 use lamina_mount::unmount::mountinfo::MountTable;
@@ -282,4 +283,24 @@ fn a_holder_in_another_namespace_is_not_blamed() {
     child.kill().expect("kill");
     child.wait().expect("wait");
     assert_eq!(result.expect("unmounted here"), Unmounted::Clean);
+}
+
+#[test]
+fn a_clone_is_known_and_trusted_before_it_is_attached() {
+    let sandbox = sandbox!();
+    let (source, target) = (sandbox.dir("source"), sandbox.dir("target"));
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("test", &source, "tmpfs", flags, None).expect("tmpfs");
+    let clone = DetachedMount::clone_of(&source).expect("a clone");
+    clone.trust().expect("attributes can be cleared");
+    let identity = clone.identity().expect("it has an id");
+    clone.attach(&target).expect("attached");
+    let table = MountTable::read().expect("mountinfo");
+    let [from, to] = [&source, &target].map(|at| table.on(at).expect("mounted"));
+    assert_eq!(to.identity(), identity);
+    assert_ne!(from.id, to.id);
+    assert_eq!(from.device, to.device);
+    assert!(from.options.contains("nosuid,nodev"), "{}", from.options);
+    assert!(!to.options.contains("nosuid"), "{}", to.options);
+    assert!(!to.options.contains("nodev"), "{}", to.options);
 }

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 /// Calls at once; more wait in the socket.
 const CALLS_MAX: usize = 64;
-/// A caller that does not finish its request for this long is let go.
+/// A caller that does not finish its request, or take its answer, for this long is let go.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The agent ends after this long without mounts: long enough for the next of a row of mounts,
 /// short enough that nothing seems to be left behind.
@@ -56,7 +56,8 @@ async fn converse(mut stream: UnixStream, agent: &Arc<Agent>) -> Result<()> {
     crate::wire::check_peer(&stream)?;
     let request = tokio::time::timeout(REQUEST_TIMEOUT, read(&mut stream)).await??;
     let answer = answer(request, agent).await;
-    stream.write_all(&api::encode(&answer)?).await?;
+    let answer = api::encode(&answer)?;
+    tokio::time::timeout(REQUEST_TIMEOUT, stream.write_all(&answer)).await??;
     Ok(())
 }
 

@@ -64,7 +64,7 @@ impl Alive {
     }
 }
 
-/// `inotify wd:1 ino:24 sdev:1c mask:400 ...`, numbers but `wd` in hex (`proc_pid_fdinfo(5)`).
+/// `inotify wd:1 ino:24 sdev:1c mask:400 ...`, numbers in hex (`proc_pid_fdinfo(5)`).
 fn parse(line: &str) -> Option<Watch> {
     let fields = line.strip_prefix("inotify ")?;
     let value = |key: &str| {
@@ -72,7 +72,7 @@ fn parse(line: &str) -> Option<Watch> {
         words.find_map(|word| word.strip_prefix(key)?.strip_prefix(':'))
     };
     Some(Watch {
-        id: value("wd")?.parse().ok()?,
+        id: i32::from_str_radix(value("wd")?, 16).ok()?,
         device: u32::from_str_radix(value("sdev")?, 16).ok()?,
     })
 }
@@ -83,9 +83,9 @@ mod tests {
 
     #[test]
     fn the_kernels_line_is_understood() {
-        let line = "inotify wd:12 ino:1 sdev:1000028 mask:400 ignored_mask:0 fhandle-bytes:c";
+        let line = "inotify wd:1c ino:1 sdev:1000028 mask:400 ignored_mask:0 fhandle-bytes:c";
         let watch = Watch {
-            id: 12,
+            id: 28,
             device: 0x0100_0028,
         };
         assert_eq!(parse(line), Some(watch));

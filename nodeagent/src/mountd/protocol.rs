@@ -182,9 +182,14 @@ const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A connection to the mount daemon. Blocking: from async code use
 /// `spawn_blocking`. After an error, connect again.
+///
+/// A daemon that is killed meanwhile is waited for again: what was asked may
+/// have been done, and doing it again is harmless.
 #[derive(Debug)]
 pub struct MountdClient {
     client: Client,
+    run_dir: PathBuf,
+    patience: Duration,
 }
 
 impl MountdClient {
@@ -201,19 +206,24 @@ impl MountdClient {
         loop {
             // A daemon that is being killed may still have taken the connect:
             // only an answer proves that it is there.
-            let answered = Client::connect(&path, CALL_DEADLINE)
-                .map_err(MountdError::from)
-                .and_then(|client| {
-                    let mut mountd = Self { client };
-                    mountd.ping().map(|()| mountd)
-                });
+            let answered = Client::connect(&path, CALL_DEADLINE).and_then(|mut client| {
+                let _pong: Reply = client.call(&Request::Ping)?;
+                Ok(client)
+            });
             match answered {
-                Err(MountdError::Wire(
-                    WireError::Connect { .. } | WireError::Io(_) | WireError::Closed,
-                )) if Instant::now() < end => {
+                Err(WireError::Connect { .. } | WireError::Io(_) | WireError::Closed)
+                    if Instant::now() < end =>
+                {
                     std::thread::sleep(RETRY);
                 }
-                result => return result,
+                Err(error) => return Err(error.into()),
+                Ok(client) => {
+                    return Ok(Self {
+                        client,
+                        run_dir: run_dir.to_owned(),
+                        patience,
+                    });
+                }
             }
         }
     }
@@ -387,9 +397,33 @@ impl MountdClient {
     }
 
     fn call(&mut self, request: &Request) -> Result<Reply, MountdError> {
-        match self.client.call(request)? {
+        let end = Instant::now() + self.patience;
+        let mut answer = self.client.call(request);
+        while was_cut_off(&answer) && Instant::now() < end && may_repeat(request) {
+            *self = Self::connect(&self.run_dir, self.patience)?;
+            answer = self.client.call(request);
+        }
+        match answer? {
             Reply::Failed { kind, message } => Err(MountdError::Refused { kind, message }),
             reply => Ok(reply),
         }
     }
+}
+
+/// Whether the other side went away, not: was too slow.
+fn was_cut_off(answer: &Result<Reply, WireError>) -> bool {
+    use std::io::ErrorKind as K;
+    match answer {
+        Err(WireError::Closed) => true,
+        Err(WireError::Io(error)) => matches!(
+            error.kind(),
+            K::BrokenPipe | K::ConnectionReset | K::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
+/// A daemon that was told to end is not to be waited for.
+fn may_repeat(request: &Request) -> bool {
+    !matches!(request, Request::Shutdown { .. })
 }

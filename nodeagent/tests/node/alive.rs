@@ -47,3 +47,24 @@ fn a_detached_file_system_is_alive_until_its_last_file_is_closed() {
     unmount(&at, UnmountFlags::empty()).unwrap();
     assert_eq!(node.mountd().list_watches().unwrap(), []);
 }
+
+#[test]
+fn a_client_goes_on_when_the_mount_daemon_is_killed_between_two_calls() {
+    require_root();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::build(dir.path(), 48 << 20);
+    let setup = Setup {
+        fill_deadline: Duration::from_secs(30),
+        agent_delay_ms: None,
+    };
+    let node = Node::start(dir.path(), &image, &setup);
+    let mut mountd = node.mountd();
+    for _ in 0..5 {
+        let before = mountd.stats().unwrap().pid;
+        kill(before);
+        eventually("an answer of its successor", || {
+            (mountd.stats().unwrap().pid != before).then_some(())
+        });
+    }
+}

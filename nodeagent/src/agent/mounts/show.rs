@@ -21,9 +21,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A connection to the mount daemon that was silent for longer may be gone.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-
 impl Agent {
     pub(super) fn mount_now(self: &Arc<Self>, call: &MountCall) -> Result<MountInfo> {
         let start = Instant::now();
@@ -115,7 +112,6 @@ impl Agent {
         let flist = &admitted.flist;
         let digest = flist.digest();
         let mut mountd = self.mountd()?;
-        let asked = Instant::now();
         let known = mountd.list_blobs().map_err(|error| unavailable(&error))?;
         let known: HashSet<BlobId> = known.into_iter().map(|blob| blob.id).collect();
         let sources = if flist.blob_count() == 0 {
@@ -158,22 +154,13 @@ impl Agent {
             id: *id,
             dir: self.cache.blob_dir(id),
         });
-        // Opening may have verified for long, and the mount daemon keeps no silent connections.
-        let mountd = if asked.elapsed() < SILENCE_MAX {
-            Ok(mountd)
-        } else {
-            self.mountd()
-        };
-        mountd
-            .and_then(|mut mountd| {
-                let registered = mountd.register_blobs(registrations.collect());
-                registered.map_err(|error| unavailable(&error))?;
-                if adopted.is_none() {
-                    Self::record(&mut mountd, &live);
-                }
-                Ok(())
-            })
+        let registered = mountd.register_blobs(registrations.collect());
+        registered
+            .map_err(|error| unavailable(&error))
             .inspect_err(|_| self.close_sources(&digest))?;
+        if adopted.is_none() {
+            Self::record(&mut mountd, &live);
+        }
         Ok(live)
     }
 
