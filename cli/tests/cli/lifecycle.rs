@@ -229,6 +229,7 @@ fn a_mount_survives_its_holder_and_can_be_unmounted() {
     let expected = snapshot(&machine.path("source"));
     for dead in [
         &["holder"][..],
+        &["holder", "mountd"],
         &["holder", "agent"],
         &["holder", "agent", "mountd"],
     ] {
@@ -294,6 +295,29 @@ fn mounting_again_recovers_a_mount_whose_daemons_are_gone() {
             );
             machine.ok(&["umount", target]);
         }
+        ends_clean(&machine);
+    }
+}
+
+#[test]
+fn an_agent_notices_that_its_mounts_died_with_holder_and_mount_daemon() {
+    for mode in ["erofs", "fuse"] {
+        let machine = packed();
+        machine.dir("m");
+        let mount = ["mount", "x.fl", "m", "--no-prefetch", "--mode", mode];
+        machine.ok(&mount);
+        for role in ["holder", "mountd"] {
+            kill(machine.daemon(role).unwrap());
+        }
+        assert!(wait_until(|| machine.daemons().len() == 1));
+        machine.ok(&mount);
+        assert_eq!(states(&machine), ["mounted"], "{mode}");
+        assert_eq!(
+            snapshot(&machine.path("m")),
+            snapshot(&machine.path("source")),
+            "{mode}"
+        );
+        machine.ok(&["umount", "m"]);
         ends_clean(&machine);
     }
 }

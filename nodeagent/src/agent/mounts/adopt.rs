@@ -7,7 +7,7 @@
 use super::close::take_down_own;
 use super::detached::{record as record_of, unavailable};
 use super::own::{self, Place};
-use super::pending::Pending;
+use super::pending::{Pending, dead};
 use super::{Agent, Result};
 use crate::agent::failure::{failure, refused};
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
@@ -59,7 +59,12 @@ impl Agent {
         Ok(())
     }
 
-    fn note_outcome(&self, record: MountRecord, extra: Option<Extra>, adopted: Result<()>) {
+    pub(super) fn note_outcome(
+        &self,
+        record: MountRecord,
+        extra: Option<Extra>,
+        adopted: Result<()>,
+    ) {
         let mut pending = self.pending();
         let Err(why) = adopted else {
             pending.remove(&record.id);
@@ -189,12 +194,6 @@ impl Agent {
             take_down_own(&entry.mount_point);
         }
     }
-}
-
-fn dead() -> Failure {
-    let message = "all daemons of its instance had ended: missing data gives EIO; mount it again on \
-                   the same directory, or unmount it";
-    refused(FailureKind::Unavailable, message)
 }
 
 fn unreadable() -> Failure {

@@ -11,6 +11,7 @@ use lamina_flist::{BlobId, FlistDigest};
 use lamina_mount::unmount::UnmountOptions;
 use lamina_mount::unmount::mountinfo::MountIdentity;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A recorded mount that cannot be served (yet).
 #[derive(Debug, Clone)]
@@ -66,6 +67,42 @@ impl Pending {
 }
 
 impl Agent {
+    /// Notices mounts whose connection ended although this agent lives: it was aborted, or the mount
+    /// daemon died together with the holder.
+    pub(super) fn bury_dead(&self) -> Result<()> {
+        let mut mountd = self.mountd()?;
+        let records = mountd.list_mounts().map_err(|error| unavailable(&error))?;
+        let mut buried = Vec::new();
+        for record in records.into_iter().filter(MountRecord::is_dead) {
+            let extra = Extra::decode(&record.extra);
+            if extra.as_ref().is_some_and(|extra| extra.detached) {
+                let watch = extra.and_then(|extra| extra.watch);
+                self.detached().retain(|mount| {
+                    let stays = mount.flist.watch != watch;
+                    if !stays {
+                        buried.push(Arc::clone(mount));
+                    }
+                    stays
+                });
+                mountd
+                    .remove_mount_record(&record.id)
+                    .map_err(|error| unavailable(&error))?;
+            } else if let Some(mount) = self.mounts().remove(&record.target) {
+                buried.push(mount);
+                self.note_outcome(record, extra, Err(dead()));
+            }
+        }
+        if buried.is_empty() {
+            return Ok(());
+        }
+        self.drop_unused_mount_points(&own::table()?);
+        for mount in buried {
+            self.close(&mount.flist);
+        }
+        self.count_mounts();
+        Ok(())
+    }
+
     /// The mount recorded for a target that cannot be served, and its record's id.
     pub(super) fn pending_at(&self, target: &Path) -> Option<(String, Pending)> {
         let pending = self.pending();
@@ -108,4 +145,11 @@ impl Agent {
             .find(|pending| !pending.is_dead() && pending.digest() == Some(*digest));
         same.map_or(Ok(()), |pending| Err(pending.unserved()))
     }
+}
+
+/// Why a dead mount is not served.
+pub(super) fn dead() -> Failure {
+    let message = "the daemons that served it ended together: missing data gives EIO; mount it again on \
+                   the same directory, or unmount it";
+    refused(FailureKind::Unavailable, message)
 }

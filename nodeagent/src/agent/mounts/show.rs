@@ -38,6 +38,10 @@ impl Agent {
         deadline.check("checking the flist")?;
         // The watcher may not have seen yet what was unmounted elsewhere a moment ago.
         self.forget_gone()?;
+        let is_known = self.mounts().contains_key(&call.target);
+        if is_known || self.live(&digest).is_some() {
+            self.bury_dead()?;
+        }
         self.replace_pending(&call.target, &digest)?;
         if let Some(known) = self.mounts().get(&call.target) {
             return again(known, call, &digest);

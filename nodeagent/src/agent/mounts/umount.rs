@@ -33,13 +33,14 @@ impl Agent {
         }
     }
 
-    /// Closes what was unmounted without us (by umount(8), by the end of a mount namespace).
+    /// Closes what was unmounted without us (by umount(8), by the end of a mount namespace), and notices
+    /// what nobody serves any more.
     pub(crate) async fn reconcile(self: &Arc<Self>) {
         self.adopted().await;
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let agent = Arc::clone(self);
         let closed = tokio::task::spawn_blocking(move || {
-            let outcome = agent.forget_gone();
+            let outcome = agent.forget_gone().and_then(|()| agent.bury_dead());
             drop(turn);
             outcome
         });
