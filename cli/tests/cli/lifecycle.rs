@@ -3,11 +3,13 @@
 
 use crate::machine::{Machine, kill, snapshot, wait_until};
 use crate::mounts::packed;
+use lamina_nodeagent::mountd::MountdClient;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -106,6 +108,30 @@ fn readers_behind_a_lazy_unmount_by_hand_are_served_too() {
     let lazily = |machine: &Machine| sh("umount", &["-l"], &machine.path("m"));
     left_behind(&[], lazily);
     left_behind(&["--rw", "upper"], lazily);
+}
+
+/// Once, a successor that found the record of the target beside that of the detached flist (its
+/// predecessor was killed between writing one and removing the other) removed both, and the next
+/// successor forgot the readers.
+#[test]
+fn readers_are_served_although_the_agent_died_while_it_noted_them() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    let run_dir = machine.instances().remove(0);
+    let mountd = || MountdClient::connect(&run_dir, Duration::from_secs(20)).unwrap();
+    let noted = mountd().list_mounts().unwrap().remove(0);
+    let text = File::open(machine.path("m/a/b/text")).unwrap();
+    machine.ok(&["umount", "m", "--force"]);
+    mountd().put_mount_record(noted).unwrap();
+    for _ in 0..2 {
+        restarted(&machine, "agent");
+        assert_eq!(states(&machine), ["detached"]);
+    }
+    assert_eq!(mountd().list_mounts().unwrap().len(), 1);
+    assert!(read_all(&text) == std::fs::read(machine.path("source/a/b/text")).unwrap());
+    drop(text);
+    ends_clean(&machine);
 }
 
 #[test]

@@ -129,6 +129,10 @@ impl Agent {
         for (record, extra) in gone {
             let watch = extra.as_ref().and_then(|extra| extra.watch);
             let was_target = extra.as_ref().is_none_or(|extra| !extra.detached);
+            if !was_target && self.detached().iter().any(|m| m.flist.watch == watch) {
+                // Its target's record was there as well, and came first.
+                continue;
+            }
             let is_read = watch.is_some_and(|watch| watches.contains(&watch)) && !record.is_dead();
             let extra = extra.filter(|_| is_read && !self.serves(watch));
             if let Some(extra) = extra {
