@@ -28,12 +28,34 @@ pub enum RunDirError {
         /// Its owner.
         uid: u32,
     },
+    /// Whoever started this process died while it waited for the lock: its successor starts another.
+    #[error("the process that started this one is gone; not taking over {path}")]
+    Orphan {
+        /// The lock file.
+        path: PathBuf,
+    },
     /// Another process holds the lock.
     #[error("{path} is held by another process")]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
+}
+
+/// As [`lock`], for a process that somebody keeps running: after its starter's death it would take
+/// over from a predecessor although nobody would end it, or start it again.
+///
+/// # Errors
+/// As [`lock`]; [`RunDirError::Orphan`].
+pub fn lock_as_child(dir: &Path, name: &str, patience: Duration) -> Result<File, RunDirError> {
+    let starter = rustix::process::getppid();
+    let lock = lock(dir, name, patience)?;
+    if rustix::process::getppid() == starter {
+        return Ok(lock);
+    }
+    Err(RunDirError::Orphan {
+        path: dir.join(name),
+    })
 }
 
 /// Makes the directory, for its owner only.

@@ -275,6 +275,27 @@ fn a_mount_survives_its_holder_and_can_be_unmounted() {
     }
 }
 
+/// Once, a mount daemon that waited for its predecessor took over after its holder had died, too, and
+/// nobody was left to end it.
+#[test]
+fn daemons_that_waited_behind_others_do_not_outlive_their_holder() {
+    let machine = packed();
+    machine.dir("m");
+    machine.dir("n");
+    machine.ok(&["mount", "x.fl", "m"]);
+    // The second holder's children wait for the first one's, which go on; then it dies as well.
+    for daemons in [4, 4] {
+        kill(machine.daemon("holder").unwrap());
+        machine.ok(&["mount", "x.fl", "n"]);
+        let all_wait = || machine.daemons().len() > daemons;
+        assert!(wait_until(all_wait), "{}", machine.log());
+        machine.ok(&["umount", "n"]);
+    }
+    kill(machine.daemon("holder").unwrap());
+    machine.ok(&["umount", "m"]);
+    ends_clean(&machine);
+}
+
 #[test]
 fn a_mount_can_be_unmounted_although_its_daemons_cannot_start() {
     let machine = packed();

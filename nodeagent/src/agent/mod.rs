@@ -65,7 +65,7 @@ const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(30);
 /// Sockets first: whoever waits for a successor of a killed agent waits for them. But before them the
 /// lock: two agents would both write the cache.
 async fn serve(config: AgentConfig) -> Result<()> {
-    let _lock = rundir::lock(config.instance.dir(), "agent.lock", PREDECESSOR_PATIENCE)?;
+    let _lock = rundir::lock_as_child(config.instance.dir(), "agent.lock", PREDECESSOR_PATIENCE)?;
     // Another instance may mean the same cache, by another run directory.
     let _cache = cache_lock::take(&config.cache, config.instance.dir(), PREDECESSOR_PATIENCE)?;
     let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;

@@ -77,7 +77,7 @@ enum End {
 pub fn run(config: &MountdConfig) -> anyhow::Result<()> {
     let signals = block_signals()?;
     rundir::ensure(&config.run_dir)?;
-    let _lock = rundir::lock(&config.run_dir, "mountd.lock", PREDECESSOR_PATIENCE)?;
+    let _lock = rundir::lock_as_child(&config.run_dir, "mountd.lock", PREDECESSOR_PATIENCE)?;
     let holder = HolderClient::connect(&config.run_dir)?;
     let mount_point = config.run_dir.join(MOUNT_POINT);
     let mut state = State::load(&config.run_dir)?;
