@@ -106,6 +106,15 @@ pub(super) fn windows(read: &mut ReadAt<'_>) -> Vec<Range<u64>> {
     joined
 }
 
+/// Where a file has constants and data, and no code; in order.
+pub(super) fn data(read: &mut ReadAt<'_>) -> Vec<Range<u64>> {
+    let (_, segments) = headers(read).unwrap_or_default();
+    let loads = segments.iter().filter(|s| s.kind == PT_LOAD);
+    let data = loads.filter(|s| !s.executable);
+    data.map(|s| s.offset..s.offset.saturating_add(s.len))
+        .collect()
+}
+
 /// The ranges that loading touches: what is in front of the code, what is
 /// written to, and small segments behind. `None` if nothing is loaded.
 fn loaded(segments: &[Segment]) -> Option<Vec<Range<u64>>> {

@@ -215,10 +215,23 @@ impl Builder<'_> {
                 continue;
             };
             let named = import.names();
-            let found = |name| self.modules.submodule(*last, import.module, name, place);
+            let found = |name| self.modules.submodule(*last, name, place);
             let submodules = named.filter_map(found);
             out.extend(submodules.filter_map(|module| module.opened));
         }
+        out
+    }
+
+    /// The modules among the names in an extension.
+    fn compiled_imports(&self, place: &Place, list: &str) -> Vec<NodeId> {
+        let mut out = Vec::new();
+        for import in pyscan::list(list) {
+            let chain = self.modules.import(place, import.module);
+            if chain.len() == import.module.split('.').count() {
+                out.extend(chain.iter().filter_map(|module| module.opened));
+            }
+        }
+        out.truncate(NEEDS_MAX);
         out
     }
 
@@ -277,7 +290,10 @@ impl Builder<'_> {
             return;
         };
         if let Some(elf) = &scan.elf {
-            self.elf(file, name, elf);
+            let place = self.modules.place(directory);
+            let names = scan.imports.as_deref().unwrap_or_default();
+            let modules = self.compiled_imports(&place, names);
+            self.elf(file, name, elf, modules);
         } else if let Some(line) = scan.shebang.filter(|_| file.executable) {
             let mut needs = self.interpreters(&line);
             if let Some(list) = scan.imports.filter(|_| !has_suffix(name, "py")) {
@@ -289,7 +305,7 @@ impl Builder<'_> {
         }
     }
 
-    fn elf(&mut self, file: &Found, name: &str, elf: &Elf) {
+    fn elf(&mut self, file: &Found, name: &str, elf: &Elf, modules: Vec<NodeId>) {
         let mut needs = Vec::new();
         if let Some(interpreter) = &elf.interpreter {
             needs.extend(self.view.file(interpreter));
@@ -304,6 +320,7 @@ impl Builder<'_> {
         {
             needs.extend(self.startup(minor));
         }
+        needs.extend(modules);
         self.need(file.node, needs);
         if file.size > WHOLE_BYTES_MAX
             && let Some(id) = self.id(file.node)

@@ -181,23 +181,18 @@ fn entries(blobs: &[BlobLayout], blob: u16, range: Range<u64>) -> Option<Profile
     })
 }
 
-/// Ranges with neighbours joined and what is there already cut off.
+/// Ranges with neighbours joined.
 fn joined(ranges: impl Iterator<Item = ProfileRange>) -> Vec<ProfileRange> {
     let mut out: Vec<ProfileRange> = Vec::new();
-    for mut range in ranges {
-        if let Some(last) = out.last_mut().filter(|last| last.blob == range.blob) {
-            let end = last.first_entry + last.count;
-            let range_end = range.first_entry + range.count;
-            if last.first_entry <= range.first_entry && range.first_entry <= end {
-                last.count = end.max(range_end) - last.first_entry;
-                continue;
-            }
-            if range.first_entry < end && last.first_entry < range_end {
-                // Behind each other in the file, but not in the blob.
-                range.count = last.first_entry.saturating_sub(range.first_entry);
-            }
-        }
-        if range.count > 0 && out.len() < RANGES_MAX {
+    for range in ranges {
+        let follows = |last: &&mut ProfileRange| {
+            let reach = last.first_entry..=last.first_entry + last.count;
+            last.blob == range.blob && reach.contains(&range.first_entry)
+        };
+        if let Some(last) = out.last_mut().filter(follows) {
+            let end = range.first_entry + range.count;
+            last.count = last.count.max(end - last.first_entry);
+        } else if out.len() < RANGES_MAX {
             out.push(range);
         }
     }

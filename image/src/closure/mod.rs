@@ -16,6 +16,7 @@ mod graph;
 mod hints;
 mod libraries;
 mod modules;
+mod names;
 mod pyscan;
 mod python;
 mod scan;

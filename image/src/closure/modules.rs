@@ -321,25 +321,25 @@ impl<'a> Modules<'a> {
         };
         let minor = self.minor(place.minor);
         let mut chain = vec![self.package(*package, minor)];
-        if !name.is_empty() {
+        if !name.is_empty() && !self.is_frozen_in(*package, name, minor) {
             self.follow(*package, name, minor, &mut chain);
         }
         chain.into()
     }
 
-    /// The module `name` of a package called `parent`.
-    pub(super) fn submodule(
-        &self,
-        package: Module,
-        parent: &str,
-        name: &str,
-        place: &Place,
-    ) -> Option<Module> {
+    /// The module `name` of a package.
+    pub(super) fn submodule(&self, package: Module, name: &str, place: &Place) -> Option<Module> {
+        let directory = package.directory?;
         let minor = self.minor(place.minor);
-        let module = self.find(package.directory?, name, minor)?;
-        let frozen = minor.filter(|_| parent == "importlib");
-        let frozen = frozen.is_some_and(|m| is_frozen(m, &format!("{parent}.{name}")));
-        (!frozen).then_some(module)
+        let frozen = self.is_frozen_in(directory, name, minor);
+        (!frozen).then(|| self.find(directory, name, minor))?
+    }
+
+    /// Whether a package's module is frozen; there is one such package.
+    fn is_frozen_in(&self, directory: NodeId, name: &str, minor: Option<Minor>) -> bool {
+        let parent = self.parents.get(&directory).map(|(_, parent)| parent);
+        parent.is_some_and(|parent| parent == "importlib")
+            && minor.is_some_and(|minor| is_frozen(minor, &format!("importlib.{name}")))
     }
 
     fn package(&self, directory: NodeId, minor: Option<Minor>) -> Module {

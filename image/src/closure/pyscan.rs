@@ -178,9 +178,9 @@ impl Lines<'_> {
         let mut depth = 0usize;
         loop {
             let start = self.at;
-            while self.peek().is_some_and(|b| !SPECIAL[usize::from(b)]) {
-                self.at += 1;
-            }
+            let rest = &self.source[start..];
+            let plain = rest.iter().position(|b| SPECIAL[usize::from(*b)]);
+            self.at = start + plain.unwrap_or(rest.len());
             if let Some(out) = &mut out
                 && out.len() < STATEMENT_MAX
             {
@@ -231,25 +231,28 @@ impl Lines<'_> {
         if triple {
             self.at += 2;
         }
-        while let Some(byte) = self.peek() {
-            match byte {
+        loop {
+            let rest = &self.source[self.at.min(self.source.len())..];
+            let ends = |b: &u8| *b == quote || *b == b'\\' || (*b == b'\n' && !triple);
+            let Some(len) = rest.iter().position(ends) else {
+                break;
+            };
+            self.at += len + 1;
+            match rest[len] {
                 b'\\' => self.at += 1,
                 // A single-quoted string does not span lines: the source is
                 // broken here.
-                b'\n' if !triple => return,
-                _ if byte == quote => {
-                    if !triple {
-                        self.at += 1;
-                        return;
-                    }
-                    if self.source[self.at..].starts_with(&[quote; 3]) {
-                        self.at += 3;
-                        return;
-                    }
+                b'\n' => {
+                    self.at -= 1;
+                    return;
+                }
+                _ if !triple => return,
+                _ if rest[len..].starts_with(&[quote; 3]) => {
+                    self.at += 2;
+                    return;
                 }
                 _ => {}
             }
-            self.at += 1;
         }
         // An escape at the very end led outside.
         self.at = self.source.len();

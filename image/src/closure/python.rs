@@ -10,7 +10,7 @@ use super::modules::Minor;
 /// Since when most of the start-up modules are frozen.
 const FROZEN_SINCE: Minor = 11;
 /// Frozen modules that exist as files too; from `Python/frozen.c`.
-const FROZEN: [&str; 16] = [
+const FROZEN: [&str; 17] = [
     "_collections_abc",
     "_sitebuiltins",
     "abc",
@@ -27,6 +27,7 @@ const FROZEN: [&str; 16] = [
     "runpy",
     "site",
     "stat",
+    "zipimport",
 ];
 
 /// Modules every start imports; found as files or, being frozen, not at all.

@@ -11,12 +11,13 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::elf::{self, Elf};
+use super::names::Names;
 use super::pyscan;
 
 /// Larger Python sources are data.
 const PYTHON_BYTES_MAX: u64 = 4 << 20;
 /// Kept from the start of an ELF file; linkers put what the loader needs there.
-const ELF_PREFIX_MAX: usize = 4 << 20;
+const ELF_PREFIX_MAX: usize = 8 << 20;
 /// Kept of what lies behind that, where patchelf puts it.
 const ELF_REST_MAX: usize = 4 << 20;
 /// What a file is, is decided on so many bytes (program headers are in them).
@@ -33,7 +34,8 @@ pub struct FileScan {
     /// The rest of a first line `#!…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) shebang: Option<String>,
-    /// A Python source's imports, as [`pyscan::scan`] writes them.
+    /// A Python source's imports, as [`pyscan::scan`] writes them; of an
+    /// extension the names it may import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) imports: Option<String>,
     /// An ELF file.
@@ -100,10 +102,12 @@ pub(super) fn scan_whole(name: &[u8], bytes: &[u8]) -> Option<FileScan> {
 
 /// Watches one file's bytes go by.
 pub(crate) struct Scanner {
+    name: String,
     may_be_python: bool,
     size: u64,
     kind: Kind,
     kept: Kept,
+    names: Option<Names>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,10 +125,12 @@ impl Scanner {
     /// For a file called `name` (its last component).
     pub(crate) fn new(name: &[u8], size: u64) -> Self {
         Self {
+            name: String::from_utf8_lossy(name).into_owned(),
             may_be_python: name.ends_with(b".py") && size <= PYTHON_BYTES_MAX,
             size,
             kind: Kind::Unknown,
             kept: Kept::new(HEAD),
+            names: None,
         }
     }
 
@@ -136,7 +142,17 @@ impl Scanner {
         let taken = self.kept.feed(offset, data);
         if self.kind == Kind::Unknown && self.kept.prefix.len() == HEAD {
             self.decide();
-            self.kept.feed(offset + taken as u64, &data[taken..]);
+            let (offset, data) = (offset + taken as u64, &data[taken..]);
+            self.kept.feed(offset, data);
+            self.names_in(offset, data);
+        } else {
+            self.names_in(offset, data);
+        }
+    }
+
+    fn names_in(&mut self, offset: u64, data: &[u8]) {
+        if let Some(names) = &mut self.names {
+            names.feed(offset, data);
         }
     }
 
@@ -158,6 +174,11 @@ impl Scanner {
             Kind::Elf => {
                 self.kept.prefix_max = ELF_PREFIX_MAX;
                 self.kept.windows = elf::windows(&mut |at, len| self.kept.read_at(at, len));
+                let data = elf::data(&mut |at, len| self.kept.read_at(at, len));
+                self.names = Names::new(&self.name, data);
+                if let Some(names) = &mut self.names {
+                    names.feed(0, &self.kept.prefix);
+                }
             }
             _ => {}
         }
@@ -182,7 +203,8 @@ impl Scanner {
             },
             Kind::Elf => FileScan {
                 elf: elf::parse(&mut |at, len| self.kept.read_at(at, len)),
-                ..FileScan::default()
+                imports: self.names.and_then(Names::finish),
+                shebang: None,
             },
         };
         (scan != FileScan::default()).then_some(scan)
@@ -313,7 +335,7 @@ mod tests {
     fn strings_behind_the_prefix_are_seen_through_windows() {
         // As patchelf leaves a file: dynamic section and strings at its end.
         let small = super::super::tests::elf("/lib/ld.so", &["liba.so"], "$ORIGIN");
-        let at = 6u64 << 20;
+        let at = ELF_PREFIX_MAX as u64 + (1 << 20);
         let mut large = small.clone();
         large.resize(at as usize, 0);
         large.extend_from_slice(&small);

@@ -66,7 +66,8 @@ impl Root {
         self.blob.len += size.next_multiple_of(4096);
         let data = FileData::Extent(Extent { blob: 0, offset });
         self.put(path, NodeKind::File(FileContent { size, data }));
-        if let Some(scan) = scan::scan_whole(path.as_bytes(), bytes) {
+        let name = path.rsplit('/').next().unwrap();
+        if let Some(scan) = scan::scan_whole(name.as_bytes(), bytes) {
             self.scans.add(offset, scan);
         }
         self
@@ -326,6 +327,34 @@ fn relative_and_own_imports_are_found_where_python_finds_them() {
     let own = ["/srv/json.py", "/srv/x/y.py", "/srv/top.py"];
     assert_eq!(root.needs("/srv/x/__init__.py"), own);
     assert_eq!(root.needs("/srv/x/y.py"), own[..1]);
+}
+
+#[test]
+fn extensions_need_the_modules_they_name() {
+    let mut root = Root::new();
+    let site = "/usr/lib/python3.11/site-packages";
+    // Names in the data, as libraries that are not there.
+    let names = [
+        "libx.so",
+        "pkg.other",
+        "pkg.missing",
+        "far.away.thing",
+        "pkg.ext.own",
+    ];
+    let library = elf("", &names, "");
+    root.stored(
+        &format!("{site}/pkg/ext.cpython-311-x86_64-linux-gnu.so"),
+        &library,
+    )
+    .file(&format!("{site}/pkg/plain.so"), &library)
+    .file(&format!("{site}/pkg/__init__.py"), b"")
+    .file(&format!("{site}/pkg/other.py"), b"")
+    .file(&format!("{site}/far/away/thing.py"), b"");
+    let want = ["pkg/__init__.py", "pkg/other.py", "far/away/thing.py"];
+    let want = want.map(|path| format!("{site}/{path}"));
+    let needs = |name: &str| root.needs(&format!("{site}/pkg/{name}"));
+    assert_eq!(needs("ext.cpython-311-x86_64-linux-gnu.so"), want);
+    assert_eq!(needs("plain.so"), [""; 0]);
 }
 
 #[test]
