@@ -316,6 +316,10 @@ fn readers_never_see_a_hole_while_another_process_fills_evicts_and_is_killed() {
             }
         }
     });
+    // What `Trust::SameBoot` relies on: no kill left a bit that is not true.
+    let report = scene.open(Trust::Closed).report();
+    assert!(report.verified > 0, "{report:?}");
+    assert_eq!(report.cleared, 0);
 }
 
 fn read_until(reader: &BlobReader, seed: u64, good: &AtomicU64, ends: &AtomicBool) {
