@@ -3,7 +3,7 @@
 use crate::agent::fetch::{FetchCounts, FetchError, Urgency};
 use crate::agent::holds::Holds;
 use crate::agent::lanes::{Lane, Lanes};
-use crate::agent::space::{Cold, Item, Lease, Space};
+use crate::agent::space::{Cold, Item, Lease, Press, Space};
 use lamina_flist::{BlobId, Flist, FlistDigest};
 use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Swept, Trust};
 use lamina_store::{ChunkReader, ChunkSource};
@@ -173,10 +173,10 @@ impl Source {
 }
 
 impl Cold for Source {
-    fn sweep(&self, from: usize, wanted: u64) -> Result<Swept, CacheError> {
+    fn sweep(&self, from: usize, wanted: u64, press: Press) -> Result<Swept, CacheError> {
         self.holds.tidy();
         self.file.evict_cold(from, wanted, |entry, touched| {
-            self.holds.may_go(entry, touched)
+            self.holds.may_go(entry, touched) || press == Press::Hard
         })
     }
 

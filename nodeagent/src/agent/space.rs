@@ -19,7 +19,7 @@ mod limits;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use clock::Cold;
+pub(crate) use clock::{Cold, Press};
 pub(crate) use disk::Item;
 
 use crate::agent::fetch::Urgency;
@@ -46,6 +46,12 @@ const FOLLOW_PART: u64 = 8;
 /// How long a reader waits for room while everything that could go is waited for by others. Below
 /// the deadline of its read, so that the reason is told.
 const ROOM_PATIENCE: Duration = Duration::from_secs(20);
+/// After so long, what other readers hold goes, too, and again each time this has passed: each of them
+/// may hold a part of what it needs while it waits for the rest.
+const HARD_EVERY: Duration = Duration::from_millis(300);
+/// A reader is refused after so many looks in a row found nothing that could ever go: one may have fallen
+/// between the landing of somebody's data and the hand's coming by.
+const NEVERS: u32 = 3;
 /// Between two looks: what was kept for a reader is free soon after it read.
 const ROOM_RETRY: Duration = Duration::from_millis(20);
 
@@ -167,7 +173,7 @@ impl Space {
         }
         if max.is_some() || expire.is_some() {
             self.expire()?;
-            self.make_room(0, true)?;
+            self.make_room(0, Some(Press::Gently))?;
         }
         Ok(())
     }
@@ -187,18 +193,26 @@ impl Space {
         urgency: Urgency,
     ) -> Result<Reservation, NoRoom> {
         let deadline = Instant::now() + ROOM_PATIENCE;
-        let cold = self.may_push_out(bytes, urgency);
+        let may = self.may_push_out(bytes, urgency);
+        let mut hard_at = Instant::now() + HARD_EVERY;
+        let mut nevers = 0;
         loop {
             let given_back = self.given_back.notified();
             if let Some(reserved) = self.try_reserve(bytes) {
                 return Ok(reserved);
             }
             self.check_fits(bytes)?;
-            let (reserved, room) = self.reserve_evicting(bytes, cold).await;
+            let hard = Instant::now() >= hard_at;
+            let press = may.map(|press| if hard { Press::Hard } else { press });
+            if hard {
+                hard_at = Instant::now() + HARD_EVERY;
+            }
+            let (reserved, room) = self.reserve_evicting(bytes, press).await;
             if let Some(reserved) = reserved {
                 return Ok(reserved);
             }
-            let waits = urgency == Urgency::Demand && room == Room::Later;
+            nevers = if room == Room::Never { nevers + 1 } else { 0 };
+            let waits = urgency == Urgency::Demand && nevers < NEVERS;
             if !waits || Instant::now() >= deadline {
                 return Err(self.full());
             }
@@ -213,7 +227,7 @@ impl Space {
         }
         self.check_fits(bytes)?;
         let _turn = self.turn.blocking_lock();
-        if let Err(error) = self.make_room(bytes, true) {
+        if let Err(error) = self.make_room(bytes, Some(Press::Gently)) {
             tracing::warn!(%error, "evict from the cache");
         }
         self.try_reserve(bytes).ok_or_else(|| self.full())
@@ -233,12 +247,14 @@ impl Space {
         NoRoom::Full { max }
     }
 
-    fn may_push_out(&self, bytes: u64, urgency: Urgency) -> bool {
-        match urgency {
+    /// How hard data of mounts is pressed at first, if at all.
+    fn may_push_out(&self, bytes: u64, urgency: Urgency) -> Option<Press> {
+        let may = match urgency {
             Urgency::Demand => true,
             Urgency::Follow => bytes <= self.books().max / FOLLOW_PART,
             Urgency::Ahead => false,
-        }
+        };
+        may.then_some(Press::Gently)
     }
 
     fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
@@ -255,7 +271,7 @@ impl Space {
     async fn reserve_evicting(
         self: &Arc<Self>,
         bytes: u64,
-        cold: bool,
+        cold: Option<Press>,
     ) -> (Option<Reservation>, Room) {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let space = Arc::clone(self);
@@ -326,7 +342,7 @@ impl Space {
         Ok(found)
     }
 
-    fn make_room(&self, bytes: u64, cold: bool) -> io::Result<Room> {
+    fn make_room(&self, bytes: u64, cold: Option<Press>) -> io::Result<Room> {
         let mut found = self.look()?;
         found.sort_by_key(|found| found.last_used);
         for item in found {
@@ -344,10 +360,10 @@ impl Space {
             let over = books.used + books.reserved + bytes - books.max;
             (over + slack, books.reserved)
         };
-        if !cold {
+        let Some(press) = cold else {
             return Ok(Room::Never);
-        }
-        let evicted = self.clock.evict(wanted);
+        };
+        let evicted = self.clock.evict(wanted, press);
         let (entries, freed) = (evicted.entries, evicted.freed);
         tracing::debug!(entries, bytes = freed, "evicted cold data of mounts");
         let mut books = self.books();

@@ -8,10 +8,20 @@ use lamina_mount::cache::{CacheError, Swept};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// What may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Press {
+    /// Not what a reader waits for.
+    Gently,
+    /// That, too: it will ask again. For readers that keep each other from going on, each holding a
+    /// part of what it needs.
+    Hard,
+}
+
 /// A blob in use whose entries may go one by one.
 pub(crate) trait Cold: Send + Sync + Debug {
     /// Frees about `wanted` bytes from entry `from` on: see `BlobFile::evict_cold`.
-    fn sweep(&self, from: usize, wanted: u64) -> Result<Swept, CacheError>;
+    fn sweep(&self, from: usize, wanted: u64, press: Press) -> Result<Swept, CacheError>;
 
     /// How many entries there are.
     fn len(&self) -> usize;
@@ -43,14 +53,14 @@ impl Clock {
     }
 
     /// Frees `wanted` bytes if at all possible: in two rounds every entry that may go has gone.
-    pub(super) fn evict(&self, wanted: u64) -> Evicted {
+    pub(super) fn evict(&self, wanted: u64, press: Press) -> Evicted {
         let mut hand = self.hand();
         hand.forget_closed();
         let mut evicted = Evicted::default();
         let mut blobs_left = hand.blobs.len() * 2 + 1;
         while evicted.freed < wanted && blobs_left > 0 {
             let Some(blob) = hand.current() else { break };
-            match blob.sweep(hand.entry, wanted - evicted.freed) {
+            match blob.sweep(hand.entry, wanted - evicted.freed, press) {
                 Ok(swept) => {
                     evicted.freed += swept.freed;
                     evicted.entries += swept.evicted;
@@ -122,7 +132,7 @@ mod tests {
     }
 
     impl Cold for Fake {
-        fn sweep(&self, from: usize, wanted: u64) -> Result<Swept, CacheError> {
+        fn sweep(&self, from: usize, wanted: u64, _: Press) -> Result<Swept, CacheError> {
             let mut entries = self.0.lock().unwrap();
             let mut swept = Swept::default();
             for (at, (present, touched)) in entries.iter_mut().enumerate().skip(from) {
@@ -160,7 +170,7 @@ mod tests {
     fn the_hand_goes_round_all_blobs_and_takes_the_untouched_first() {
         let blobs = [Fake::blob(&[true, false, true]), Fake::blob(&[false, true])];
         let clock = clock_of(&blobs);
-        let freed = |wanted| clock.evict(wanted).freed;
+        let freed = |wanted| clock.evict(wanted, Press::Gently).freed;
         assert_eq!(freed(2), 2, "the two untouched ones");
         assert_eq!(freed(1), 1);
         assert_eq!(freed(10), 2, "the rest, and then there is nothing");
@@ -171,8 +181,8 @@ mod tests {
     fn everything_goes_in_one_call_if_it_must() {
         let blobs = [Fake::blob(&[true; 100]), Fake::blob(&[true; 100])];
         let clock = clock_of(&blobs);
-        clock.evict(50);
-        assert_eq!(clock.evict(1000).freed, 150);
+        clock.evict(50, Press::Gently);
+        assert_eq!(clock.evict(1000, Press::Gently).freed, 150);
     }
 
     #[test]
@@ -181,10 +191,10 @@ mod tests {
         let clock = Clock::default();
         clock.add(&closed);
         clock.add(&kept);
-        clock.evict(1);
+        clock.evict(1, Press::Gently);
         drop(closed);
-        assert_eq!(clock.evict(10).freed, 3);
+        assert_eq!(clock.evict(10, Press::Gently).freed, 3);
         drop(kept);
-        assert_eq!(clock.evict(1), Evicted::default());
+        assert_eq!(clock.evict(1, Press::Gently), Evicted::default());
     }
 }
