@@ -51,7 +51,7 @@ impl Command<'_, '_> {
         self.out.push(program.node);
         let name = program.path.rsplit('/').next().unwrap_or_default();
         let shebang = self.builder.scan(program.node, name);
-        if let Some(line) = shebang.and_then(|scan| scan.shebang) {
+        if let Some(line) = shebang.and_then(|scan| scan.into_owned().shebang) {
             let mut words = line.split_whitespace().map(str::to_owned);
             let Some(interpreter) = words.next() else {
                 return;
@@ -106,7 +106,7 @@ impl Command<'_, '_> {
         };
         self.out.push(file.node);
         let scan = self.builder.scan(file.node, "script.py");
-        if let Some(list) = scan.and_then(|scan| scan.imports) {
+        if let Some(list) = scan.and_then(|scan| scan.into_owned().imports) {
             let mut place = interpreter_place(minor);
             place.own_root = self.builder.view.directory(parent(&file.path));
             self.out.extend(self.builder.imports(&place, &list));

@@ -6,6 +6,8 @@
 //! passed ([`Scans`]); never fails, only gets smaller; every part of it is
 //! bounded, since all of its input comes from the image.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -26,6 +28,9 @@ const FILES_MAX: usize = 1 << 20;
 const NEEDS_MAX: usize = 4096;
 /// What all files need.
 const NEEDS_TOTAL_MAX: usize = 6 << 20;
+/// Bytes of import lists that are looked through, those of equal files each
+/// time; a large image has a few MiB.
+const LISTS_BYTES_MAX: usize = 256 << 20;
 /// A file up to this size is taken whole; of a larger one what loading touches.
 const WHOLE_BYTES_MAX: u64 = 8 << 20;
 /// Of larger files that nothing is known of.
@@ -64,6 +69,8 @@ impl Graph {
             index: HashMap::new(),
             needs_left: NEEDS_TOTAL_MAX,
             programs: HashMap::new(),
+            startups: HashMap::new(),
+            lists_left: Cell::new(LISTS_BYTES_MAX),
         };
         builder.add_module_roots();
         // A script needs what runs it before what it imports.
@@ -90,9 +97,12 @@ pub(super) struct Builder<'a> {
     needs_left: usize,
     /// Interpreters of scripts, by first line.
     programs: HashMap<String, Vec<NodeId>>,
+    /// What interpreters open first, by version.
+    startups: HashMap<Minor, Vec<NodeId>>,
+    lists_left: Cell<usize>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     fn content(&self, node: NodeId) -> Option<&FileContent> {
         match &self.view.tree().node(node).kind {
             NodeKind::File(content) => Some(content),
@@ -101,12 +111,12 @@ impl Builder<'_> {
     }
 
     /// What the content of a file says.
-    pub(super) fn scan(&self, node: NodeId, name: &str) -> Option<FileScan> {
+    pub(super) fn scan(&self, node: NodeId, name: &str) -> Option<Cow<'a, FileScan>> {
         match &self.content(node)?.data {
-            FileData::Inline(bytes) => scan_whole(name.as_bytes(), bytes),
+            FileData::Inline(bytes) => scan_whole(name.as_bytes(), bytes).map(Cow::Owned),
             FileData::Extent(extent) => {
                 let scans = self.scans.get(usize::from(extent.blob))?;
-                scans.get(extent.offset).cloned()
+                scans.get(extent.offset).map(Cow::Borrowed)
             }
             FileData::Sparse { .. } => None,
         }
@@ -185,8 +195,8 @@ impl Builder<'_> {
             let Some(scan) = self.scan(source.file, ".py") else {
                 continue;
             };
-            let list = scan.imports.unwrap_or_default();
-            let needs = self.imports(&source.place, &list);
+            let list = scan.imports.as_deref().unwrap_or_default();
+            let needs = self.imports(&source.place, list);
             // A program is opened itself, with or without bytecode beside it.
             if source.file != source.opened && source.place.own_root.is_some() {
                 self.need(source.file, needs.iter().copied());
@@ -200,7 +210,7 @@ impl Builder<'_> {
     /// The files that a list of imports opens.
     pub(super) fn imports(&self, place: &Place, list: &str) -> Vec<NodeId> {
         let mut out = Vec::new();
-        for import in pyscan::list(list) {
+        for import in pyscan::list(self.paid(list)) {
             if out.len() >= NEEDS_MAX || (import.main_only && !place.may_be_main) {
                 continue;
             }
@@ -222,10 +232,17 @@ impl Builder<'_> {
         out
     }
 
+    /// A list, as long as the budget for lists lasts.
+    fn paid<'l>(&self, list: &'l str) -> &'l str {
+        let left = self.lists_left.get().checked_sub(list.len());
+        self.lists_left.set(left.unwrap_or(0));
+        left.map_or("", |_| list)
+    }
+
     /// The modules among the names in an extension.
     fn compiled_imports(&self, place: &Place, list: &str) -> Vec<NodeId> {
         let mut out = Vec::new();
-        for import in pyscan::list(list) {
+        for import in pyscan::list(self.paid(list)) {
             let chain = self.modules.import(place, import.module);
             if chain.len() == import.module.split('.').count() {
                 out.extend(chain.iter().filter_map(|module| module.opened));
@@ -237,6 +254,9 @@ impl Builder<'_> {
 
     /// What an interpreter of version 3.`minor` opens before any program.
     fn startup(&mut self, minor: Minor) -> Vec<NodeId> {
+        if let Some(known) = self.startups.get(&minor) {
+            return known.clone();
+        }
         let place = interpreter_place(minor);
         let mut out = Vec::new();
         for name in super::python::startup(minor) {
@@ -254,6 +274,7 @@ impl Builder<'_> {
             let needs = self.imports(&place, &list);
             self.need(file, needs);
         }
+        self.startups.insert(minor, out.clone());
         out
     }
 
@@ -290,16 +311,18 @@ impl Builder<'_> {
             return;
         };
         if let Some(elf) = &scan.elf {
-            let place = self.modules.place(directory);
-            let names = scan.imports.as_deref().unwrap_or_default();
-            let modules = self.compiled_imports(&place, names);
-            self.elf(file, name, elf, modules);
-        } else if let Some(line) = scan.shebang.filter(|_| file.executable) {
-            let mut needs = self.interpreters(&line);
-            if let Some(list) = scan.imports.filter(|_| !has_suffix(name, "py")) {
+            let names = scan.imports.as_deref();
+            let modules = names.map(|names| {
+                let place = self.modules.place(directory);
+                self.compiled_imports(&place, names)
+            });
+            self.elf(file, name, elf, modules.unwrap_or_default());
+        } else if let Some(line) = scan.shebang.as_deref().filter(|_| file.executable) {
+            let mut needs = self.interpreters(line);
+            if let Some(list) = scan.imports.as_deref().filter(|_| !has_suffix(name, "py")) {
                 let mut place = self.modules.place(directory);
                 place.may_be_main = true;
-                needs.extend(self.imports(&place, &list));
+                needs.extend(self.imports(&place, list));
             }
             self.need(file.node, needs);
         }
@@ -312,6 +335,9 @@ impl Builder<'_> {
             needs.extend(self.view.file("/etc/ld.so.cache"));
         }
         for library in &elf.needed {
+            if self.view.is_exhausted() {
+                break;
+            }
             needs.extend(self.libraries.find(&self.view, library, file, elf));
         }
         let mut needs: Vec<NodeId> = needs.into_iter().map(|found| found.node).collect();

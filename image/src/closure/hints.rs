@@ -21,6 +21,10 @@ const NEEDS_TOTAL_MAX: usize = 7 << 20;
 const SPLICED_MAX: usize = 4096;
 /// Ranges of one file: segments of a sparse one.
 const RANGES_MAX: usize = 64;
+/// Ranges of all files, within what a flist may hold.
+const RANGES_TOTAL_MAX: usize = 4 << 20;
+/// Ranges of a profile.
+const PROFILE_RANGES_MAX: usize = 100_000;
 
 impl Graph {
     /// What a start of the image's command reads, in likely order.
@@ -56,6 +60,7 @@ impl Graph {
                 }
             }
         }
+        ranges.truncate(PROFILE_RANGES_MAX);
         (!ranges.is_empty()).then_some(Profile {
             source: ProfileSource::Static,
             ranges,
@@ -65,13 +70,17 @@ impl Graph {
     /// The graph by blob ranges; `None` if it is empty. Files that are in the
     /// tree itself are left out, their needs taking their place.
     pub fn hints(&self, tree: &Tree, blobs: &[BlobLayout]) -> Option<HintTable> {
+        let mut ranges_left = RANGES_TOTAL_MAX;
         let ranges: Vec<Vec<ProfileRange>> = self
             .files
             .iter()
             .map(|file| {
                 let parts = file.parts.iter();
                 let ranges = parts.flat_map(|part| blob_ranges(tree, blobs, file.node, part));
-                joined(ranges)
+                let mut ranges = joined(ranges);
+                ranges.truncate(ranges_left);
+                ranges_left -= ranges.len();
+                ranges
             })
             .collect();
         let mut left = NEEDS_TOTAL_MAX;

@@ -46,6 +46,7 @@ impl Libraries {
         let from_environment = ld_library_path
             .split(':')
             .filter(|d| !d.is_empty())
+            .take(DIRECTORIES_MAX)
             .map(str::to_owned)
             .collect();
         Self {

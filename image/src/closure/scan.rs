@@ -6,6 +6,7 @@
 //! of the file being scanned), the result depends on name and bytes alone, not
 //! on how they are cut, and nothing is ever read again.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -64,18 +65,22 @@ impl FileScan {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Scans {
-    by_offset: std::collections::BTreeMap<u64, FileScan>,
-    #[serde(skip)]
-    cost: usize,
+    by_offset: BTreeMap<u64, FileScan>,
 }
 
 impl Scans {
-    /// Adds a file's scan, while there is room.
-    pub(crate) fn add(&mut self, offset: u64, scan: FileScan) {
-        self.cost = self.cost.saturating_add(scan.cost());
-        if self.cost <= SCANS_BYTES_MAX {
-            self.by_offset.entry(offset).or_default().add(scan);
+    /// Scans with their places; those that fit the memory for them.
+    pub(crate) fn new(placed: impl IntoIterator<Item = (u64, FileScan)>) -> Self {
+        let mut scans = Self::default();
+        let mut left = SCANS_BYTES_MAX;
+        for (offset, scan) in placed {
+            let Some(rest) = left.checked_sub(scan.cost()) else {
+                break;
+            };
+            left = rest;
+            scans.by_offset.entry(offset).or_default().add(scan);
         }
+        scans
     }
 
     pub(super) fn get(&self, offset: u64) -> Option<&FileScan> {
@@ -359,16 +364,17 @@ mod tests {
 
     #[test]
     fn scans_come_back_from_their_bytes() {
-        let mut scans = Scans::default();
-        scans.add(4096, scan_whole(b"a.py", b"import a\n").unwrap());
-        scans.add(0, scan_whole(b"b", b"#!/bin/sh\n").unwrap());
-        let back = Scans::parse(&scans.to_bytes()).unwrap();
-        assert_eq!(back.by_offset, scans.by_offset);
+        let python = scan_whole(b"a.py", b"import a\n").unwrap();
+        let shell = scan_whole(b"b", b"#!/bin/sh\n").unwrap();
+        let scans = Scans::new([(4096, python.clone()), (0, shell)]);
+        assert_eq!(Scans::parse(&scans.to_bytes()), Some(scans));
         assert_eq!(Scans::parse(b"{}x"), None);
         // What does not fit any more is not kept.
-        let mut full = scans.clone();
-        full.cost = SCANS_BYTES_MAX;
-        full.add(8192, scan_whole(b"a.py", b"import a\n").unwrap());
-        assert!(full.get(8192).is_none() && full.get(4096).is_some());
+        let long = FileScan {
+            shebang: Some("x".repeat(SCANS_BYTES_MAX - 200)),
+            ..FileScan::default()
+        };
+        let full = Scans::new([(0, long), (4096, python.clone()), (8192, python)]);
+        assert!(full.get(0).is_some() && full.get(8192).is_none());
     }
 }

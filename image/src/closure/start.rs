@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use super::view::{Found, View};
 
+/// Directories of the PATH.
+const PATH_MAX: usize = 64;
+
 /// The parts of an image config that decide what runs.
 pub(super) struct Start {
     command: Vec<String>,
@@ -58,7 +61,7 @@ impl Start {
         let candidates: Vec<String> = if word.contains('/') {
             vec![self.absolute(word)]
         } else {
-            let directories = self.path().split(':');
+            let directories = self.path().split(':').take(PATH_MAX);
             directories.map(|dir| format!("{dir}/{word}")).collect()
         };
         candidates.into_iter().find_map(|path| {

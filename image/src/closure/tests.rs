@@ -12,7 +12,7 @@ use super::*;
 struct Root {
     tree: Tree,
     blob: BlobLayout,
-    scans: Scans,
+    scans: Vec<(u64, FileScan)>,
 }
 
 impl Root {
@@ -20,7 +20,7 @@ impl Root {
         Self {
             tree: Tree::new(Metadata::default()),
             blob: BlobLayout::default(),
-            scans: Scans::default(),
+            scans: Vec::new(),
         }
     }
 
@@ -68,7 +68,7 @@ impl Root {
         self.put(path, NodeKind::File(FileContent { size, data }));
         let name = path.rsplit('/').next().unwrap();
         if let Some(scan) = scan::scan_whole(name.as_bytes(), bytes) {
-            self.scans.add(offset, scan);
+            self.scans.push((offset, scan));
         }
         self
     }
@@ -79,7 +79,7 @@ impl Root {
     }
 
     fn graph(&self, config: &serde_json::Value) -> Graph {
-        Graph::new(&self.tree, std::slice::from_ref(&self.scans), config)
+        Graph::new(&self.tree, &[Scans::new(self.scans.clone())], config)
     }
 
     fn path(&self, node: NodeId) -> String {

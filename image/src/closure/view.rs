@@ -60,6 +60,11 @@ impl<'a> View<'a> {
         Some((names, node))
     }
 
+    /// Whether nothing will be found any more.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.steps.get() == 0
+    }
+
     fn spend(&self, steps: usize) {
         self.steps.set(self.steps.get().saturating_sub(steps));
     }
@@ -133,6 +138,6 @@ mod tests {
         assert!(view.directory("a/../a").is_some());
         assert_eq!(view.directory("a/../a"), None);
         assert_eq!(view.directory("a"), None);
-        assert!(view.names("/").is_empty());
+        assert!(view.names("/").is_empty() && view.is_exhausted());
     }
 }

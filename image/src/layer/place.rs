@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use lamina_flist::blob::{DataRun, PlaceError};
 use lamina_flist::{
-    BlobBuilder, BlobLayout, ChunkRecord, FileData, NodeId, NodeKind, PackRecord, Tree,
+    BlobBuilder, BlobLayout, ChunkRecord, FileContent, FileData, NodeId, NodeKind, PackRecord, Tree,
 };
 
 use super::content::Pending;
@@ -76,13 +76,12 @@ pub(crate) fn place_content(
 /// are dropped.
 pub(crate) fn place_scans(tree: &Tree, scans: Vec<(NodeId, FileScan)>) -> Scans {
     let live: HashSet<NodeId> = tree.walk().map(|(_, id)| id).collect();
-    let mut placed = Scans::default();
-    for (id, scan) in scans.into_iter().filter(|(id, _)| live.contains(id)) {
-        if let NodeKind::File(file) = &tree.node(id).kind
-            && let FileData::Extent(extent) = file.data
-        {
-            placed.add(extent.offset, scan);
-        }
-    }
-    placed
+    let live = scans.into_iter().filter(|(id, _)| live.contains(id));
+    Scans::new(live.filter_map(|(id, scan)| match &tree.node(id).kind {
+        NodeKind::File(FileContent {
+            data: FileData::Extent(extent),
+            ..
+        }) => Some((extent.offset, scan)),
+        _ => None,
+    }))
 }
