@@ -5,7 +5,8 @@
 
 use lamina_flist::{NodeId, Tree};
 
-use super::graph::{Builder, interpreter_place, parent};
+use super::graph::{Builder, parent};
+use super::imports::interpreter_place;
 use super::pyscan;
 use super::start::env_target;
 use super::view::Found;

@@ -1,42 +1,24 @@
-//! The Python modules of a tree: which files make up each, and where an
-//! import finds them.
+//! Where a Python import finds its modules.
 //!
-//! One walk over the tree notes every source, bytecode file and extension by
-//! its directory and name. A *root* is a directory of `sys.path`: the image's
-//! own (`lib/python3.X`, `lib-dynload`, `site-packages`, `dist-packages`), and
-//! for files elsewhere the directory above their topmost package. Of a module
-//! with a current `.pyc` only that is opened; extensions come before sources.
+//! A *root* is a directory of `sys.path`: the image's own, and for files
+//! elsewhere the directory above their topmost package.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
-use lamina_flist::{NodeId, NodeKind, Tree};
+use lamina_flist::{NodeId, Tree};
 
+use super::listing::{Listing, Minor, Root, RootKind, is_identifier};
 use super::python::is_frozen;
 use super::view::View;
 
 /// Directories of one search path.
 const ROOTS_MAX: usize = 64;
-/// Roots of an image; each environment has three.
-const IMAGE_ROOTS_MAX: usize = 256;
 /// Packages in packages.
 const DEPTH_MAX: usize = 64;
 /// Names looked up in all searches; a large image looks up a million.
 const LOOKUPS_MAX: usize = 16 << 20;
-
-/// `3.X`
-pub(super) type Minor = u8;
-
-/// The files of one module in one directory.
-#[derive(Debug, Default)]
-struct Slot {
-    source: Option<NodeId>,
-    /// Bytecode; without a version, beside where the source would be.
-    compiled: Vec<(Option<Minor>, NodeId)>,
-    /// Without a version: for any.
-    extensions: Vec<(Option<Minor>, NodeId)>,
-}
 
 /// A module that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,33 +49,15 @@ pub(super) struct Place {
     pub(super) may_be_main: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum RootKind {
-    Library,
-    Extensions,
-    Site,
-}
-
-#[derive(Debug, Clone)]
-struct Root {
-    kind: RootKind,
-    minor: Option<Minor>,
-    directory: NodeId,
-    path: String,
-}
-
 type Chain = Rc<[Module]>;
 
 /// The modules of a tree.
 pub(super) struct Modules<'a> {
     tree: &'a Tree,
-    slots: HashMap<NodeId, BTreeMap<String, Slot>>,
-    roots: Vec<Root>,
+    listing: Listing,
     /// In front of and behind the image's own roots.
     before: Vec<NodeId>,
     after: Vec<NodeId>,
-    /// Directories from the root of the tree down, of those with modules.
-    parents: HashMap<NodeId, (NodeId, String)>,
     searches: RefCell<HashMap<Option<Minor>, Search>>,
     lookups: Cell<usize>,
 }
@@ -106,92 +70,13 @@ struct Search {
 
 impl<'a> Modules<'a> {
     pub(super) fn new(view: &View<'a>) -> Self {
-        let mut modules = Self {
+        Self {
             tree: view.tree(),
-            slots: HashMap::new(),
-            roots: Vec::new(),
+            listing: Listing::new(view),
             before: Vec::new(),
             after: Vec::new(),
-            parents: HashMap::new(),
             searches: RefCell::default(),
             lookups: Cell::new(LOOKUPS_MAX),
-        };
-        modules.walk(view);
-        modules
-    }
-
-    fn walk(&mut self, view: &View<'_>) {
-        let mut todo = vec![(Tree::ROOT, String::new())];
-        while let Some((directory, path)) = todo.pop() {
-            if let Some(root) = root(directory, &path) {
-                self.roots.push(root);
-            }
-            for (name, id) in self.tree.children(directory) {
-                let Ok(name) = std::str::from_utf8(name.as_bytes()) else {
-                    continue;
-                };
-                let full = || format!("{path}/{name}");
-                match &self.tree.node(id).kind {
-                    NodeKind::Directory(_) => {
-                        self.parents.insert(id, (directory, name.to_owned()));
-                        todo.push((id, full()));
-                    }
-                    NodeKind::File(_) => self.note(directory, name, id),
-                    NodeKind::Symlink(_) if has_suffix(name) => {
-                        if let Some(found) = view.file(&full()) {
-                            self.note(directory, name, found.node);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        self.roots
-            .sort_by(|a, b| (a.kind, &a.path).cmp(&(b.kind, &b.path)));
-        self.roots.truncate(IMAGE_ROOTS_MAX);
-    }
-
-    /// Notes a file that belongs to a module.
-    fn note(&mut self, directory: NodeId, name: &str, id: NodeId) {
-        let Some((stem, suffix)) = name.rsplit_once('.') else {
-            return;
-        };
-        let mut slot = |directory, stem: &str, put: &mut dyn FnMut(&mut Slot)| {
-            let in_directory = self.slots.entry(directory).or_default();
-            put(in_directory.entry(stem.to_owned()).or_default());
-        };
-        match suffix {
-            "py" => slot(directory, stem, &mut |slot| slot.source = Some(id)),
-            "so" => {
-                // `base.cpython-311-x86_64-linux-gnu.so`, `base.abi3.so`, `base.so`
-                let (base, tag) = stem.split_once('.').unwrap_or((stem, ""));
-                let minor = tag.strip_prefix("cpython-3").map(|rest| {
-                    let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
-                    digits.and_then(|d| d.parse().ok()).unwrap_or(0)
-                });
-                slot(directory, base, &mut |slot| {
-                    slot.extensions.push((minor, id));
-                });
-            }
-            "pyc" => {
-                let parent = self.parents.get(&directory);
-                let cache = parent
-                    .filter(|(_, name)| name == "__pycache__")
-                    .map(|p| p.0);
-                let tagged = stem.rsplit_once(".cpython-3");
-                match (cache, tagged) {
-                    (Some(parent), Some((base, minor))) => {
-                        // Not `.opt-1`.
-                        let Ok(minor) = minor.parse() else { return };
-                        slot(parent, base, &mut |slot| {
-                            slot.compiled.push((Some(minor), id));
-                        });
-                    }
-                    (None, _) => slot(directory, stem, &mut |slot| slot.compiled.push((None, id))),
-                    _ => {}
-                }
-            }
-            _ => {}
         }
     }
 
@@ -205,18 +90,23 @@ impl<'a> Modules<'a> {
 
     /// Site directories, with their paths.
     pub(super) fn sites(&self) -> impl Iterator<Item = (NodeId, &str, Option<Minor>)> {
-        let sites = self.roots.iter().filter(|r| r.kind == RootKind::Site);
+        let sites = self
+            .listing
+            .roots
+            .iter()
+            .filter(|r| r.kind == RootKind::Site);
         sites.map(|r| (r.directory, r.path.as_str(), r.minor))
     }
 
     /// Every source of the tree, in the order of directories.
     pub(super) fn sources(&self) -> Vec<Source> {
-        let mut directories: Vec<&NodeId> = self.slots.keys().collect();
-        directories.sort();
         let mut out = Vec::new();
-        for directory in directories {
+        for directory in &self.listing.directories {
+            let Some(slots) = self.listing.slots.get(directory) else {
+                continue;
+            };
             let place = self.place(*directory);
-            for (stem, slot) in &self.slots[directory] {
+            for (stem, slot) in slots {
                 let Some(file) = slot.source else { continue };
                 let opened = slot.opened(self.minor(place.minor)).unwrap_or(file);
                 let mut place = place.clone();
@@ -235,26 +125,26 @@ impl<'a> Modules<'a> {
     pub(super) fn place(&self, directory: NodeId) -> Place {
         let mut packages = vec![directory];
         let mut at = directory;
-        let mut known = self.root_of(at);
-        while known.is_none() && packages.len() < DEPTH_MAX && self.has(at, "__init__") {
-            let Some((parent, _)) = self.parents.get(&at) else {
+        let mut known = self.listing.root_of(at);
+        while known.is_none() && packages.len() < DEPTH_MAX && self.listing.has(at, "__init__") {
+            let Some((parent, _)) = self.listing.parents.get(&at) else {
                 break;
             };
             at = *parent;
             packages.push(at);
-            known = self.root_of(at);
+            known = self.listing.root_of(at);
         }
         // A package without `__init__` below a root of the image.
         if known.is_none() {
             let mut above = at;
             let mut more = Vec::new();
-            while let Some((parent, name)) = self.parents.get(&above) {
+            while let Some((parent, name)) = self.listing.parents.get(&above) {
                 if !is_identifier(name) || known.is_some() || more.len() >= DEPTH_MAX {
                     break;
                 }
                 above = *parent;
                 more.push(above);
-                known = self.root_of(above);
+                known = self.listing.root_of(above);
             }
             if known.is_some() {
                 packages.extend(more);
@@ -269,18 +159,13 @@ impl<'a> Modules<'a> {
         }
     }
 
-    fn root_of(&self, directory: NodeId) -> Option<&Root> {
-        self.roots.iter().find(|root| root.directory == directory)
-    }
-
-    fn has(&self, directory: NodeId, stem: &str) -> bool {
-        let slots = self.slots.get(&directory);
-        slots.is_some_and(|slots| slots.contains_key(stem))
-    }
-
     /// The version meant where none is said: that of the first library.
     fn minor(&self, minor: Option<Minor>) -> Option<Minor> {
-        let libraries = self.roots.iter().filter(|r| r.kind == RootKind::Library);
+        let libraries = self
+            .listing
+            .roots
+            .iter()
+            .filter(|r| r.kind == RootKind::Library);
         minor.or_else(|| libraries.filter_map(|root| root.minor).max())
     }
 
@@ -337,13 +222,21 @@ impl<'a> Modules<'a> {
 
     /// Whether a package's module is frozen; there is one such package.
     fn is_frozen_in(&self, directory: NodeId, name: &str, minor: Option<Minor>) -> bool {
-        let parent = self.parents.get(&directory).map(|(_, parent)| parent);
+        let parent = self
+            .listing
+            .parents
+            .get(&directory)
+            .map(|(_, parent)| parent);
         parent.is_some_and(|parent| parent == "importlib")
             && minor.is_some_and(|minor| is_frozen(minor, &format!("importlib.{name}")))
     }
 
     fn package(&self, directory: NodeId, minor: Option<Minor>) -> Module {
-        let init = self.slots.get(&directory).and_then(|s| s.get("__init__"));
+        let init = self
+            .listing
+            .slots
+            .get(&directory)
+            .and_then(|s| s.get("__init__"));
         Module {
             opened: init.and_then(|slot| slot.opened(minor)),
             directory: Some(directory),
@@ -354,7 +247,12 @@ impl<'a> Modules<'a> {
     fn search_path(&self, minor: Option<Minor>) -> Vec<NodeId> {
         let fits = |root: &&Root| root.minor.is_none() || root.minor == minor;
         let before = self.before.iter().copied();
-        let image = self.roots.iter().filter(fits).map(|root| root.directory);
+        let image = self
+            .listing
+            .roots
+            .iter()
+            .filter(fits)
+            .map(|root| root.directory);
         let mut out = Vec::new();
         for directory in before.chain(image).chain(self.after.iter().copied()) {
             if out.len() < ROOTS_MAX && !out.contains(&directory) {
@@ -404,10 +302,10 @@ impl<'a> Modules<'a> {
         self.lookups.set(self.lookups.get().checked_sub(1)?);
         let sub = self.tree.lookup(directory, name.as_bytes());
         let sub = sub.filter(|id| self.tree.directory(*id).is_some());
-        if let Some(sub) = sub.filter(|id| self.has(*id, "__init__")) {
+        if let Some(sub) = sub.filter(|id| self.listing.has(*id, "__init__")) {
             return Some(self.package(sub, minor));
         }
-        let slot = self.slots.get(&directory).and_then(|s| s.get(name));
+        let slot = self.listing.slots.get(&directory).and_then(|s| s.get(name));
         if let Some(opened) = slot.and_then(|slot| slot.opened(minor)) {
             return Some(Module {
                 opened: Some(opened),
@@ -421,22 +319,6 @@ impl<'a> Modules<'a> {
     }
 }
 
-impl Slot {
-    /// What an interpreter of this version opens.
-    fn opened(&self, minor: Option<Minor>) -> Option<NodeId> {
-        let pick = |files: &[(Option<Minor>, NodeId)]| {
-            let fits = |file: &&(Option<Minor>, NodeId)| file.0.is_none() || file.0 == minor;
-            let mut fitting = files.iter().filter(|f| minor.is_none() || fits(f));
-            fitting.next_back().map(|file| file.1)
-        };
-        let cached = pick(&self.compiled).filter(|_| self.source.is_some());
-        pick(&self.extensions)
-            .or(cached)
-            .or(self.source)
-            .or_else(|| pick(&self.compiled))
-    }
-}
-
 /// Takes the files of frozen modules out.
 fn leave_out_frozen(chain: &mut [Module], name: &str, minor: Option<Minor>) {
     let dots = name.match_indices('.').map(|(at, _)| at);
@@ -445,39 +327,4 @@ fn leave_out_frozen(chain: &mut [Module], name: &str, minor: Option<Minor>) {
             module.opened = None;
         }
     }
-}
-
-fn has_suffix(name: &str) -> bool {
-    let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);
-    matches!(suffix, Some("py" | "so" | "pyc"))
-}
-
-fn is_identifier(name: &str) -> bool {
-    name.chars().all(|c| c.is_alphanumeric() || c == '_')
-}
-
-/// Whether a directory is one of `sys.path`.
-fn root(directory: NodeId, path: &str) -> Option<Root> {
-    let mut parts = path.rsplit('/');
-    let name = parts.next()?;
-    let kind = match name {
-        "site-packages" | "dist-packages" => RootKind::Site,
-        "lib-dynload" => RootKind::Extensions,
-        _ => {
-            python_minor(name).filter(|_| parts.next() == Some("lib"))?;
-            RootKind::Library
-        }
-    };
-    Some(Root {
-        kind,
-        minor: path.rsplit('/').find_map(python_minor),
-        directory,
-        path: path.to_owned(),
-    })
-}
-
-/// The 11 of `python3.11`.
-pub(super) fn python_minor(name: &str) -> Option<Minor> {
-    let minor = name.strip_prefix("python3.")?;
-    minor.parse().ok().filter(|_| !minor.starts_with('+'))
 }

@@ -5,7 +5,7 @@
 //! `encodings` (the other start-up modules are frozen since 3.11, before that
 //! they are files too), `.pth` files of each site directory, `sitecustomize`.
 
-use super::modules::Minor;
+use super::listing::Minor;
 
 /// Since when most of the start-up modules are frozen.
 const FROZEN_SINCE: Minor = 11;
