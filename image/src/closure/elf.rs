@@ -84,7 +84,7 @@ pub(super) fn parse(read: &mut ReadAt<'_>) -> Option<Elf> {
     Some(elf)
 }
 
-/// Parts of a file, besides its first MiB, in which the dynamic section and
+/// Parts of a file, wherever they are, in which the dynamic section and
 /// its strings may lie; in order.
 pub(super) fn windows(read: &mut ReadAt<'_>) -> Vec<Range<u64>> {
     let (_, segments) = headers(read).unwrap_or_default();
@@ -286,6 +286,37 @@ mod tests {
             elf.needed
         );
         assert!(elf.loaded.len() > 1 && elf.loaded[0].start == 0);
+    }
+
+    #[test]
+    fn loading_touches_what_is_around_the_code() {
+        let segment = |flags: u32, offset: u64, len: u64| Segment {
+            kind: PT_LOAD,
+            writable: flags & PF_W != 0,
+            executable: flags & PF_X != 0,
+            offset,
+            address: offset,
+            len,
+        };
+        let mib = 1u64 << 20;
+        // As linkers lay files out now, with what patchelf adds.
+        let now = [
+            segment(0, 0, mib),
+            segment(PF_X, mib, 20 * mib),
+            segment(0, 21 * mib, 2 * mib),
+            segment(PF_W, 23 * mib, 3 * mib),
+            segment(PF_W, 26 * mib, 0),
+            segment(0, 27 * mib, 4096),
+        ];
+        let want = [0..mib, 23 * mib..26 * mib, 27 * mib..27 * mib + 4096];
+        assert_eq!(loaded(&now).unwrap(), want);
+        // As they did: headers and constants with the code.
+        let before = [segment(PF_X, 0, 20 * mib), segment(PF_W, 20 * mib, 10)];
+        let want = [0..HEAD_BEFORE_CODE, 20 * mib..20 * mib + 10];
+        assert_eq!(loaded(&before).unwrap(), want);
+        let huge = [segment(0, 0, 20 * mib), segment(PF_W, u64::MAX, 10)];
+        assert_eq!(loaded(&huge[..1]).unwrap()[0], 0..HEAD_MAX);
+        assert_eq!((loaded(&huge), loaded(&[])), (None, None));
     }
 
     #[test]
