@@ -58,6 +58,10 @@ fn read_all(dir: &Path) {
     });
 }
 
+/// Blocks in which the file system keeps the extents of files with many holes: they count as soon as
+/// somebody looks, and room is made for them at the next fetch.
+const EXTENTS: u64 = 64 << 10;
+
 fn cache_bytes(machine: &Machine) -> u64 {
     machine.json(&["mounts"])["caches"][0]["bytes"]
         .as_u64()
@@ -82,7 +86,7 @@ fn a_mount_larger_than_the_cache_is_read_right_in_every_mode() {
         for _ in 0..2 {
             read_all(&target);
             let bytes = cache_bytes(&machine);
-            assert!(bytes <= 6 * MIB, "{bytes} bytes, mode {mode}");
+            assert!(bytes <= 6 * MIB + EXTENTS, "{bytes} bytes, mode {mode}");
         }
         machine.ok(&["umount", mode]);
     }
@@ -116,7 +120,7 @@ fn readers_of_a_full_cache_go_on_while_the_daemons_are_killed() {
         readers.join().unwrap();
     });
     let bytes = cache_bytes(&machine);
-    assert!(bytes <= 6 * MIB, "{bytes} bytes");
+    assert!(bytes <= 6 * MIB + EXTENTS, "{bytes} bytes");
     machine.ok(&["umount", "m"]);
 }
 
