@@ -25,7 +25,7 @@ impl FillHandler for Fills {
             return Err(FillFailure::new(FillFailureKind::UnknownBlob, message));
         };
         let entries = source.clamp(entries);
-        self.0.expect_after(&blob, &entries);
+        self.0.expect_after(&source, &entries);
         if let Some(ahead) = source.read_ahead(&entries) {
             let (fetcher, source) = (Arc::clone(&self.0.fetcher), Arc::clone(&source));
             // Its failure concerns nobody: whoever needs these bytes will ask, and be told.

@@ -7,6 +7,7 @@
 mod ahead;
 pub mod cache_lock;
 mod calls;
+mod density;
 mod failure;
 mod fetch;
 mod fill;

@@ -1,5 +1,6 @@
 //! Open blobs: the cache file of each, and the flists that say where its chunks are.
 
+use crate::agent::density::Density;
 use crate::agent::fetch::{FetchCounts, FetchError, Urgency};
 use crate::agent::holds::Holds;
 use crate::agent::lanes::{Lane, Lanes};
@@ -20,6 +21,7 @@ pub(crate) struct Source {
     pub(crate) counts: FetchCounts,
     pub(crate) holds: Holds,
     sequence: Mutex<Sequence>,
+    density: Density,
     /// Flists in use that hold this blob: each can say where its chunks are.
     providers: RwLock<Vec<Provider>>,
     _lease: Lease,
@@ -89,6 +91,11 @@ impl Source {
         within_file(entries.end, ahead, |entry| {
             map.get(entry - 1).end() == map.get(entry).offset
         })
+    }
+
+    /// What to bring because of a demand for `entries`, where much is demanded in one place.
+    pub(crate) fn dense_around(&self, entries: &Range<u32>) -> Vec<Range<u32>> {
+        self.density.note(entries, self.entries())
     }
 
     /// How many entries the blob has.
@@ -350,6 +357,7 @@ impl Sources {
             counts: FetchCounts::default(),
             holds: Holds::default(),
             sequence: Mutex::default(),
+            density: Density::default(),
             providers: RwLock::new(vec![provider]),
             _lease: lease,
         });

@@ -7,10 +7,10 @@
 use super::Agent;
 use crate::agent::failure::{Result, failure};
 use crate::agent::live::LiveFlist;
+use crate::agent::sources::Source;
 use crate::agent::{ahead::Ahead, prefetch};
 use crate::api::{FailureKind, MountCall, PrefetchCall};
 use crate::mountd::{MountdClient, MountdError};
-use lamina_flist::BlobId;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,19 +50,25 @@ impl Agent {
         }
     }
 
-    /// A reader waits for entries of a blob: what the files they belong to need comes next.
-    pub(crate) fn expect_after(&self, blob: &BlobId, entries: &Range<u32>) {
+    /// A reader waits for entries of a blob: what the files they belong to need comes next, then what
+    /// is around them, where much is read in one place.
+    pub(crate) fn expect_after(&self, source: &Arc<Source>, entries: &Range<u32>) {
+        let holds = |live: &LiveFlist| live.sources.iter().any(|held| held.id == source.id);
         let live: Vec<_> = self
             .mounts()
             .values()
-            .filter(|mount| mount.extra.call.prefetch)
+            .filter(|mount| mount.extra.call.prefetch && holds(&mount.flist))
             .map(|mount| Arc::clone(&mount.flist))
             .collect();
+        let Some(first) = live.first() else {
+            return;
+        };
+        let dense = source.dense_around(entries).into_iter();
+        let dense = dense.map(|range| (Arc::clone(source), range)).collect();
+        first.ahead.sooner(dense, &self.fetcher);
         for live in live {
-            let steps = live.expected_after(blob, entries);
-            if !steps.is_empty() {
-                live.ahead.sooner(steps, &self.fetcher);
-            }
+            let steps = live.expected_after(&source.id, entries);
+            live.ahead.sooner(steps, &self.fetcher);
         }
     }
 
