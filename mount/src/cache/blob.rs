@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::CacheError;
 use super::files;
 use super::present::Present;
-use super::seal::Seal;
+use super::seal::{Seal, wait_for_next_tick};
 use super::touched::Touched;
 use crate::sys::shared_map::map_immutable;
 
@@ -222,6 +222,8 @@ impl BlobFile {
     /// # Errors
     /// When the seal cannot be written; the blob is then verified on next use.
     pub fn seal(&self) -> Result<(), CacheError> {
+        wait_for_next_tick(&self.data)
+            .map_err(|source| CacheError::io("stat", &self.data_path(), source))?;
         self.write_seal(true)
     }
 

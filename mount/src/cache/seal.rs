@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::CacheError;
@@ -67,6 +69,27 @@ impl Seal {
     /// killed is in the page cache, data before bits.
     pub(super) fn same_life(&self, now: &Self) -> bool {
         self.boot_id == now.boot_id && self.ino == now.ino && self.size == now.size
+    }
+}
+
+/// Returns when any later change of the file must show in its times. They come from a clock that ticks
+/// every few milliseconds (before Linux 6.13 for every file): what is changed within the tick of the
+/// last change looks unchanged.
+///
+/// # Errors
+/// What stat says.
+pub fn wait_for_next_tick(file: &File) -> io::Result<()> {
+    /// Longer than the longest tick, 10 ms at 100 Hz; a file from the future is not waited for.
+    const PATIENCE: Duration = Duration::from_millis(50);
+    let end = Instant::now() + PATIENCE;
+    let meta = file.metadata()?;
+    let changed = (meta.ctime(), meta.ctime_nsec());
+    loop {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        if (now.tv_sec, now.tv_nsec) > changed || Instant::now() >= end {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -11,6 +11,7 @@
 
 use crate::agent::space::{Item, Lease, NoRoom, Reservation, Space};
 use lamina_flist::{Flist, FlistDigest, FlistError, Limits};
+use lamina_mount::cache::wait_for_next_tick;
 use lamina_store::{OpenFlistError, open_flist};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -205,6 +206,7 @@ impl Seal {
 }
 
 fn seal(copy: &Path) -> io::Result<()> {
+    wait_for_next_tick(&File::open(copy)?)?;
     std::fs::write(seal_path(copy), serde_json::to_vec(&Seal::of(copy)?)?)
 }
 
