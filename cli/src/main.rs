@@ -27,9 +27,10 @@ fn main() -> ExitCode {
 
 /// Logs go to standard error, of daemons to their bounded file; `RUST_LOG` overrides the `-v` count.
 fn init_logs(verbose: u8, log: Option<LogFile>) {
+    // fuser warns of every message we leave to its default answer, and anybody may send those.
     let default = match verbose {
-        0 => "warn",
-        1 => "info",
+        0 => "warn,fuser=error",
+        1 => "info,fuser=error",
         _ => "debug",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
