@@ -16,7 +16,6 @@ use std::sync::Arc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
-    sys::bound_heap();
     let args = args::Cli::parse();
     init_logs(args.verbose, daemon::log(&args));
     match cmd::run(args) {

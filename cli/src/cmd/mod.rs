@@ -18,8 +18,14 @@ use clap::CommandFactory;
 /// Runs one verb.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Pack(args) => pack::pack(&args),
-        Command::Convert(args) => convert::convert(&args),
+        Command::Pack(args) => {
+            crate::sys::bound_heap();
+            pack::pack(&args)
+        }
+        Command::Convert(args) => {
+            crate::sys::bound_heap();
+            convert::convert(&args)
+        }
         Command::Mount(args) => mount::mount(&args),
         Command::Umount(args) => mount::umount(&args),
         Command::Mounts(args) => mounts::mounts(&args),

@@ -4,19 +4,22 @@
 //! start, too. What the kernel has in its page cache does not come here; a fresh mount has nothing there.
 //!
 //! Always holds: a read costs one atomic load while nothing is recorded; at most [`RECORDINGS_MAX`]
-//! recordings of [`RANGES_MAX`] ranges are kept.
+//! recordings of [`ENTRIES_MAX`] entries are kept, each for [`LIFE`].
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lamina_flist::{BlobId, ProfileRange};
 
 /// Recordings at once; the oldest gives way.
 const RECORDINGS_MAX: usize = 16;
-/// Ranges of one recording: a start touches hundreds, a full scan is no start.
-const RANGES_MAX: usize = 65_536;
+/// Entries of one recording: a start touches hundreds; more are a scan, and take a megabyte.
+const ENTRIES_MAX: usize = 65_536;
+/// A recording ends by itself: whoever asked for it may be gone.
+const LIFE: Duration = Duration::from_mins(5);
 
 /// The recordings under way.
 #[derive(Debug, Default)]
@@ -28,6 +31,7 @@ pub(super) struct Touches {
 #[derive(Debug)]
 struct Recording {
     name: String,
+    begun: Instant,
     blobs: Vec<BlobId>,
     seen: HashSet<(u16, u32)>,
     ranges: Vec<ProfileRange>,
@@ -43,6 +47,7 @@ impl Touches {
         }
         recordings.push_back(Recording {
             name: name.to_owned(),
+            begun: Instant::now(),
             blobs,
             seen: HashSet::new(),
             ranges: Vec::new(),
@@ -71,7 +76,10 @@ impl Touches {
             return;
         }
         let entries = entries();
-        for recording in self.lock().iter_mut() {
+        let mut recordings = self.lock();
+        recordings.retain(|recording| recording.begun.elapsed() < LIFE);
+        self.active.store(!recordings.is_empty(), Ordering::Relaxed);
+        for recording in recordings.iter_mut() {
             if let Some(place) = recording.blobs.iter().position(|known| known == blob) {
                 recording.add(place as u16, entries.clone());
             }
@@ -90,7 +98,10 @@ impl Recording {
     fn add(&mut self, blob: u16, entries: Range<usize>) {
         for entry in entries {
             let entry = entry as u32;
-            if self.ranges.len() >= RANGES_MAX || !self.seen.insert((blob, entry)) {
+            if self.seen.len() >= ENTRIES_MAX {
+                return;
+            }
+            if !self.seen.insert((blob, entry)) {
                 continue;
             }
             match self.ranges.last_mut() {

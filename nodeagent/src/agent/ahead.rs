@@ -4,7 +4,7 @@
 //! of their packs, so that neighbours travel together. Waves grow while no reader waits; while one does
 //! they are small, because what is in flight ahead delays a demand by its length.
 
-use crate::agent::fetch::{FetchError, Fetcher};
+use crate::agent::fetch::{BATCH_ENTRIES, FetchError, Fetcher};
 use crate::agent::sources::Source;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -131,10 +131,12 @@ impl Queue {
         lane.is_some_and(|lane| lane.is_waited_for())
     }
 
-    /// The next entries that are not local, up to `bytes` of them and at least one; `None` at the end.
+    /// The next entries that are not local, up to `bytes` of them and at least one, and no more than one
+    /// batch: more would queue before demands. `None` at the end.
     fn take(&mut self, bytes: u64) -> Option<Wave> {
-        let (mut wave, mut taken) = (Wave::new(), 0);
-        while taken < bytes
+        let (mut wave, mut taken, mut count) = (Wave::new(), 0, 0);
+        let full = |taken, count| taken >= bytes || count >= BATCH_ENTRIES;
+        while !full(taken, count)
             && let Some((source, mut entries)) = self.steps.pop_front()
         {
             let mut missing = Vec::new();
@@ -144,7 +146,8 @@ impl Queue {
                 }
                 missing.push(entry);
                 taken += source.entry_len(entry);
-                if taken >= bytes {
+                count += 1;
+                if full(taken, count) {
                     break;
                 }
             }

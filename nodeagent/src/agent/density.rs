@@ -31,35 +31,27 @@ enum Region {
 }
 
 impl Density {
-    /// Notes a demand; what should be brought because of it, of a blob with `count` entries.
-    pub(crate) fn note(&self, demand: &Range<u32>, count: u32) -> Vec<Range<u32>> {
+    /// Notes a demand for an entry; what should be brought because of it, of a blob with `count`
+    /// entries.
+    pub(crate) fn note(&self, entry: u32, count: u32) -> Option<Range<u32>> {
         let mut regions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wanted = Vec::new();
-        for region in demand.start / REGION..demand.end.div_ceil(REGION) {
-            let span = region * REGION..region.saturating_add(1).saturating_mul(REGION).min(count);
-            let here = demand
-                .end
-                .min(span.end)
-                .saturating_sub(demand.start.max(span.start));
-            let before = match regions.get(&region) {
-                Some(Region::Dense) => continue,
-                Some(Region::Demanded(before)) => *before,
-                None => 0,
-            };
-            let run = dense_before(&regions, region);
-            let enough = if run > 0 { DENSE_NEXT } else { DENSE };
-            if before + here < enough {
-                regions.insert(region, Region::Demanded(before + here));
-                continue;
-            }
-            let last = region + run.min(RUN_MAX - 1);
-            for region in region..=last {
-                regions.insert(region, Region::Dense);
-            }
-            let end = last.saturating_add(1).saturating_mul(REGION).min(count);
-            wanted.push(span.start..end.max(span.start));
+        let region = entry / REGION;
+        let demanded = match regions.get(&region) {
+            Some(Region::Dense) => return None,
+            Some(Region::Demanded(before)) => before + 1,
+            None => 1,
+        };
+        let run = dense_before(&regions, region);
+        if demanded < if run > 0 { DENSE_NEXT } else { DENSE } {
+            regions.insert(region, Region::Demanded(demanded));
+            return None;
         }
-        wanted
+        let last = region + run.min(RUN_MAX - 1);
+        for region in region..=last {
+            regions.insert(region, Region::Dense);
+        }
+        let end = last.saturating_add(1).saturating_mul(REGION).min(count);
+        Some(region * REGION..end)
     }
 }
 
@@ -76,57 +68,48 @@ fn dense_before(regions: &HashMap<u32, Region>, region: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// What a demand brings, as first entry and end.
-    fn brought(density: &Density, demand: Range<u32>, count: u32) -> Vec<(u32, u32)> {
-        let ranges = density.note(&demand, count);
-        ranges
-            .iter()
-            .map(|range| (range.start, range.end))
-            .collect()
-    }
-
     #[test]
     fn a_region_is_brought_when_a_quarter_of_it_was_demanded() {
         let density = Density::default();
         for entry in 0..DENSE - 1 {
-            assert_eq!(brought(&density, entry * 4..entry * 4 + 1, 1000), []);
+            assert_eq!(density.note(entry * 4, 1000), None);
         }
-        assert_eq!(brought(&density, 30..31, 1000), [(0, REGION)]);
-        assert_eq!(brought(&density, 31..32, 1000), [], "once");
+        assert_eq!(density.note(30, 1000), Some(0..REGION));
+        assert_eq!(density.note(31, 1000), None, "once");
     }
 
     #[test]
     fn regions_in_a_row_bring_ever_more_of_what_follows() {
         let density = Density::default();
-        assert_eq!(brought(&density, 0..DENSE, 10_000), [(0, 32)]);
-        assert_eq!(brought(&density, 32..33, 10_000), []);
-        assert_eq!(brought(&density, 40..41, 10_000), [(32, 96)]);
-        assert_eq!(brought(&density, 96..98, 10_000), [(96, 224)]);
-        assert_eq!(brought(&density, 224..226, 10_000), [(224, 480)]);
+        let brought = |entries: Range<u32>| -> Vec<Range<u32>> {
+            entries
+                .filter_map(|entry| density.note(entry, 10_000))
+                .collect()
+        };
+        assert_eq!(brought(0..8), vec![0..32]);
+        assert_eq!(brought(32..34), vec![32..96]);
+        assert_eq!(brought(96..98), vec![96..224]);
+        assert_eq!(brought(224..226), vec![224..480]);
     }
 
     #[test]
     fn nothing_past_the_end_and_never_more_than_a_run() {
         let density = Density::default();
-        assert_eq!(brought(&density, 0..20, 20), [(0, 20)]);
+        let brought: Vec<_> = (0..20)
+            .filter_map(|entry| density.note(entry, 20))
+            .collect();
+        assert_eq!(brought, vec![0..20]);
         let density = Density::default();
-        for region in 0..40 {
-            let first = region * REGION;
-            for (start, end) in brought(&density, first..first + DENSE, u32::MAX) {
-                assert!(end - start <= RUN_MAX * REGION);
-            }
-        }
-        assert_eq!(
-            brought(&Density::default(), u32::MAX - 1..u32::MAX, u32::MAX),
-            []
-        );
+        let longest = (0..40 * REGION).filter_map(|entry| density.note(entry, u32::MAX));
+        assert_eq!(longest.map(|range| range.len()).max(), Some(512));
+        assert_eq!(Density::default().note(u32::MAX - 1, u32::MAX), None);
     }
 
     #[test]
     fn scattered_demands_bring_nothing() {
         let density = Density::default();
         for entry in (0..100_000).step_by(REGION as usize) {
-            assert_eq!(brought(&density, entry..entry + 1, 100_000), []);
+            assert_eq!(density.note(entry, 100_000), None);
         }
     }
 }

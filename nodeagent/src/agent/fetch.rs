@@ -63,7 +63,7 @@ type Outcome = Option<Result<(), FetchError>>;
 type Flights = HashMap<(BlobId, u32), watch::Receiver<Outcome>>;
 
 /// Entries of one blob fetched by one task at most: 4 MiB of plain data at the average chunk size.
-const BATCH_ENTRIES: usize = 64;
+pub(crate) const BATCH_ENTRIES: usize = 64;
 /// A demand that joined a fetch ahead, and fails with it for want of room, tries this often: as a
 /// demand it may push out more.
 const DEMAND_TRIES: usize = 3;
@@ -149,6 +149,16 @@ impl Fetcher {
         };
         let fetched = self.fetch(source, entries.iter().copied(), Urgency::Ahead);
         fetched.await.map_err(|(error, _)| error)
+    }
+
+    /// Those of the entries that are neither local nor on their way.
+    pub(crate) fn unclaimed(&self, source: &Source, entries: &Range<u32>) -> Vec<u32> {
+        let flights = self.flights.lock().expect("no panic while claiming");
+        let flies = |entry| flights.contains_key(&(source.id, entry));
+        let new = entries
+            .clone()
+            .filter(|&entry| !source.has(entry) && !flies(entry));
+        new.collect()
     }
 
     /// Claims and waits; an error comes with whether somebody else's flight failed.

@@ -25,7 +25,12 @@ impl FillHandler for Fills {
             return Err(FillFailure::new(FillFailureKind::UnknownBlob, message));
         };
         let entries = source.clamp(entries);
-        self.0.expect_after(&source, &entries);
+        let new = self.0.fetcher.unclaimed(&source, &entries);
+        if !new.is_empty() {
+            let (agent, source) = (Arc::clone(&self.0), Arc::clone(&source));
+            // Beside the demand: following hints takes a moment.
+            tokio::task::spawn_blocking(move || agent.expect_after(&source, &new));
+        }
         if let Some(ahead) = source.read_ahead(&entries) {
             let (fetcher, source) = (Arc::clone(&self.0.fetcher), Arc::clone(&source));
             // Its failure concerns nobody: whoever needs these bytes will ask, and be told.

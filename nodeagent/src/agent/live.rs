@@ -13,7 +13,6 @@ use lamina_mount::probe::Mode;
 use lamina_mount::unmount::mountinfo::MountIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,13 +61,29 @@ impl LiveFlist {
         bytes.sum()
     }
 
-    /// What the files that entries of a blob belong to need, in likely order of use; each file once.
-    pub(crate) fn expected_after(&self, blob: &BlobId, entries: &Range<u32>) -> Vec<Step> {
-        let place = self.sources.iter().position(|source| source.id == *blob);
-        let Some(place) = place else {
-            return Vec::new();
-        };
-        prefetch::profile_steps(self, &self.guide.follow(place as u16, entries))
+    /// What to bring because of a demand for entries of a blob: what their files need, in likely order
+    /// of use, each file once; then dense places. `None` if the blob is another flist's.
+    pub(crate) fn expected_after(&self, source: &Source, entries: &[u32]) -> Option<Vec<Step>> {
+        let place = self.sources.iter().position(|held| held.id == source.id)?;
+        let held = &self.sources[place];
+        let mut steps = Vec::new();
+        for &entry in entries {
+            if self.guide.is_learnt(place as u16, entry) {
+                continue;
+            }
+            let needed = self.guide.follow(place as u16, entry);
+            steps.extend(prefetch::profile_steps(self, &needed));
+            let dense = held.dense_around(entry).into_iter();
+            steps.extend(dense.map(|range| (Arc::clone(held), range)));
+        }
+        Some(steps)
+    }
+
+    /// Places in the blob table of the blobs whose reads the mount daemon sees.
+    pub(crate) fn places_served(&self) -> Vec<u16> {
+        let served = self.sources.iter().zip(0u16..);
+        let served = served.filter(|(source, _)| self.served.contains(&source.id));
+        served.map(|(_, place)| place).collect()
     }
 
     /// `recorded`, `static` or `none`.

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Ranges kept at most: an image's start touches hundreds; a full scan is no profile.
 const RANGES_MAX: usize = 65_536;
+/// Entries of them: about 16 GiB.
+const ENTRIES_MAX: usize = 1 << 18;
 /// Starts in a row that did not read a range before it is forgotten: images run more than one command.
 const MISSED_MAX: u8 = 4;
 
@@ -24,15 +26,18 @@ struct Learnt {
 }
 
 impl Learnt {
-    /// This profile after one more start (or what is known of it so far, when it is not over).
-    fn after(&self, start: &[ProfileRange], is_over: bool) -> Self {
+    /// This profile after one more start. `watched` are the blobs whose reads were seen (the kernel reads
+    /// complete ones alone): of those, what the start did without has been missed once more. `None`: the
+    /// start is not over.
+    fn after(&self, start: &[ProfileRange], watched: Option<&[u16]>) -> Self {
         let mut seen = HashSet::new();
         let mut next = Self::default();
         for range in start {
             next.add(range, 0, &mut seen);
         }
         for &(blob, first_entry, count, missed) in &self.ranges {
-            let missed = missed + u8::from(is_over);
+            let is_watched = watched.is_some_and(|watched| watched.contains(&blob));
+            let missed = missed.saturating_add(u8::from(is_watched));
             let range = ProfileRange {
                 blob,
                 first_entry,
@@ -49,7 +54,10 @@ impl Learnt {
     fn add(&mut self, range: &ProfileRange, missed: u8, seen: &mut HashSet<(u16, u32)>) {
         let end = range.first_entry.saturating_add(range.count);
         for entry in range.first_entry..end {
-            if self.ranges.len() >= RANGES_MAX || !seen.insert((range.blob, entry)) {
+            if self.ranges.len() >= RANGES_MAX || seen.len() >= ENTRIES_MAX {
+                return;
+            }
+            if !seen.insert((range.blob, entry)) {
                 continue;
             }
             match self.ranges.last_mut() {
@@ -95,16 +103,17 @@ impl ProfileDir {
         self.read(digest).map(Profile::from)
     }
 
-    /// Takes in what a start read so far, or in the end; replaces the file in one step.
+    /// Takes in what a start read so far, or in the end, of the blobs `watched`; replaces the file in one
+    /// step.
     pub(crate) fn learn(
         &self,
         digest: &FlistDigest,
         start: &[ProfileRange],
-        is_over: bool,
+        watched: Option<&[u16]>,
     ) -> io::Result<()> {
         let learnt = self.read(digest).unwrap_or_default();
         let partial = self.0.join(format!(".{digest}.tmp"));
-        std::fs::write(&partial, serde_json::to_vec(&learnt.after(start, is_over))?)?;
+        std::fs::write(&partial, serde_json::to_vec(&learnt.after(start, watched))?)?;
         std::fs::rename(&partial, self.path(digest))
     }
 
@@ -138,9 +147,9 @@ mod tests {
 
     #[test]
     fn the_latest_start_comes_first_and_earlier_ones_follow() {
-        let first = Learnt::default().after(&[range(0, 5, 3), range(1, 0, 1)], true);
+        let first = Learnt::default().after(&[range(0, 5, 3), range(1, 0, 1)], Some(&[0, 1]));
         assert_eq!(first.ranges, [(0, 5, 3, 0), (1, 0, 1, 0)]);
-        let second = first.after(&[range(1, 0, 2), range(0, 6, 1)], true);
+        let second = first.after(&[range(1, 0, 2), range(0, 6, 1)], Some(&[0, 1]));
         assert_eq!(
             second.ranges,
             [(1, 0, 2, 0), (0, 6, 1, 0), (0, 5, 1, 1), (0, 7, 1, 1)]
@@ -149,21 +158,30 @@ mod tests {
 
     #[test]
     fn what_several_starts_did_without_is_forgotten() {
-        let mut learnt = Learnt::default().after(&[range(0, 1, 1)], true);
+        let mut learnt = Learnt::default().after(&[range(0, 1, 1)], Some(&[0, 1]));
         for _ in 1..MISSED_MAX {
-            learnt = learnt.after(&[range(0, 9, 1)], true);
+            learnt = learnt.after(&[range(0, 9, 1)], Some(&[0, 1]));
             assert_eq!(learnt.ranges.len(), 2);
         }
-        learnt = learnt.after(&[range(0, 9, 1)], true);
+        learnt = learnt.after(&[range(0, 9, 1)], Some(&[0, 1]));
         assert_eq!(learnt.ranges, [(0, 9, 1, 0)]);
     }
 
     #[test]
+    fn what_nobody_could_see_is_not_forgotten() {
+        let mut learnt = Learnt::default().after(&[range(0, 1, 1), range(1, 1, 1)], Some(&[0, 1]));
+        for _ in 0..MISSED_MAX {
+            learnt = learnt.after(&[range(0, 9, 1)], Some(&[0]));
+        }
+        assert_eq!(learnt.ranges, [(0, 9, 1, 0), (1, 1, 1, 0)]);
+    }
+
+    #[test]
     fn looking_at_a_start_several_times_counts_once() {
-        let before = Learnt::default().after(&[range(0, 1, 1)], true);
-        let mut learnt = before.after(&[range(0, 9, 1)], false);
+        let before = Learnt::default().after(&[range(0, 1, 1)], Some(&[0, 1]));
+        let mut learnt = before.after(&[range(0, 9, 1)], None);
         for _ in 0..2 * MISSED_MAX {
-            learnt = learnt.after(&[range(0, 9, 1), range(0, 12, 1)], false);
+            learnt = learnt.after(&[range(0, 9, 1), range(0, 12, 1)], None);
         }
         assert_eq!(learnt.ranges, [(0, 9, 1, 0), (0, 12, 1, 0), (0, 1, 1, 0)]);
     }
@@ -174,7 +192,8 @@ mod tests {
         let digest = FlistDigest::of(b"flist");
         let dir = ProfileDir::open(state.path()).unwrap();
         assert_eq!(dir.load(&digest), None);
-        dir.learn(&digest, &[range(0, 7, 4)], true).unwrap();
+        dir.learn(&digest, &[range(0, 7, 4)], Some(&[0, 1]))
+            .unwrap();
         let profile = ProfileDir::open(state.path()).unwrap().load(&digest);
         assert_eq!(profile.unwrap().ranges, [range(0, 7, 4)]);
     }

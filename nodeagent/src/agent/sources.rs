@@ -93,9 +93,9 @@ impl Source {
         })
     }
 
-    /// What to bring because of a demand for `entries`, where much is demanded in one place.
-    pub(crate) fn dense_around(&self, entries: &Range<u32>) -> Vec<Range<u32>> {
-        self.density.note(entries, self.entries())
+    /// What to bring because of a demand for an entry, where much is demanded in one place.
+    pub(crate) fn dense_around(&self, entry: u32) -> Option<Range<u32>> {
+        self.density.note(entry, self.entries())
     }
 
     /// How many entries the blob has.

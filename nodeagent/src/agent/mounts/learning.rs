@@ -5,13 +5,12 @@
 //! a lost profile costs time, never correctness.
 
 use super::Agent;
-use crate::agent::failure::{Result, failure};
+use crate::agent::failure::{Result, failure, refused};
 use crate::agent::live::LiveFlist;
 use crate::agent::sources::Source;
 use crate::agent::{ahead::Ahead, prefetch};
 use crate::api::{FailureKind, MountCall, PrefetchCall};
 use crate::mountd::{MountdClient, MountdError};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -28,13 +27,17 @@ impl Agent {
         let Some(mount) = mount else {
             return Err(self.why_not_served(&call.target));
         };
+        let live = Arc::clone(&mount.flist);
+        let steps = tokio::task::spawn_blocking(move || match (&live.profile, call.profile) {
+            (Some(profile), true) => Ok(prefetch::profile_steps(&live, &profile.ranges)),
+            (None, true) => Ok(Vec::new()),
+            (_, false) => prefetch::path_steps(&live, &call.paths),
+        });
+        let steps = steps
+            .await
+            .map_err(|_| refused(FailureKind::Other, "the call was cut off; see the log"))?
+            .map_err(|error| failure(FailureKind::NotFound, &error))?;
         let live = &mount.flist;
-        let steps = match (&live.profile, call.profile) {
-            (Some(profile), true) => prefetch::profile_steps(live, &profile.ranges),
-            (None, true) => Vec::new(),
-            (_, false) => prefetch::path_steps(live, &call.paths)
-                .map_err(|error| failure(FailureKind::NotFound, &error))?,
-        };
         let before = live.bytes_fetched();
         let brought = Ahead::of(steps).drain(&self.fetcher).await;
         brought.map_err(|error| failure(error.kind(), &error))?;
@@ -50,25 +53,20 @@ impl Agent {
         }
     }
 
-    /// A reader waits for entries of a blob: what the files they belong to need comes next, then what
-    /// is around them, where much is read in one place.
-    pub(crate) fn expect_after(&self, source: &Arc<Source>, entries: &Range<u32>) {
-        let holds = |live: &LiveFlist| live.sources.iter().any(|held| held.id == source.id);
+    /// A reader waits for entries of a blob that nobody had asked for: what the files they belong to need
+    /// comes next, then what is around them, where much is read in one place.
+    pub(crate) fn expect_after(&self, source: &Arc<Source>, entries: &[u32]) {
         let live: Vec<_> = self
             .mounts()
             .values()
-            .filter(|mount| mount.extra.call.prefetch && holds(&mount.flist))
+            .filter(|mount| mount.extra.call.prefetch)
             .map(|mount| Arc::clone(&mount.flist))
             .collect();
-        let Some(first) = live.first() else {
-            return;
-        };
-        let dense = source.dense_around(entries).into_iter();
-        let dense = dense.map(|range| (Arc::clone(source), range)).collect();
-        first.ahead.sooner(dense, &self.fetcher);
+        let _runtime = self.runtime.enter();
         for live in live {
-            let steps = live.expected_after(&source.id, entries);
-            live.ahead.sooner(steps, &self.fetcher);
+            if let Some(steps) = live.expected_after(source, entries) {
+                live.ahead.sooner(steps, &self.fetcher);
+            }
         }
     }
 
@@ -110,7 +108,8 @@ impl Agent {
         });
         let saved = match taken {
             Ok(Some(ranges)) if !ranges.is_empty() => {
-                self.profiles.learn(&live.digest, &ranges, over)
+                let seen = over.then(|| live.places_served());
+                self.profiles.learn(&live.digest, &ranges, seen.as_deref())
             }
             Ok(_) => Ok(()),
             Err(error) => return tracing::warn!(%error, "read the recorded touches"),
