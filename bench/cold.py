@@ -107,10 +107,9 @@ def cold_start(bench: Bench, image: images.Image, touched: int, where: str, link
     bootstrap = nydus.converted(bench, image)
     if bootstrap:
         variants["nydusd"] = peer
-    rounds = bench.rounds if not bench.quick else 2
-    samples = interleave(variants, rounds, native="local, page cache cold")
+    samples = interleave(variants, bench.rounds, native="local, page cache cold")
     # Apart from the interleaved rounds, because it needs the profile the first left behind.
-    again = interleave({"lamina, known profile": lambda: lamina(True)}, rounds)
+    again = interleave({"lamina, known profile": lambda: lamina(True)}, bench.rounds)
     samples.by_variant |= again.by_variant
     _rows(bench, image, where, link, touched, samples, details)
 

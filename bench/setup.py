@@ -20,9 +20,9 @@ DRIVER = REPOSITORY / "target/release/lamina-bench"
 class Bench:
     """One run: what to do, where, and what came out."""
 
-    def __init__(self, quick: bool):
+    def __init__(self, quick: bool, rounds: int | None = None):
         self.quick = quick
-        self.rounds = 3 if quick else 9
+        self.rounds = rounds or (3 if quick else 9)
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self.stack = contextlib.ExitStack()
