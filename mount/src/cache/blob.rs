@@ -10,14 +10,13 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use lamina_flist::{BlobId, BlobMap, ChunkId};
 use memmap2::Mmap;
-use rustix::fs::{FlockOperation, flock};
 
 use super::CacheError;
 use super::files;
+use super::opening::{open_map, open_pair, open_touched};
 use super::present::Present;
 use super::seal::{Seal, wait_for_next_tick};
 use super::touched::Touched;
-use crate::sys::shared_map::map_immutable;
 
 /// Whether bits set by a writer that did not close the blob are believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +92,7 @@ impl BlobFile {
         files::ensure_dir(dir)?;
         let mut report = OpenReport::default();
         let map = open_map(dir, id, map_bytes, &mut report)?;
-        let (data, data_is_fresh) = open_data(dir, id, map.blob_len(), &mut report)?;
-        let present = open_present(dir, map.len(), data_is_fresh, &mut report)?;
+        let (data, present, is_fresh) = open_pair(dir, id, &map, &mut report)?;
         let touched = open_touched(dir, map.len())?;
         let mut blob = Self {
             id: *id,
@@ -109,7 +107,7 @@ impl BlobFile {
         };
         // A predecessor may have been killed between clearing bits and saying so.
         blob.present.raise_generation();
-        if !data_is_fresh {
+        if !is_fresh {
             let trusted = blob.is_trusted(trust)?;
             blob.restore_pin()?;
             if !trusted {
@@ -255,98 +253,4 @@ impl BlobFile {
         let open_in_this_boot = trust == Trust::SameBoot && !seal.closed && seal.same_life(&now);
         Ok(seal.proves_untouched(&now) || open_in_this_boot)
     }
-}
-
-fn open_map(
-    dir: &Path,
-    id: &BlobId,
-    map_bytes: impl FnOnce() -> Vec<u8>,
-    report: &mut OpenReport,
-) -> Result<BlobMap<Mmap>, CacheError> {
-    let path = dir.join(files::MAP);
-    if let Ok(map) = load_map(&path, Some(id)) {
-        return Ok(map);
-    }
-    let bytes = map_bytes();
-    if BlobId::of(&bytes) != *id {
-        return Err(CacheError::WrongMap(*id));
-    }
-    report.replaced += 1;
-    files::replace_bytes(&path, &bytes)?;
-    load_map(&path, Some(id))
-}
-
-/// Maps and parses a blob map; with an id, the bytes must have it.
-pub(super) fn load_map(path: &Path, id: Option<&BlobId>) -> Result<BlobMap<Mmap>, CacheError> {
-    let file = files::open_regular(path, false)?;
-    let bytes = map_immutable(&file).map_err(|source| CacheError::io("map", path, source))?;
-    if id.is_some_and(|id| BlobId::of(&bytes) != *id) {
-        return Err(CacheError::damaged(path, "not the map of this blob"));
-    }
-    BlobMap::parse(bytes).map_err(|error| CacheError::damaged(path, error.to_string()))
-}
-
-fn open_data(
-    dir: &Path,
-    id: &BlobId,
-    len: u64,
-    report: &mut OpenReport,
-) -> Result<(File, bool), CacheError> {
-    let path = dir.join(files::DATA);
-    let (file, fresh) = match files::open_sized(&path, true, len) {
-        Ok(file) => (file, false),
-        Err(CacheError::Damaged { .. }) => {
-            report.replaced += 1;
-            // Bits first: a crash between the two leaves an empty blob.
-            files::replace_sized(&dir.join(files::PRESENT), 0)?;
-            (files::replace_sized(&path, len)?, true)
-        }
-        Err(error) => return Err(error),
-    };
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_would_block| CacheError::Busy(*id))?;
-    Ok((file, fresh))
-}
-
-fn open_present(
-    dir: &Path,
-    entries: usize,
-    must_be_fresh: bool,
-    report: &mut OpenReport,
-) -> Result<Present, CacheError> {
-    let path = dir.join(files::PRESENT);
-    let len = Present::file_len(entries);
-    let found = if must_be_fresh {
-        None
-    } else {
-        match files::open_sized(&path, true, len) {
-            Ok(file) => Some(file),
-            Err(CacheError::Damaged { .. }) => None,
-            Err(error) => return Err(error),
-        }
-    };
-    let map = |file: &File| {
-        Present::open_writable(file, entries).map_err(|source| CacheError::io("map", &path, source))
-    };
-    let known = found.as_ref().map(map).transpose()?.flatten();
-    let present = if let Some(present) = known {
-        present
-    } else {
-        report.replaced += 1;
-        map(&files::replace_sized(&path, len)?)?
-            .ok_or_else(|| CacheError::damaged(&path, "a fresh file is not empty"))?
-    };
-    present.clear_padding();
-    Ok(present)
-}
-
-/// Only speed depends on its bits: whatever is wrong, a fresh one will do.
-fn open_touched(dir: &Path, entries: usize) -> Result<Touched, CacheError> {
-    let path = dir.join(files::TOUCHED);
-    let len = Touched::file_len(entries);
-    let file = match files::open_sized(&path, true, len) {
-        Err(CacheError::Damaged { .. }) => files::replace_sized(&path, len)?,
-        other => other?,
-    };
-    Touched::open(&file, entries).map_err(|source| CacheError::io("map", &path, source))
 }

@@ -21,13 +21,15 @@
 //!   generation before the bits and after the bytes never takes a hole for data;
 //! - a data file that was given to the kernel in this boot is never punched;
 //! - every file is opened without following links and must be a regular file of
-//!   the right size; anything else is replaced by a fresh, empty one;
+//!   the right size; anything else is replaced by a fresh, empty one, a bitmap
+//!   together with its data: an old reader keeps both;
 //! - one writer at a time (a lock on `data`), any number of readers.
 
 mod blob;
 mod error;
 mod evict;
 mod files;
+mod opening;
 mod present;
 mod reader;
 mod seal;

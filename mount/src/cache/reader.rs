@@ -9,8 +9,8 @@ use lamina_flist::{BlobId, BlobMap};
 use memmap2::Mmap;
 
 use super::CacheError;
-use super::blob::load_map;
 use super::files;
+use super::opening::load_map;
 use super::present::Present;
 use super::touched::Touched;
 

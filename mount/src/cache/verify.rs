@@ -9,10 +9,13 @@ use super::{BlobFile, CacheError};
 
 impl BlobFile {
     /// Hashes every entry marked present, on all CPUs; clears the bad ones and
-    /// whatever was written into the padding between entries.
+    /// whatever was written into the padding between entries. The generation
+    /// is raised behind them: the blob may be served, and what is absent may be
+    /// freed now.
     pub(super) fn verify_present(&mut self) -> Result<(), CacheError> {
         let (verified, cleared) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let next = AtomicUsize::new(0);
+        self.present.raise_generation();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
             for _ in 0..threads {
@@ -35,6 +38,7 @@ impl BlobFile {
                 });
             }
         });
+        self.present.raise_generation();
         self.report.verified = verified.into_inner();
         self.report.cleared = cleared.into_inner();
         self.zero_padding()

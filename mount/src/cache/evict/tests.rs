@@ -1,7 +1,7 @@
 //! Tests of eviction: what goes, what stays, and that no reader ever takes a
 //! hole for data, whichever process is killed when.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -281,7 +281,40 @@ fn a_bitmap_of_another_version_is_replaced_by_an_empty_one() {
     std::fs::write(&path, bytes).unwrap();
     assert!(BlobReader::open(&scene.dir(), &scene.id, MapCheck::Identity).is_err());
     let blob = scene.open(Trust::SameBoot);
-    assert_eq!((blob.report().replaced, blob.present_count()), (1, 0));
+    assert_eq!((blob.report().replaced, blob.present_count()), (2, 0));
+}
+
+#[test]
+fn a_read_that_a_verification_fell_into_is_not_believed() {
+    let (scene, mut blob) = Scene::filled();
+    let reader = scene.reader();
+    blob.data.write_all_at(&[0], places()[6].0 + 100).unwrap();
+    let outcome = reader.try_read(5..7, || {
+        blob.verify_present().unwrap();
+        blob.free_absent();
+        Ok(())
+    });
+    assert!(matches!(outcome, Ok(TryRead::Missing { entries, .. }) if entries == (6..7)));
+}
+
+#[test]
+fn a_reader_keeps_its_bytes_when_the_bitmap_is_replaced() {
+    for damage in [Some(9), None] {
+        let (scene, blob) = Scene::filled();
+        let reader = scene.reader();
+        drop(blob);
+        let path = scene.dir().join("present");
+        std::fs::remove_file(&path).unwrap();
+        if let Some(len) = damage {
+            std::fs::write(&path, vec![7; len]).unwrap();
+        }
+        let blob = scene.open(Trust::SameBoot);
+        assert!(present(&blob).is_empty());
+        for entry in 0..ENTRIES {
+            assert_eq!(read(&reader, entry), TryRead::Done);
+        }
+        assert_ne!(scene.reader().files(), reader.files(), "to be told apart");
+    }
 }
 
 /// Where the child of the stress test finds its blob.
