@@ -296,8 +296,11 @@ where
         let waited = Some(self.asked.elapsed());
         match entry.answer(self.range.clone(), waited, self.done) {
             Ok(()) => {}
-            Err(((left, now), done)) if now != generation && Instant::now() < self.deadline => {
-                Self { done, ..self }.ask((left, now));
+            // Looked at after the miss: an eviction raises it before it clears bits.
+            Err((missing, done))
+                if entry.reader.generation() != generation && Instant::now() < self.deadline =>
+            {
+                Self { done, ..self }.ask(missing);
             }
             Err(((left, _), done)) => fail(done, FillError::NotFilled(left)),
         }

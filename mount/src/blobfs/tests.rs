@@ -191,6 +191,22 @@ fn what_was_evicted_before_it_could_be_read_is_asked_for_again() {
 }
 
 #[test]
+fn what_an_eviction_under_way_took_is_asked_for_again() {
+    let scene = Scene::new();
+    let told = scene.read(0, ENTRY as u32);
+    let (entries, done) = scene.next_fill();
+    scene.write(entries);
+    // The evictor has got no further than the bits.
+    scene.blob.withdraw(&[0]);
+    done(Ok(()));
+    assert!(told.try_recv().is_err(), "must wait");
+    let (entries, done) = scene.next_fill();
+    scene.write(entries);
+    done(Ok(()));
+    assert_eq!(told.try_recv().unwrap().unwrap(), content(0));
+}
+
+#[test]
 fn padding_is_zeros_and_reads_end_with_the_blob() {
     let scene = Scene::new();
     let padding = (ENTRIES * ENTRY) as u64;

@@ -69,6 +69,8 @@ pub struct BlobFile {
     pub(super) touched: Touched,
     /// Nothing may be evicted: see [`BlobFile::pin_if_complete`].
     pub(super) pinned: AtomicBool,
+    /// Some of what was evicted still takes space.
+    pub(super) unfreed: AtomicBool,
     /// Shared by who fills or reads, exclusive for who evicts: a hole is never
     /// punched into what is being written.
     pub(super) turn: RwLock<()>,
@@ -102,6 +104,7 @@ impl BlobFile {
             present,
             touched,
             pinned: AtomicBool::new(false),
+            unfreed: AtomicBool::new(false),
             turn: RwLock::default(),
             report,
         };

@@ -68,8 +68,9 @@ impl BlobFile {
     /// told an entry and whether it was read; it keeps what somebody waits for.
     ///
     /// # Errors
-    /// When the file system cannot punch holes: what was chosen is absent then,
-    /// and nothing more will be evicted from the blob.
+    /// When the file system punches no hole: what was chosen is absent then. If
+    /// it never can, nothing more is evicted from the blob; else what was not
+    /// freed is, with the next eviction.
     pub fn evict_cold(
         &self,
         from: usize,
@@ -89,18 +90,38 @@ impl BlobFile {
             return Ok(swept);
         }
         let before = self.allocated()?;
-        for entry in &chosen {
-            self.present.clear(*entry);
-        }
+        self.withdraw(&chosen);
         self.present.raise_generation();
-        let runs = chosen.chunk_by(|a, b| a + 1 == *b);
-        for run in runs {
-            self.punch(run[0], run[run.len() - 1])
-                .inspect_err(|_| self.pinned.store(true, Ordering::Relaxed))?;
-        }
+        self.free(&chosen)?;
         swept.evicted = chosen.len();
         swept.freed = before.saturating_sub(self.allocated()?);
         Ok(swept)
+    }
+
+    /// The first half of an eviction: a reader that misses what was taken finds
+    /// the generation raised, too.
+    pub(crate) fn withdraw(&self, entries: &[usize]) {
+        self.present.raise_generation();
+        for entry in entries {
+            self.present.clear(*entry);
+        }
+    }
+
+    /// The second half, with what the last one left.
+    fn free(&self, entries: &[usize]) -> Result<(), CacheError> {
+        if self.unfreed.swap(false, Ordering::Relaxed) {
+            self.free_absent();
+        }
+        let runs = entries.chunk_by(|a, b| a + 1 == *b);
+        let punched = runs.map(|run| self.punch(run[0], run[run.len() - 1]));
+        // All of them, and then the first refusal.
+        let refused = punched.fold(Ok(()), Result::and);
+        if let Err(error) = &refused {
+            let for_good = is_unsupported(error);
+            self.pinned.fetch_or(for_good, Ordering::Relaxed);
+            self.unfreed.fetch_or(!for_good, Ordering::Relaxed);
+        }
+        refused
     }
 
     /// Moves the hand.
@@ -200,6 +221,14 @@ impl BlobFile {
             .set_permissions(mode)
             .map_err(|source| CacheError::io("mark", &self.data_path(), source))
     }
+}
+
+/// Whether the file system can never punch holes; a full one may, later.
+fn is_unsupported(error: &CacheError) -> bool {
+    let CacheError::Io { source, .. } = error else {
+        return false;
+    };
+    matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
 #[cfg(test)]

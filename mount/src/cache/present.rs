@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! word 0   "LAMPRES2"
-//! word 1   generation: grows with every eviction
+//! word 1   generation: grows twice with every eviction
 //! word 2.. one bit per entry; whole 64-bit little-endian words
 //! ```
 //!
@@ -15,6 +15,10 @@
 //! looks agree, then the first one came after that raise, too, and so after the
 //! bits were cleared: bits seen set after that were set by a refill, which wrote
 //! its bytes after the punch (the evictor keeps fillers out meanwhile).
+//!
+//! The generation is raised before bits are cleared, too: who sees a bit missing
+//! and *then* the generation as it was before the bit was set knows that it was
+//! never set, not that it was taken again.
 
 use std::fs::File;
 use std::io;
@@ -110,7 +114,8 @@ impl Present {
         self.generation()
     }
 
-    /// Raises the generation: after bits were cleared, before holes are punched.
+    /// Raises the generation: before bits are cleared, and between that and the
+    /// punching of holes.
     pub(super) fn raise_generation(&self) {
         self.header(GENERATION).fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);

@@ -46,8 +46,9 @@ pub enum TryRead {
     Missing {
         /// The smallest range that holds every missing one of those touched.
         entries: Range<usize>,
-        /// The generation when they were seen missing: if it is another one
-        /// after they were filled, entries may have been evicted since.
+        /// The generation before they were seen missing: if
+        /// [`BlobReader::generation`] is another one after entries were seen
+        /// missing again, they may have been evicted since.
         generation: u64,
     },
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lamina_flist::{BlobId, ChunkId};
 
-use crate::cache::{BlobFile, BlobReader, CacheDir, MapCheck, Trust, TryRead};
+use crate::cache::{BlobFile, BlobReader, CacheDir, CacheError, MapCheck, Trust, TryRead};
 
 const ENTRIES: usize = 64;
 
@@ -317,13 +317,40 @@ fn a_reader_keeps_its_bytes_when_the_bitmap_is_replaced() {
     }
 }
 
+#[test]
+fn a_hole_refused_for_the_moment_is_punched_with_the_next_eviction() {
+    let (scene, mut blob) = Scene::filled();
+    // Whose file is not open for writing.
+    let read_only = std::fs::File::open(scene.dir().join("data")).unwrap();
+    let writable = std::mem::replace(&mut blob.data, read_only);
+    let refused = blob.evict_cold(0, u64::MAX, |entry, _| entry < 60);
+    assert!(refused.is_err() && !blob.is_pinned());
+    let before = scene.disk_bytes();
+    blob.data = writable;
+    let swept = blob.evict_cold(0, u64::MAX, |_, _| true).unwrap();
+    assert_eq!((swept.evicted, swept.freed), (4, before));
+    assert_eq!(scene.disk_bytes(), 0);
+}
+
+#[test]
+fn only_a_file_system_without_holes_stops_eviction_for_good() {
+    let error = |errno| {
+        let source = std::io::Error::from_raw_os_error(errno);
+        CacheError::io("punch a hole into", Path::new("data"), source)
+    };
+    assert!(super::is_unsupported(&error(libc::EOPNOTSUPP)));
+    for errno in [libc::ENOSPC, libc::EIO, libc::EINTR, libc::ENOMEM] {
+        assert!(!super::is_unsupported(&error(errno)), "{errno}");
+    }
+}
+
 /// Where the child of the stress test finds its blob.
 const CHILD_DIR: &str = "LAMINA_TEST_EVICTOR_DIR";
 /// Kills of the evictor, and reads that found their bytes after each.
 const KILLS: usize = 4;
 const READS_PER_LIFE: u64 = 1000;
-/// Generations it must get to in each of its lives.
-const EVICTIONS_PER_LIFE: u64 = 25;
+/// Generations it must get on in each of its lives, two with every eviction.
+const EVICTIONS_PER_LIFE: u64 = 50;
 
 #[test]
 fn readers_never_see_a_hole_while_another_process_fills_evicts_and_is_killed() {
