@@ -326,7 +326,7 @@ impl Space {
         let now = SystemTime::now();
         for found in self.look()? {
             if now.duration_since(found.last_used).unwrap_or_default() > expire {
-                self.evict(&found)?;
+                self.evict(&found);
             }
         }
         Ok(())
@@ -349,7 +349,7 @@ impl Space {
             if self.books().fits(bytes) {
                 return Ok(Room::Made);
             }
-            self.evict(&item)?;
+            self.evict(&item);
         }
         let (wanted, reserved) = {
             let books = self.books();
@@ -375,12 +375,12 @@ impl Space {
         })
     }
 
-    /// Removes an item, unless somebody leases it.
-    fn evict(&self, found: &OnDisk) -> io::Result<()> {
+    /// Removes an item, unless somebody leases it. One that cannot be removed stays; others may do.
+    fn evict(&self, found: &OnDisk) {
         {
             let mut books = self.books();
             if books.leases.contains_key(&found.item) {
-                return Ok(());
+                return;
             }
             books.doomed.insert(found.item);
         }
@@ -388,14 +388,23 @@ impl Space {
         let mut books = self.books();
         books.doomed.remove(&found.item);
         self.removed.notify_all();
-        removed?;
+        if let Err(error) = removed {
+            drop(books);
+            tracing::warn!(item = %found.item, %error, "remove from the cache");
+            return;
+        }
         books.used = books.used.saturating_sub(found.bytes);
+        drop(books);
         tracing::info!(item = %found.item, bytes = found.bytes, "evicted from the cache");
-        Ok(())
     }
 }
 
 impl Reservation {
+    /// Bytes that may still come.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Counts bytes that arrived on disk.
     pub(crate) fn land(&mut self, bytes: u64) {
         let mut books = self.space.books();

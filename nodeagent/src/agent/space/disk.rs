@@ -113,8 +113,10 @@ impl Disk {
         match item {
             Item::Blob(id) => {
                 let doomed = self.blobs.join(format!("{EVICTED}{id}"));
-                std::fs::rename(self.blobs.join(id.to_string()), &doomed)?;
-                std::fs::remove_dir_all(&doomed)
+                // What an earlier removal left: nothing can be moved onto it.
+                gone_is_fine(std::fs::remove_dir_all(&doomed))?;
+                gone_is_fine(std::fs::rename(self.blobs.join(id.to_string()), &doomed))?;
+                gone_is_fine(std::fs::remove_dir_all(&doomed))
             }
             Item::Flist(digest) => ["seal", "fl"].iter().try_for_each(|kind| {
                 gone_is_fine(std::fs::remove_file(

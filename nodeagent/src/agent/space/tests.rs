@@ -132,6 +132,34 @@ fn the_least_recently_used_blob_makes_room() {
 }
 
 #[test]
+fn what_cannot_be_removed_does_not_keep_the_rest() {
+    let (bench, [a, b, c]) = bench();
+    // In the way of the removal.
+    let in_the_way = bench.dir.path().join(format!("blobs/.evicted-{a}"));
+    std::fs::write(&in_the_way, b"").unwrap();
+    let max = 3 * MIB + MIB / 2;
+    bench.space.configure(Some(max), None).unwrap();
+    bench.space.reserve_blocking(MIB).unwrap();
+    let there = |bench: &Bench| [&a, &b, &c].map(|id| is_there(bench, id));
+    assert_eq!(there(&bench), [true, false, true]);
+    bench.space.configure(None, Some(Duration::ZERO)).unwrap();
+    assert_eq!(there(&bench), [true, false, false], "expired");
+}
+
+#[test]
+fn a_removal_begun_before_is_finished() {
+    let (bench, [a, b, _]) = bench();
+    let begun = bench.dir.path().join(format!("blobs/.evicted-{a}"));
+    std::fs::create_dir(&begun).unwrap();
+    std::fs::write(begun.join("data"), b"rest").unwrap();
+    let max = 3 * MIB + MIB / 2;
+    bench.space.configure(Some(max), None).unwrap();
+    bench.space.reserve_blocking(MIB).unwrap();
+    assert_eq!([&a, &b].map(|id| is_there(&bench, id)), [false, true]);
+    assert!(!begun.exists());
+}
+
+#[test]
 fn leased_blobs_stay_and_new_data_is_refused_instead() {
     let (bench, ids) = bench();
     let _leases = ids.map(|id| bench.space.lease(Item::Blob(id)));
