@@ -15,7 +15,7 @@ use lamina_mount::cache::wait_for_next_tick;
 use lamina_store::{OpenFlistError, open_flist};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,7 +127,7 @@ impl FlistDir {
         let guard = RemoveOnDrop(&partial);
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         let mut room = self.room_for(from)?;
-        let copied = copy_file(from, &partial).map_err(failed)?;
+        let copied = copy_file(from, &partial, room.bytes()).map_err(failed)?;
         let flist = open(&partial)?;
         if flist.digest() != *digest {
             let changed = io::Error::other("the file changed while it was copied; try again");
@@ -233,16 +233,22 @@ fn renew(copy: &Path) {
     }
 }
 
-/// Copies into a fresh private file; gives its length.
-fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
-    let mut source = File::open(from)?;
+/// Copies up to `max` bytes into a fresh private file; gives its length.
+fn copy_file(from: &Path, to: &Path, max: u64) -> io::Result<u64> {
+    let mut source = File::open(from)?.take(max.saturating_add(1));
     let mut target = File::options()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(to)?;
-    io::copy(&mut source, &mut target)
+    let copied = io::copy(&mut source, &mut target)?;
+    if copied > max {
+        return Err(io::Error::other(format!(
+            "the file grew beyond {max} bytes while it was copied; try again"
+        )));
+    }
+    Ok(copied)
 }
 
 struct RemoveOnDrop<'a>(&'a Path);
@@ -250,5 +256,20 @@ struct RemoveOnDrop<'a>(&'a Path);
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_is_not_copied_beyond_its_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::write(&from, [1; 1000]).unwrap();
+        assert_eq!(copy_file(&from, &to, 1000).unwrap(), 1000);
+        assert!(copy_file(&from, &to, 900).is_err());
+        assert_eq!(std::fs::metadata(&to).unwrap().len(), 901);
     }
 }
