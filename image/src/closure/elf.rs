@@ -92,27 +92,29 @@ pub(super) fn windows(read: &mut ReadAt<'_>) -> Vec<Range<u64>> {
         PT_LOAD => !s.executable,
         kind => kind == PT_DYNAMIC || kind == PT_INTERP,
     });
-    let mut windows: Vec<Range<u64>> = candidates
-        .map(|s| s.offset..s.offset.saturating_add(s.len.min(WINDOW_MAX)))
-        .collect();
-    windows.sort_by_key(|window| (window.start, window.end));
-    let mut joined: Vec<Range<u64>> = Vec::new();
-    for window in windows {
-        match joined.last_mut().filter(|last| last.end >= window.start) {
-            Some(last) => last.end = last.end.max(window.end),
-            None => joined.push(window),
-        }
-    }
-    joined
+    joined(candidates.map(|s| s.offset..s.offset.saturating_add(s.len.min(WINDOW_MAX))))
 }
 
-/// Where a file has constants and data, and no code; in order.
+/// Where a file has constants and data, and no code; in order, each byte once.
 pub(super) fn data(read: &mut ReadAt<'_>) -> Vec<Range<u64>> {
     let (_, segments) = headers(read).unwrap_or_default();
     let loads = segments.iter().filter(|s| s.kind == PT_LOAD);
     let data = loads.filter(|s| !s.executable);
-    data.map(|s| s.offset..s.offset.saturating_add(s.len))
-        .collect()
+    joined(data.map(|s| s.offset..s.offset.saturating_add(s.len)))
+}
+
+/// Ranges in order, those that meet made one.
+fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = ranges.collect();
+    ranges.sort_by_key(|range| (range.start, range.end));
+    let mut out: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match out.last_mut().filter(|last| last.end >= range.start) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => out.push(range),
+        }
+    }
+    out
 }
 
 /// The ranges that loading touches: what is in front of the code, what is
@@ -317,6 +319,31 @@ mod tests {
         let huge = [segment(0, 0, 20 * mib), segment(PF_W, u64::MAX, 10)];
         assert_eq!(loaded(&huge[..1]).unwrap()[0], 0..HEAD_MAX);
         assert_eq!((loaded(&huge), loaded(&[])), (None, None));
+    }
+
+    #[test]
+    fn data_that_many_segments_name_is_looked_through_once() {
+        const SEGMENTS: u16 = 71;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend([2, 1]);
+        bytes.resize(64, 0);
+        bytes[32..40].copy_from_slice(&64u64.to_le_bytes());
+        bytes[54..56].copy_from_slice(&56u16.to_le_bytes());
+        bytes[56..58].copy_from_slice(&SEGMENTS.to_le_bytes());
+        for number in 0..u64::from(SEGMENTS) {
+            let offset = if number == 9 {
+                50_000
+            } else {
+                100 + number % 3
+            };
+            let mut header = [0; 56];
+            header[..4].copy_from_slice(&PT_LOAD.to_le_bytes());
+            header[8..16].copy_from_slice(&offset.to_le_bytes());
+            header[32..40].copy_from_slice(&9000u64.to_le_bytes());
+            bytes.extend(header);
+        }
+        let found = data(&mut |at, len| Some(bytes[at as usize..at as usize + len].to_vec()));
+        assert_eq!(found, [100..9102, 50_000..59_000]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const SUFFIXES: [&str; 7] = ["c", "cold", "cpp", "h", "pxd", "py", "pyx"];
 pub(super) struct Names {
     /// `.name.`, for what the module says about itself.
     own: String,
-    /// Where data is; in order.
+    /// Where data is; in order and apart.
     areas: Vec<Range<u64>>,
     /// Where the next bytes continue.
     next: u64,
