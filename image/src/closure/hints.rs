@@ -1,6 +1,7 @@
 //! A graph -> what a flist keeps of it: hints, and the command's closure as a
 //! profile.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -9,16 +10,19 @@ use lamina_flist::{
     ProfileSource, Tree,
 };
 
+use super::graph::NEEDS_MAX;
 use super::{Graph, Needed};
 
 /// Files of a closure.
 const CLOSURE_MAX: usize = 20_000;
-/// Needs of one file after those of small files are in their place.
-const NEEDS_MAX: usize = 4096;
-/// Needs of all files, within what a flist may hold.
+/// Needs of all files, within what a flist may hold; those of small files are
+/// in their place.
 const NEEDS_TOTAL_MAX: usize = 7 << 20;
 /// Small files looked through for one file's needs.
 const SPLICED_MAX: usize = 4096;
+/// Needs of small files looked at, each time that they are; a large image has a
+/// few million, and so many take seconds.
+const LOOKS_MAX: usize = 64 << 20;
 /// Ranges of one file: segments of a sparse one.
 const RANGES_MAX: usize = 64;
 /// Ranges of all files, within what a flist may hold.
@@ -83,12 +87,13 @@ impl Graph {
                 ranges
             })
             .collect();
+        let looks = Cell::new(LOOKS_MAX);
         let mut left = NEEDS_TOTAL_MAX;
         let needs: Vec<Vec<u32>> = (0..self.files.len())
             .map(|id| {
                 let needs = match ranges[id].is_empty() {
                     true => Vec::new(),
-                    false => self.spliced(id as u32, &ranges, left),
+                    false => self.spliced(id as u32, &ranges, left, &looks),
                 };
                 left -= needs.len();
                 needs
@@ -98,8 +103,14 @@ impl Graph {
     }
 
     /// What a file needs, with the needs of files without ranges in their
-    /// place.
-    fn spliced(&self, id: u32, ranges: &[Vec<ProfileRange>], left: usize) -> Vec<u32> {
+    /// place, as long as the looks at those last.
+    fn spliced(
+        &self,
+        id: u32,
+        ranges: &[Vec<ProfileRange>],
+        left: usize,
+        looks: &Cell<usize>,
+    ) -> Vec<u32> {
         let mut out = Vec::new();
         let mut seen = HashSet::from([id]);
         let mut spliced = 0;
@@ -110,22 +121,30 @@ impl Graph {
             .copied()
             .collect();
         while let Some(need) = todo.pop() {
-            if !seen.insert(need) || out.len() >= NEEDS_MAX.min(left) {
+            if out.len() >= NEEDS_MAX.min(left) {
+                break;
+            }
+            if !seen.insert(need) {
                 continue;
             }
             if !ranges[need as usize].is_empty() {
                 out.push(need);
-            } else if spliced < SPLICED_MAX {
+                continue;
+            }
+            let needs = &self.files[need as usize].needs;
+            if let Some(rest) = looks.get().checked_sub(needs.len())
+                && spliced < SPLICED_MAX
+            {
+                looks.set(rest);
                 spliced += 1;
-                todo.extend(self.files[need as usize].needs.iter().rev());
+                todo.extend(needs.iter().rev());
             }
         }
         out
     }
 }
 
-/// Gives numbers to the files that lead somewhere or are led to; a large one
-/// leads to the rest of itself.
+/// Gives numbers to the files that lead somewhere or are led to.
 fn number(ranges: &[Vec<ProfileRange>], needs: &[Vec<u32>]) -> Option<HintTable> {
     let mut used: Vec<bool> = needs.iter().map(|needs| !needs.is_empty()).collect();
     for need in needs.iter().flatten() {
@@ -219,5 +238,42 @@ fn push(ranges: &mut Vec<ProfileRange>, blob: u16, entry: u32) {
             first_entry: entry,
             count: 1,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::closure::graph::GraphFile;
+
+    #[test]
+    fn looks_at_small_files_are_paid_from_one_purse() {
+        let file = |needs: &[u32]| GraphFile {
+            node: Tree::ROOT,
+            parts: Vec::new(),
+            needs: needs.to_vec(),
+        };
+        // 1 is small, and leads to 2 and 3.
+        let graph = Graph {
+            files: vec![
+                file(&[1, 4]),
+                file(&[2, 3]),
+                file(&[]),
+                file(&[]),
+                file(&[]),
+            ],
+            starts: Vec::new(),
+        };
+        let range = ProfileRange {
+            blob: 0,
+            first_entry: 0,
+            count: 1,
+        };
+        let ranges: Vec<_> = (0..5).map(|id| vec![range; usize::from(id != 1)]).collect();
+        let looks = Cell::new(5);
+        let needs = || graph.spliced(0, &ranges, 100, &looks);
+        assert_eq!(needs(), [2, 3, 4]);
+        assert_eq!(needs(), [2, 3, 4]);
+        assert_eq!(needs(), [4], "none left");
     }
 }
