@@ -80,7 +80,7 @@ impl FetchError {
             Self::Cache { source, .. } => of_cache(source),
             Self::Late { .. } => FailureKind::Timeout,
             Self::NoRoom(_) => FailureKind::Exhausted,
-            Self::Lost { .. } => FailureKind::Other,
+            Self::Unplaced { .. } | Self::Closed { .. } | Self::Lost { .. } => FailureKind::Other,
         }
     }
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! An entry is claimed by the first who wants it; everybody else waits for the same flight. Flights
-//! run in tasks of their own: a caller that goes away does not stop them. What is fetched ahead
-//! pauses while anybody waits on demand.
+//! run in tasks of their own: a caller that goes away does not stop them, the closing of the blob does.
+//! What is fetched ahead goes in smaller steps while anybody waits on demand ([`super::ahead`]).
 
 mod batch;
 
@@ -55,6 +55,10 @@ pub(crate) enum FetchError {
     },
     #[error(transparent)]
     NoRoom(NoRoom),
+    #[error("no flist in use says where data of blob {blob} is stored")]
+    Unplaced { blob: BlobId },
+    #[error("blob {blob} was closed while its data was fetched")]
+    Closed { blob: BlobId },
     #[error("the fetch of blob {blob} ended without a result")]
     Lost { blob: BlobId },
 }
@@ -113,6 +117,16 @@ impl Fetcher {
         entries: Range<u32>,
         urgency: Urgency,
     ) -> Result<(), FetchError> {
+        let ensured = self.ensure_open(source, entries, urgency);
+        unless_closed(source, ensured).await
+    }
+
+    async fn ensure_open(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        entries: Range<u32>,
+        urgency: Urgency,
+    ) -> Result<(), FetchError> {
         let lane = source.lane();
         let demand = urgency == Urgency::Demand;
         // Before the claim: a demand that joins a flight must find it flying, not queued.
@@ -142,13 +156,16 @@ impl Fetcher {
         source: &Arc<Source>,
         entries: &[u32],
     ) -> Result<(), FetchError> {
-        let lane = source.lane();
-        let _ahead = match &lane {
-            Some(lane) => lane.enter_ahead().await,
-            None => None,
+        let fetched = async {
+            let lane = source.lane();
+            let _ahead = match &lane {
+                Some(lane) => lane.enter_ahead().await,
+                None => None,
+            };
+            let fetched = self.fetch(source, entries.iter().copied(), Urgency::Ahead);
+            fetched.await.map_err(|(error, _)| error)
         };
-        let fetched = self.fetch(source, entries.iter().copied(), Urgency::Ahead);
-        fetched.await.map_err(|(error, _)| error)
+        unless_closed(source, fetched).await
     }
 
     /// Those of the entries that are neither local nor on their way.
@@ -215,10 +232,30 @@ impl Fetcher {
             let batch = std::mem::replace(&mut mine, rest);
             let (fetcher, source) = (Arc::clone(self), Arc::clone(source));
             tokio::spawn(async move {
-                Batch::new(&fetcher, &source, batch, urgency).bring().await;
+                // What is cut off here lands as lost; those who wait for it end, too.
+                tokio::select! {
+                    () = Batch::new(&fetcher, &source, batch, urgency).bring() => {}
+                    () = source.closed() => {}
+                }
             });
         }
         pending
+    }
+}
+
+/// What comes of it, unless the blob is closed before: what still wants its data must not keep it open.
+async fn unless_closed(
+    source: &Source,
+    work: impl Future<Output = Result<(), FetchError>>,
+) -> Result<(), FetchError> {
+    let closed = || FetchError::Closed { blob: source.id };
+    tokio::select! {
+        outcome = work => outcome.map_err(|error| match error {
+            // A flight that was cut off may be seen first.
+            FetchError::Lost { .. } if source.is_closed() => closed(),
+            other => other,
+        }),
+        () = source.closed() => Err(closed()),
     }
 }
 

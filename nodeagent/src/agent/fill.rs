@@ -56,6 +56,8 @@ fn kind_of(error: &FetchError) -> FillFailureKind {
         },
         FetchError::Late { .. } => FillFailureKind::Deadline,
         FetchError::NoRoom(_) => FillFailureKind::NoSpace,
-        FetchError::Lost { .. } => FillFailureKind::Internal,
+        FetchError::Unplaced { .. } | FetchError::Closed { .. } | FetchError::Lost { .. } => {
+            FillFailureKind::Internal
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// One blob that may be filled.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct Source {
     pub(crate) holds: Holds,
     sequence: Mutex<Sequence>,
     density: Density,
+    closing: watch::Sender<bool>,
     /// Flists in use that hold this blob: each can say where its chunks are.
     providers: RwLock<Vec<Provider>>,
     _lease: Lease,
@@ -58,6 +60,17 @@ impl Source {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         providers.first().map(|provider| Arc::clone(&provider.lane))
+    }
+
+    /// Whether nothing uses the blob any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Returns once nothing uses the blob any more.
+    pub(crate) async fn closed(&self) {
+        // The sender is as old as we are.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
     /// Makes sure that the data file stays whole, if it is: then the kernel may read it by itself.
@@ -249,7 +262,8 @@ fn within_file(end: u32, ahead: Range<u32>, goes_on: impl Fn(usize) -> bool) -> 
     (ahead.start < file_end).then_some(ahead.start..file_end)
 }
 
-/// How long a blob that is being closed is waited for.
+/// How long a blob that is being closed is waited for: its fetches have been stopped, a slow disk may
+/// still write what had arrived.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every open blob.
@@ -320,7 +334,8 @@ impl Sources {
         });
         drop(open);
         for source in idle {
-            // What a fetch under way still writes breaks the seal, and the blob is verified at its next use.
+            source.closing.send_replace(true);
+            // What a stopped fetch still writes breaks the seal, and the blob is verified at its next use.
             if let Err(error) = source.file.seal() {
                 tracing::warn!(blob = %source.id, %error, "seal a blob");
             }
@@ -358,6 +373,7 @@ impl Sources {
             holds: Holds::default(),
             sequence: Mutex::default(),
             density: Density::default(),
+            closing: watch::Sender::new(false),
             providers: RwLock::new(vec![provider]),
             _lease: lease,
         });
@@ -367,8 +383,8 @@ impl Sources {
         Ok(source)
     }
 
-    /// Opens a blob's files. A fetch that was under way when the blob was closed keeps them for as
-    /// long as its request takes.
+    /// Opens a blob's files. A fetch that was under way when the blob was closed keeps them until it has
+    /// stopped.
     fn open_file(
         &self,
         id: &BlobId,

@@ -242,7 +242,8 @@ impl Space {
             .ok_or(NoRoom::TooSmall { needed, max })
     }
 
-    fn full(&self) -> NoRoom {
+    /// The refusal of what does not fit now.
+    pub(crate) fn full(&self) -> NoRoom {
         let max = self.books().max;
         NoRoom::Full { max }
     }

@@ -12,12 +12,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a batch may take at the stores of one flist, plus what its bytes take on a slow line.
+/// How long a batch may take, waiting for its turn and for room included, plus what its bytes take on
+/// a slow line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    /// While another flist may say where else the data is.
+    /// At the stores of one flist, while another flist may say where else the data is.
     pub(crate) another: Duration,
-    /// At the last one: below the minute a reader waits, so that it hears the reason.
+    /// Until the last one has failed: below the minute a reader waits, so that it hears the reason.
     pub(crate) last: Duration,
 }
 
@@ -76,9 +77,13 @@ impl<'a> Batch<'a> {
         let mut failures = Failures::new();
         let mut providers = self.source.providers();
         providers.sort_by_key(|provider| provider.lane.is_late());
-        let count = providers.len();
+        let patience = &self.fetcher.patience;
+        let extra = self.slow_line(&entries);
+        let end = Instant::now() + patience.last + extra;
+        let another = patience.another + extra;
         for (at, provider) in providers.iter().enumerate() {
-            let limit = self.limit(&entries, at + 1 == count);
+            let left = end.saturating_duration_since(Instant::now());
+            let limit = share(left, providers.len() - at, another);
             failures = self.bring_via(provider, &entries, limit).await;
             if failures.is_empty() {
                 return;
@@ -90,17 +95,9 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn limit(&self, entries: &[u32], last: bool) -> Duration {
-        let patience = &self.fetcher.patience;
-        let base = if last {
-            patience.last
-        } else {
-            patience.another
-        };
+    fn slow_line(&self, entries: &[u32]) -> Duration {
         let bytes: u64 = entries.iter().map(|&e| self.source.entry_len(e)).sum();
-        base + Duration::from_millis(
-            bytes.saturating_mul(1000) / StoreOptions::BYTES_PER_SECOND_MIN,
-        )
+        Duration::from_millis(bytes.saturating_mul(1000) / StoreOptions::BYTES_PER_SECOND_MIN)
     }
 
     /// One provider's try, in its lane; gives what it could not bring in time.
@@ -111,15 +108,18 @@ impl<'a> Batch<'a> {
         limit: Duration,
     ) -> Failures {
         let bytes: u64 = entries.iter().map(|&e| self.source.entry_len(e)).sum();
-        let entering = timeout_at(Instant::now() + limit, provider.lane.enter(bytes));
+        let deadline = Instant::now() + limit;
+        let entering = timeout_at(deadline, provider.lane.enter(bytes));
         let Ok(_underway) = entering.await else {
             return self.late(provider, entries, limit);
         };
-        if let Err(error) = self.make_room(entries).await {
+        let full = |_late| Err(FetchError::NoRoom(self.fetcher.space.full()));
+        let room = timeout_at(deadline, self.make_room(entries)).await;
+        if let Err(error) = room.unwrap_or_else(full) {
             self.landing.all(&error);
             return Failures::new();
         }
-        self.bring_from(provider, entries, limit).await
+        self.bring_from(provider, entries, limit, deadline).await
     }
 
     /// Once, and only when it is this batch's turn: what waits for a slow store keeps no room.
@@ -139,15 +139,15 @@ impl<'a> Batch<'a> {
         provider: &Provider,
         entries: &[u32],
         limit: Duration,
+        deadline: Instant,
     ) -> Failures {
-        let deadline = Instant::now() + limit;
         let mut entries = entries.to_vec();
         let mut failures = Failures::new();
         while !entries.is_empty() {
             let located: Option<Vec<_>> = entries.iter().map(|&e| provider.locate(e)).collect();
             let Some(wanted) = located else {
                 let blob = self.source.id;
-                failures.extend(entries.iter().map(|&e| (e, FetchError::Lost { blob })));
+                failures.extend(entries.iter().map(|&e| (e, FetchError::Unplaced { blob })));
                 return failures;
             };
             match self.stream(provider, &entries, &wanted, deadline).await {
@@ -228,5 +228,34 @@ impl<'a> Batch<'a> {
             room.land(self.source.entry_cost(entry));
         }
         self.landing.one(entry, kept.map(drop));
+    }
+}
+
+/// What the next of `providers` may take of the time left: each of them gets its part of it.
+fn share(left: Duration, providers: usize, another: Duration) -> Duration {
+    match u32::try_from(providers) {
+        Ok(providers @ 2..) => another.min(left / providers),
+        _ => left,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_batch_is_shared_and_never_exceeded() {
+        let seconds = Duration::from_secs;
+        let another = seconds(20);
+        assert_eq!(share(seconds(45), 1, another), seconds(45));
+        assert_eq!(share(seconds(45), 2, another), seconds(20));
+        assert_eq!(share(seconds(45), 3, another), seconds(15));
+        for providers in 1..10 {
+            let mut left = seconds(45);
+            for rest in (1..=providers).rev() {
+                left -= share(left, rest, another);
+            }
+            assert_eq!(left, Duration::ZERO);
+        }
     }
 }

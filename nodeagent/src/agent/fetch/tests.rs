@@ -27,7 +27,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    /// One whose fetches do not wait long for stores.
+    fn hasty() -> Self {
+        Self::new(Patience {
+            another: Duration::from_millis(50),
+            last: Duration::from_millis(500),
+        })
+    }
+
+    fn new(patience: Patience) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let files = dir.path().join("files");
         std::fs::create_dir(&files).unwrap();
@@ -39,11 +47,6 @@ impl Scene {
         }
         let space = Arc::new(Space::open(&dir.path().join("cache")).unwrap());
         let cache = CacheDir::new(dir.path().join("cache"));
-        let moment = Duration::from_millis(50);
-        let patience = Patience {
-            another: moment,
-            last: moment,
-        };
         Self {
             sources: Sources::new(cache, Arc::clone(&space)),
             fetcher: Fetcher::new(Arc::clone(&space), patience),
@@ -87,10 +90,21 @@ impl Scene {
         opened.remove(0)
     }
 
+    /// A fetch that outlives what it borrows.
+    fn ensure(
+        &self,
+        source: &Arc<Source>,
+        entries: Range<u32>,
+        urgency: Urgency,
+    ) -> impl Future<Output = Result<(), FetchError>> + Send + use<> {
+        let (fetcher, source) = (Arc::clone(&self.fetcher), Arc::clone(source));
+        async move { fetcher.ensure(&source, entries, urgency).await }
+    }
+
     fn demand(&self, source: &Arc<Source>) -> Result<(), FetchError> {
         let entries = 0..source.entries();
-        let fetched = self.fetcher.ensure(source, entries, Urgency::Demand);
-        self.runtime.block_on(fetched)
+        self.runtime
+            .block_on(self.ensure(source, entries, Urgency::Demand))
     }
 }
 
@@ -100,7 +114,7 @@ fn set(url: &str) -> StoreSet {
 
 #[test]
 fn a_store_that_hangs_is_named_when_the_time_is_up() {
-    let scene = Scene::new();
+    let scene = Scene::hasty();
     let source = scene.open("a", &scene.hanging());
     let error = scene.demand(&source).unwrap_err();
     let FetchError::Late { stores, .. } = &error else {
@@ -111,7 +125,7 @@ fn a_store_that_hangs_is_named_when_the_time_is_up() {
 
 #[test]
 fn the_stores_of_another_flist_are_asked_when_the_first_ones_hang() {
-    let scene = Scene::new();
+    let scene = Scene::hasty();
     let source = scene.open("a", &scene.hanging());
     let same = scene.open("b", &scene.healthy());
     assert!(Arc::ptr_eq(&source, &same));
@@ -121,7 +135,7 @@ fn the_stores_of_another_flist_are_asked_when_the_first_ones_hang() {
 
 #[test]
 fn what_landed_is_what_is_counted_and_nothing_stays_reserved() {
-    let scene = Scene::new();
+    let scene = Scene::hasty();
     let source = scene.open("a", &scene.healthy());
     let max = 64 << 20;
     scene.space.configure(Some(max), None).unwrap();
@@ -139,30 +153,59 @@ fn what_landed_is_what_is_counted_and_nothing_stays_reserved() {
 }
 
 #[test]
+fn a_closed_blob_is_free_at_once_whatever_hangs() {
+    let scene = Scene::new(Patience::default());
+    let source = scene.open("a", &scene.hanging());
+    let wanted: Vec<_> = [Urgency::Demand, Urgency::Ahead]
+        .map(|urgency| scene.ensure(&source, 0..source.entries(), urgency))
+        .into_iter()
+        .map(|ensured| scene.runtime.spawn(ensured))
+        .collect();
+    drop(source);
+    let _asked = scene.hanging.accept().unwrap();
+    scene.sources.close(&scene.flist("a").digest());
+    for ensured in wanted {
+        let outcome = scene.runtime.block_on(ensured).unwrap();
+        assert!(
+            matches!(outcome, Err(FetchError::Closed { .. })),
+            "{outcome:?}"
+        );
+    }
+    let again = scene.open("a", &scene.healthy());
+    scene.demand(&again).unwrap();
+}
+
+#[test]
 fn a_demand_that_joined_a_fetch_ahead_does_not_fail_for_its_want_of_room() {
-    let scene = Scene::new();
+    let scene = Scene::new(Patience::default());
     let source = scene.open("a", &scene.healthy());
     let half = source.entries() / 2;
     let room: u64 = (0..half + 8).map(|e| source.entry_cost(e)).sum();
     let (used, ..) = scene.space.report();
     scene.space.configure(Some(used + room), None).unwrap();
-    let ensure = |entries, urgency| {
-        let (fetcher, source) = (Arc::clone(&scene.fetcher), Arc::clone(&source));
-        async move { fetcher.ensure(&source, entries, urgency).await }
-    };
+    let ensure = |entries, urgency| scene.ensure(&source, entries, urgency);
     scene
         .runtime
         .block_on(ensure(0..half, Urgency::Ahead))
         .unwrap();
+    let wanted = half..half + 16;
     let full = scene
         .runtime
-        .block_on(ensure(half..half + 16, Urgency::Ahead));
+        .block_on(ensure(wanted.clone(), Urgency::Ahead));
     assert!(matches!(full, Err(FetchError::NoRoom(_))), "{full:?}");
     scene.runtime.block_on(async {
-        let ahead = tokio::spawn(ensure(half..half + 16, Urgency::Ahead));
-        let demand = tokio::spawn(ensure(half..half + 16, Urgency::Demand));
-        demand.await.unwrap().unwrap();
-        let _ = ahead.await;
+        let mut ahead = std::pin::pin!(ensure(wanted.clone(), Urgency::Ahead));
+        let mut demand = std::pin::pin!(ensure(wanted, Urgency::Demand));
+        // The fetch ahead is claimed and kept from its store until the demand has joined it.
+        let lane = source.lane().unwrap();
+        let held = lane.enter(u64::MAX).await;
+        assert!(futures::poll!(&mut ahead).is_pending());
+        assert_eq!(scene.fetcher.flights.lock().unwrap().len(), 16);
+        assert!(futures::poll!(&mut demand).is_pending());
+        drop(held);
+        let (ahead, demand) = tokio::join!(ahead, demand);
+        assert!(matches!(ahead, Err(FetchError::NoRoom(_))), "{ahead:?}");
+        demand.unwrap();
     });
     let (used_now, max, _) = scene.space.report();
     assert!(used_now <= max, "{used_now} of {max}");
