@@ -1,7 +1,8 @@
 //! Who may fetch how much at once: a lane per set of stores, and one bound for all of them.
 //!
 //! A store that hangs keeps what was asked of it for as long as its deadlines allow. In a lane of its
-//! own it keeps only those who want its data; readers of other stores never queue behind it.
+//! own it keeps only those who want its data; readers of other stores do not queue behind it, unless so
+//! many hang at once that their full lanes use up the bound for all ([`TOTAL_KIB`]: eight of them).
 
 use lamina_store::ChunkReader;
 use std::collections::HashMap;

@@ -114,6 +114,10 @@ pub(crate) enum NoRoom {
         "the cache is full and nothing in it can be dropped: raise --cache-size (now {max} bytes) or unmount something"
     )]
     Full { max: u64 },
+    #[error(
+        "the cache is full of what other readers wait for: raise --cache-size (now {max} bytes)"
+    )]
+    Taken { max: u64 },
     #[error("{needed} bytes are needed at once, and the cache may hold {max}: raise --cache-size")]
     TooSmall { needed: u64, max: u64 },
 }
@@ -213,8 +217,11 @@ impl Space {
             }
             nevers = if room == Room::Never { nevers + 1 } else { 0 };
             let waits = urgency == Urgency::Demand && nevers < NEVERS;
-            if !waits || Instant::now() >= deadline {
+            if !waits {
                 return Err(self.full());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.taken());
             }
             let _ = tokio::time::timeout(ROOM_RETRY, given_back).await;
         }
@@ -242,10 +249,15 @@ impl Space {
             .ok_or(NoRoom::TooSmall { needed, max })
     }
 
-    /// The refusal of what does not fit now.
-    pub(crate) fn full(&self) -> NoRoom {
+    fn full(&self) -> NoRoom {
         let max = self.books().max;
         NoRoom::Full { max }
+    }
+
+    /// The refusal of who waited for room for as long as it may.
+    pub(crate) fn taken(&self) -> NoRoom {
+        let max = self.books().max;
+        NoRoom::Taken { max }
     }
 
     /// How hard data of mounts is pressed at first, if at all.

@@ -113,9 +113,9 @@ impl<'a> Batch<'a> {
         let Ok(_underway) = entering.await else {
             return self.late(provider, entries, limit);
         };
-        let full = |_late| Err(FetchError::NoRoom(self.fetcher.space.full()));
+        let taken = |_late| Err(FetchError::NoRoom(self.fetcher.space.taken()));
         let room = timeout_at(deadline, self.make_room(entries)).await;
-        if let Err(error) = room.unwrap_or_else(full) {
+        if let Err(error) = room.unwrap_or_else(taken) {
             self.landing.all(&error);
             return Failures::new();
         }

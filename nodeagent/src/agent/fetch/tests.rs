@@ -153,6 +153,27 @@ fn what_landed_is_what_is_counted_and_nothing_stays_reserved() {
 }
 
 #[test]
+fn waiting_for_room_is_part_of_the_time_of_a_batch() {
+    let scene = Scene::hasty();
+    let source = scene.open("a", &scene.healthy());
+    scene.space.configure(Some(64 << 20), None).unwrap();
+    let (used, max, _) = scene.space.report();
+    let _others = scene.space.reserve_blocking(max - used).unwrap();
+    let ensured = scene.ensure(&source, 0..source.entries(), Urgency::Demand);
+    // Room itself is waited for for twice as long.
+    let patience = Duration::from_secs(10);
+    let outcome = scene
+        .runtime
+        .block_on(async { tokio::time::timeout(patience, ensured).await });
+    let outcome = outcome.expect("within the time of the batch");
+    let taken = NoRoom::Taken { max };
+    assert!(
+        matches!(&outcome, Err(FetchError::NoRoom(why)) if *why == taken),
+        "{outcome:?}"
+    );
+}
+
+#[test]
 fn a_closed_blob_is_free_at_once_whatever_hangs() {
     let scene = Scene::new(Patience::default());
     let source = scene.open("a", &scene.hanging());

@@ -1,4 +1,4 @@
-//! What the mounts did: their figures, and the access profiles they leave.
+//! What the mounts did: their figures.
 
 use super::Agent;
 use crate::agent::failure::{Result, failure};
