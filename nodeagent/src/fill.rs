@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::wire::{self, FrameBuffer};
+use crate::wire::{self, ACCEPT_PAUSE, FrameBuffer, Shortage};
 
 /// Name of the agent's socket in the run directory.
 pub const AGENT_SOCKET: &str = "agent.sock";
@@ -116,8 +116,16 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// # Errors
 /// When the listener itself fails.
 pub async fn serve<H: FillHandler>(listener: UnixListener, handler: Arc<H>) -> io::Result<()> {
+    let mut shortage = Shortage::default();
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                shortage.pass(error)?;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         if let Err(error) = wire::check_peer(&stream) {
             tracing::warn!(%error, "fill connection refused");
             continue;

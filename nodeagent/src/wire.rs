@@ -10,6 +10,8 @@
 //! ends the connection; every read and write has a deadline; only processes of
 //! the same user (or root) are talked to.
 
+mod accepting;
+
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub(crate) use accepting::{ACCEPT_PAUSE, Shortage};
 
 /// Version of all message sets of this crate. Raised when any message changes:
 /// postcard cannot tell old from new.
@@ -229,8 +233,6 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 /// So is one that has not sent a whole request this long after the last one: each holds a thread.
 /// Longer than a caller's own work between two requests.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
-/// Between two tries when the system has no descriptors or memory left for one more connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections for ever, one thread each, answering requests with
 /// `handler`. Meant to be the body of a thread.
@@ -244,14 +246,15 @@ where
     H: Fn(Q) -> A + Send + Sync + 'static,
 {
     let open = Arc::new(AtomicUsize::new(0));
+    let mut shortage = Shortage::default();
     for stream in listener.incoming() {
         let stream = match stream {
             Ok(stream) => stream,
-            Err(error) if is_passing(&error) => {
+            Err(error) => {
+                shortage.pass(error)?;
                 std::thread::sleep(ACCEPT_PAUSE);
                 continue;
             }
-            Err(error) => return Err(error),
         };
         if open.load(Ordering::Relaxed) >= CONNECTIONS_MAX || check_peer(&stream).is_err() {
             continue;
@@ -272,21 +275,6 @@ where
         }
     }
     Ok(())
-}
-
-/// Whether accepting may work again later: the fault is not the listener's.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EINTR
-                | libc::ECONNABORTED
-                | libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOMEM
-                | libc::ENOBUFS
-        )
-    )
 }
 
 /// One of the open connections, until it is dropped.

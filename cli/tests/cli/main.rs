@@ -7,6 +7,7 @@ mod machine;
 mod mounts;
 mod outage;
 mod pack;
+mod shortage;
 mod space;
 mod tidy;
 mod usage;

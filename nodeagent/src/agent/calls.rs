@@ -2,6 +2,7 @@
 
 use crate::agent::mounts::Agent;
 use crate::api::{self, Answer, Failure, Request};
+use crate::wire::{ACCEPT_PAUSE, Shortage};
 use anyhow::{Context, Result};
 use std::io;
 use std::path::Path;
@@ -28,11 +29,19 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Answers calls until the agent has had nothing mounted for a while, or was asked to end.
 pub(crate) async fn serve(listener: UnixListener, agent: Arc<Agent>) -> Result<()> {
     let slots = Arc::new(Semaphore::new(CALLS_MAX));
+    let mut shortage = Shortage::default();
     loop {
         let slot = Arc::clone(&slots).acquire_owned().await?;
         tokio::select! {
             accepted = listener.accept() => {
-                let (stream, _) = accepted.context("accept a call")?;
+                let stream = match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        shortage.pass(error).context("accept a call")?;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 let agent = Arc::clone(&agent);
                 let busy = agent.busy();
                 tokio::spawn(async move {

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 
 use super::protocol::{self, HOLDER_SOCKET, Reply, Request};
 use super::supervise::{ChildSpec, Supervised};
-use crate::wire;
+use crate::wire::{self, ACCEPT_PAUSE, Shortage};
 
 /// Connections served at once: the children and a status query or two.
 const CLIENTS_MAX: usize = 16;
@@ -57,6 +57,7 @@ struct Holder {
     kept: BTreeMap<String, Vec<OwnedFd>>,
     children: Vec<Supervised>,
     stopping: Option<Stopping>,
+    shortage: Shortage,
 }
 
 /// Children end one after another, last one first.
@@ -96,6 +97,7 @@ impl Holder {
             kept: BTreeMap::new(),
             children: config.children.into_iter().map(Supervised::new).collect(),
             stopping: None,
+            shortage: Shortage::default(),
         })
     }
 
@@ -138,6 +140,10 @@ impl Holder {
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(rustix::io::Errno::NOMEM) => {
+                std::thread::sleep(ACCEPT_PAUSE);
+                return Ok(Vec::new());
+            }
             Err(errno) => return Err(errno.into()),
         }
         let ready = fds.iter().map(|fd| !fd.revents().is_empty());
@@ -160,7 +166,7 @@ impl Holder {
             match source {
                 // Reaped at the top of the loop.
                 Source::Child => {}
-                Source::Listener => self.accept()?,
+                Source::Listener => self.accept(),
                 Source::Signals => {
                     if self.signals.read_signal()?.is_some() {
                         self.begin_stop();
@@ -180,23 +186,31 @@ impl Holder {
         Ok(())
     }
 
-    fn accept(&mut self) -> io::Result<()> {
+    /// Takes a connection. Whatever fails here is never worth this process: a client that could not
+    /// be taken waits in the socket, or connects again.
+    fn accept(&mut self) {
         let client = match accept_with(&self.listener, SocketFlags::CLOEXEC) {
             Ok(client) => client,
             // Gone again before we took it.
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED) => return,
+            Err(errno) => {
+                self.shortage.say(&errno.into());
+                // It stays ready: without a pause this would spin.
+                std::thread::sleep(ACCEPT_PAUSE);
+                return;
+            }
         };
         match wire::check_peer(&client) {
             Ok(()) if self.clients.len() < CLIENTS_MAX => {
                 // One thread serves all: a client that takes no answers must not stop it.
-                set_socket_timeout(&client, Timeout::Send, Some(ANSWER_DEADLINE))?;
-                self.clients.push(client);
+                match set_socket_timeout(&client, Timeout::Send, Some(ANSWER_DEADLINE)) {
+                    Ok(()) => self.clients.push(client),
+                    Err(errno) => tracing::warn!(%errno, "connection let go"),
+                }
             }
             Ok(()) => tracing::warn!("too many connections"),
             Err(error) => tracing::warn!(%error, "connection refused"),
         }
-        Ok(())
     }
 
     fn serve(&mut self, index: usize) -> io::Result<()> {
