@@ -68,3 +68,32 @@ fn a_client_goes_on_when_the_mount_daemon_is_killed_between_two_calls() {
         });
     }
 }
+
+/// Once, a mount daemon that could not watch did not start, and readers waited for it.
+#[test]
+fn where_nothing_can_be_watched_the_mount_daemon_serves_all_the_same() {
+    require_root();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::build(dir.path(), 48 << 20);
+    let setup = Setup {
+        fill_deadline: Duration::from_secs(30),
+        agent_delay_ms: None,
+    };
+    // The limit of a user namespace of its own concerns nobody else.
+    let without_inotify = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-ec",
+        "echo 0 > /proc/sys/user/max_inotify_instances; exec \"$@\"",
+        "sh",
+    ];
+    let node = Node::start_by(&without_inotify, dir.path(), &image, &setup);
+    let refused = node.mountd().watch(dir.path()).expect_err("no descriptor");
+    assert!(refused.to_string().contains("watch"), "{refused}");
+    assert_eq!(node.mountd().list_watches().unwrap(), []);
+    assert_eq!(node.register(&image).len(), image.blobs.len());
+}

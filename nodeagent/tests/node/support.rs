@@ -1,5 +1,6 @@
 //! A node under test: its daemons, mounts and readers, all gone on drop.
 
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -75,8 +76,16 @@ pub(crate) struct Node {
 }
 
 fn spawn_holder(dir: &Path, image: &Image, setup: &Setup) -> Child {
-    let mut command = Command::new(testnode());
+    spawn_holder_by(&[], dir, image, setup)
+}
+
+/// Starts the holder by way of another program, which gets it as its last arguments.
+fn spawn_holder_by(by: &[&str], dir: &Path, image: &Image, setup: &Setup) -> Child {
+    let program = testnode();
+    let mut words = by.iter().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().expect("at least the holder"));
     command
+        .args(words)
         .arg("holder")
         .arg(dir.join("run"))
         .arg(setup.fill_deadline.as_millis().to_string());
@@ -93,9 +102,14 @@ fn spawn_holder(dir: &Path, image: &Image, setup: &Setup) -> Child {
 impl Node {
     /// Starts the daemons below `dir` and waits until they serve.
     pub(crate) fn start(dir: &Path, image: &Image, setup: &Setup) -> Self {
+        Self::start_by(&[], dir, image, setup)
+    }
+
+    /// The same, with the daemons started by another program that ends by executing its arguments.
+    pub(crate) fn start_by(by: &[&str], dir: &Path, image: &Image, setup: &Setup) -> Self {
         let node = Self {
             dir: dir.to_owned(),
-            holder: spawn_holder(dir, image, setup),
+            holder: spawn_holder_by(by, dir, image, setup),
             mounts: Vec::new(),
             orphans: Vec::new(),
         };
