@@ -150,12 +150,15 @@ impl Trees {
             .map_err(|error| internal(&error))
     }
 
-    /// Lets go of a tree that is unmounted, or was never mounted right.
+    /// Lets go of a tree that is unmounted, or was never mounted right. The descriptors go first:
+    /// while one is open and nobody serves it, a look at the mount waits for ever.
     fn forget(&self, tree: &TreePlace) {
         let at = &tree.mount.at;
-        detach_dead(at);
-        if let Err(error) = self.held.remove(&held_name(at)) {
-            tracing::warn!(at = %at.display(), %error, "descriptors stay in the holder");
+        match self.held.remove(&held_name(at)) {
+            Ok(()) => detach_dead(at),
+            Err(error) => {
+                tracing::warn!(at = %at.display(), %error, "descriptors stay in the holder");
+            }
         }
         if let Err(refusal) = self.blobs.remove_tree(at) {
             tracing::warn!(at = %at.display(), why = refusal.message, "tree stays recorded");
@@ -184,13 +187,12 @@ fn held_name(at: &Path) -> String {
 
 /// Takes away a dead connection of ours; anything else there stays.
 fn detach_dead(at: &Path) {
-    // A dead FUSE mount answers every look with ENOTCONN (or ECONNABORTED).
-    let dead = std::fs::metadata(at).is_err_and(|error| {
-        matches!(
-            error.raw_os_error(),
-            Some(libc::ENOTCONN | libc::ECONNABORTED)
-        )
-    });
+    // A dead FUSE mount answers with ENOTCONN (or ECONNABORTED). The attributes of its root may be
+    // in the kernel's cache still; what statfs(2) says never is.
+    let dead = matches!(
+        rustix::fs::statfs(at),
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
+    );
     if dead && let Err(errno) = unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         tracing::warn!(at = %at.display(), %errno, "dead tree stays mounted");
     }

@@ -334,3 +334,27 @@ fn a_tree_is_forgotten_once_it_is_unmounted_and_can_be_attached_again() {
         });
     }
 }
+
+/// Once, the successor asked the mount whether it was dead while it held its descriptors itself and
+/// answered nobody.
+#[test]
+fn a_tree_that_cannot_be_resumed_is_detached_and_its_readers_get_errors() {
+    let _alone = alone();
+    require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::build(dir.path(), 8 << 20);
+    let setup = Setup {
+        fill_deadline: Duration::from_mins(1),
+        agent_delay_ms: Some(NO_DELAY),
+    };
+    let mut node = Node::start(dir.path(), &image, &setup);
+    let root = node.mount_tree(&image);
+    let inside = File::open(&root).unwrap();
+    std::fs::write(&image.flist, b"damaged").unwrap();
+    kill(node.pid_of("mountd"));
+    assert_eq!(node.mountd().stats().unwrap().fills_pending, 0, "it serves");
+    assert_eq!(node.holder().list().unwrap(), ["alive", "blobfs"]);
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "detached");
+    let dead = rustix::fs::fstatfs(&inside).unwrap_err();
+    assert_eq!(dead, rustix::io::Errno::NOTCONN);
+}
