@@ -7,7 +7,7 @@
 use super::close::take_down_own;
 use super::detached::{record as record_of, unavailable};
 use super::own::{self, Place};
-use super::pending::{Pending, dead};
+use super::pending::{Again, Pending, dead};
 use super::{Agent, Result};
 use crate::agent::failure::{failure, refused};
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
@@ -17,6 +17,7 @@ use lamina_mount::unmount::mountinfo::MountTable;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 impl Agent {
     pub(super) fn adopt_now(&self) -> Result<()> {
@@ -24,12 +25,12 @@ impl Agent {
         self.adopt_records(records.map_err(|error| unavailable(&error))?)
     }
 
-    /// Tries again what could not be adopted.
-    pub(super) fn retry_pending(&self) -> Result<()> {
+    /// Tries again what could not be adopted, as far as the caller wants to wait for it.
+    pub(super) fn retry_pending(&self, is_wanted: impl Fn(&Pending) -> bool) -> Result<()> {
         let again: Vec<MountRecord> = self
             .pending()
             .values()
-            .filter(|pending| !pending.is_dead())
+            .filter(|pending| !pending.is_dead() && is_wanted(pending))
             .map(|pending| pending.record.clone())
             .collect();
         match again.is_empty() {
@@ -75,8 +76,14 @@ impl Agent {
             let target = record.target.display();
             tracing::warn!(%target, %why, "a recorded mount cannot be served");
         }
-        let id = record.id.clone();
-        pending.insert(id, Pending { record, extra, why });
+        let again = Again::after(known.map(|known| known.again), Instant::now());
+        let unserved = Pending {
+            record,
+            extra,
+            why,
+            again,
+        };
+        pending.insert(unserved.record.id.clone(), unserved);
     }
 
     fn adopt_mounted(&self, record: &MountRecord, extra: Option<&Extra>) -> Result<()> {

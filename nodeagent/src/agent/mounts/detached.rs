@@ -12,6 +12,7 @@ use crate::api::FailureKind;
 use crate::mountd::{MountRecord, MountdError, Watch};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 impl Agent {
     /// Takes a flist's own mount down, its last target being gone. Says whether it is still read; it
@@ -55,7 +56,10 @@ impl Agent {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let agent = Arc::clone(self);
         let tended = tokio::task::spawn_blocking(move || {
-            let outcome = agent.close_ended().and_then(|()| agent.retry_pending());
+            let now = Instant::now();
+            let outcome = agent
+                .close_ended()
+                .and_then(|()| agent.retry_pending(|pending| pending.again.is_due(now)));
             drop(turn);
             outcome
         });

@@ -12,6 +12,7 @@ use lamina_mount::unmount::UnmountOptions;
 use lamina_mount::unmount::mountinfo::MountIdentity;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A recorded mount that cannot be served (yet).
 #[derive(Debug, Clone)]
@@ -19,6 +20,34 @@ pub(super) struct Pending {
     pub(super) record: MountRecord,
     pub(super) extra: Option<Extra>,
     pub(super) why: Failure,
+    /// Nobody waits for it: others' calls wait while it is tried.
+    pub(super) again: Again,
+}
+
+/// When something that failed is tried again: each time after twice as long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Again {
+    delay: Duration,
+    at: Instant,
+}
+
+impl Again {
+    const FIRST: Duration = Duration::from_millis(500);
+    const LAST: Duration = Duration::from_secs(30);
+
+    /// After a failure at `now`; `before` is what was found at the failure before it.
+    pub(super) fn after(before: Option<Self>, now: Instant) -> Self {
+        let doubled = before.map(|before| (before.delay * 2).min(Self::LAST));
+        let delay = doubled.unwrap_or(Self::FIRST);
+        Self {
+            delay,
+            at: now + delay,
+        }
+    }
+
+    pub(super) fn is_due(self, now: Instant) -> bool {
+        now >= self.at
+    }
 }
 
 impl Pending {
@@ -126,7 +155,7 @@ impl Agent {
 
     /// Makes room for mounting again where a mount is that nobody can serve.
     pub(super) fn replace_pending(&self, target: &Path, digest: &FlistDigest) -> Result<()> {
-        self.retry_pending()?;
+        self.retry_pending(|_| true)?;
         if let Some((id, pending)) = self.pending_at(target) {
             if !pending.is_dead() {
                 return Err(pending.unserved());
@@ -152,4 +181,27 @@ pub(super) fn dead() -> Failure {
     let message = "the daemons that served it ended together: missing data gives EIO; mount it again on \
                    the same directory, or unmount it";
     refused(FailureKind::Unavailable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once, what could not be adopted was tried twice a second for ever, and every call waited for it.
+    #[test]
+    fn what_fails_again_is_tried_less_and_less_often_up_to_a_bound() {
+        let start = Instant::now();
+        let mut now = start;
+        let mut again = Again::after(None, now);
+        let mut delays = Vec::new();
+        for _ in 0..9 {
+            assert!(!again.is_due(now));
+            now = again.at;
+            assert!(again.is_due(now));
+            delays.push(again.delay.as_millis());
+            again = Again::after(Some(again), now);
+        }
+        let expected = [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000];
+        assert_eq!(delays, expected);
+    }
 }
