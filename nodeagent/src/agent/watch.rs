@@ -61,7 +61,7 @@ pub(crate) async fn loose_ends(agent: Arc<Agent>) {
 pub(crate) async fn upkeep(agent: Arc<Agent>) {
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
-        agent.save_profiles();
+        agent.keep_profiles().await;
         // What could not be closed when it was noticed.
         agent.reconcile().await;
         let space = Arc::clone(&agent.space);

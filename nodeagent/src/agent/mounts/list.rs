@@ -34,4 +34,18 @@ impl Agent {
         };
         Ok(Answer::Mounts { mounts, cache })
     }
+
+    /// Keeps the profiles of mounts that never end. In turn: the end of a mount writes them as well.
+    pub(crate) async fn keep_profiles(self: &Arc<Self>) {
+        self.adopted().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let agent = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || {
+            agent.save_profiles();
+            drop(turn);
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "keep access profiles");
+        }
+    }
 }
