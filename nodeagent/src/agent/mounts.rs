@@ -6,7 +6,8 @@
 //!
 //! Always holds: the mount daemon knows of a mount before it appears at its target, so a successor of
 //! this agent finds every mount; a call that was cut off may be made again and finds what it did
-//! before; a call that fails leaves nothing behind.
+//! before; a call that fails leaves nothing mounted, recorded or in service behind (but what it said about
+//! the cache's bounds holds).
 
 mod activity;
 mod adopt;
