@@ -119,9 +119,7 @@ impl Union {
         self.mount.attach(target)?;
         Ok(self.upper)
     }
-}
 
-impl Union {
     /// Which mount this is; it stays the same when it is attached.
     ///
     /// # Errors

@@ -110,6 +110,57 @@ fn readers_behind_a_lazy_unmount_by_hand_are_served_too() {
     left_behind(&["--rw", "upper"], lazily);
 }
 
+/// Once, an UPPER was free again as soon as its target was gone, if the flist had another target, or
+/// its agent was another: two unions over one UPPER corrupt each other.
+#[test]
+fn an_upper_is_in_use_until_the_last_file_of_its_union_is_closed() {
+    let machine = packed();
+    for target in ["m", "n", "o"] {
+        machine.dir(target);
+    }
+    machine.ok(&["mount", "x.fl", "m", "--rw", "upper-m"]);
+    machine.ok(&["mount", "x.fl", "n", "--rw", "upper-n"]);
+    let new = File::create(machine.path("m/new")).unwrap();
+    machine.ok(&["umount", "m", "--force"]);
+    for _ in 0..2 {
+        assert_eq!(states(&machine), ["mounted", "detached"]);
+        let said = machine.fails(2, &["mount", "x.fl", "o", "--rw", "upper-m"]);
+        assert!(said.contains("in use by another union"), "{said}");
+        restarted(&machine, "agent");
+    }
+    drop(new);
+    machine.ok(&["mount", "x.fl", "o", "--rw", "upper-m"]);
+    assert!(machine.path("o/new").exists());
+    assert_eq!(states(&machine), ["mounted", "mounted"]);
+    machine.ok(&["umount", "n"]);
+    machine.ok(&["umount", "o"]);
+    ends_clean(&machine);
+}
+
+#[test]
+fn readers_of_a_flist_are_served_on_after_the_union_over_it_has_ended() {
+    let machine = packed();
+    machine.dir("m");
+    machine.dir("n");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    machine.ok(&["mount", "x.fl", "n", "--no-prefetch", "--rw", "upper"]);
+    let text = File::open(machine.path("m/a/b/text")).unwrap();
+    let new = File::create(machine.path("n/new")).unwrap();
+    machine.ok(&["umount", "m", "--force"]);
+    machine.ok(&["umount", "n", "--force"]);
+    let upper = || machine.json(&["mounts"])["mounts"][0]["upper"].is_string();
+    assert!(upper(), "kept with its union");
+    drop(new);
+    // The union is over: its UPPER is free.
+    machine.ok(&["mount", "x.fl", "n", "--no-prefetch", "--rw", "upper"]);
+    machine.ok(&["umount", "n"]);
+    restarted(&machine, "agent");
+    assert_eq!(states(&machine), ["detached"]);
+    assert!(read_all(&text) == std::fs::read(machine.path("source/a/b/text")).unwrap());
+    drop(text);
+    ends_clean(&machine);
+}
+
 /// Once, a successor that found the record of the target beside that of the detached flist (its
 /// predecessor was killed between writing one and removing the other) removed both, and the next
 /// successor forgot the readers.

@@ -89,7 +89,8 @@ pub(super) fn io_error<'a>(
 pub struct UpperDirs {
     path: PathBuf,
     /// Holds the lock.
-    base: OwnedFd,
+    /// Has the lock.
+    _base: OwnedFd,
     upper: OwnedFd,
     work: OwnedFd,
 }
@@ -109,10 +110,26 @@ impl UpperDirs {
         self.work.as_fd()
     }
 
-    /// The descriptor that holds the lock on UPPER: whoever keeps a duplicate
-    /// (a holder process) keeps others out.
-    pub fn lock_fd(&self) -> BorrowedFd<'_> {
-        self.base.as_fd()
+    /// Keeps others out of the UPPER of a union that lives while its maker
+    /// does not: the lock ended with the process that took it.
+    ///
+    /// # Errors
+    /// [`UpperError::InUse`] when somebody else has it; when it is not where
+    /// it was.
+    pub fn hold(path: &Path) -> Result<Self, UpperError> {
+        let base =
+            rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))?;
+        lock(path, &base)?;
+        let open = |name: &str| {
+            rustix::fs::openat(&base, name, DIRECTORY, Mode::empty())
+                .map_err(io_error("opening", &path.join(name)))
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            upper: open("upper")?,
+            work: open("work")?,
+            _base: base,
+        })
     }
 
     pub(super) fn prepare(
@@ -149,7 +166,7 @@ impl UpperDirs {
         }
         Ok(Self {
             path,
-            base,
+            _base: base,
             upper: upper.fd,
             work: work.fd,
         })

@@ -14,7 +14,7 @@ use lamina_mount::union::{self, Lower, Union, UnionOptions, UnionSpec, Upper, Up
 use lamina_mount::unmount::mountinfo::{MountIdentity, MountTable};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -177,6 +177,15 @@ impl View {
             Self::Union(union) => union.identity(),
         };
         identity.map_err(|error| failure(FailureKind::Other, &error))
+    }
+
+    /// A path to the union, attached or not, for other processes to look at while this value lives.
+    pub(crate) fn union_path(&self) -> Option<PathBuf> {
+        let Self::Union(union) = self else {
+            return None;
+        };
+        let (process, fd) = (std::process::id(), union.as_fd().as_raw_fd());
+        Some(format!("/proc/{process}/fd/{fd}").into())
     }
 
     pub(crate) fn attach(self, target: &Path) -> Result<Option<UpperDirs>> {

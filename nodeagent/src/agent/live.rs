@@ -10,6 +10,7 @@ use crate::mountd::Watch;
 use lamina_flist::{BlobId, FlistDigest, Profile, ProfileSource};
 use lamina_mount::blobfs::BlobStats;
 use lamina_mount::probe::Mode;
+use lamina_mount::union::UpperDirs;
 use lamina_mount::unmount::mountinfo::MountIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -102,11 +103,21 @@ pub(crate) struct LiveMount {
     pub(crate) flist: Arc<LiveFlist>,
     pub(crate) extra: Extra,
     pub(crate) ready_us: AtomicU64,
-    /// Keeps others from using the same UPPER.
-    pub(crate) _upper: Option<lamina_mount::union::UpperDirs>,
+    /// Keeps others from using the same UPPER for as long as its union lives.
+    pub(crate) upper: Option<Arc<UpperDirs>>,
 }
 
 impl LiveMount {
+    /// What is left of it, see [`Extra::left`]; the lock on UPPER only if its union is.
+    pub(crate) fn left(&self, extra: Extra) -> Self {
+        Self {
+            flist: Arc::clone(&self.flist),
+            ready_us: self.ready_us.load(Ordering::Relaxed).into(),
+            upper: self.upper.clone().filter(|_| extra.union.is_some()),
+            extra,
+        }
+    }
+
     /// Its figures; `stats` are the mount daemon's, by blob.
     pub(crate) fn info(&self, stats: &BTreeMap<BlobId, BlobStats>) -> MountInfo {
         let live = &self.flist;
@@ -153,13 +164,36 @@ pub(crate) struct Extra {
     /// [`LiveFlist::mount_point`].
     #[serde(default)]
     pub(crate) mount_point: Option<PathBuf>,
-    /// Whether the last target is gone, and only open files are left.
+    /// A writable target's own file system, which open files keep after the target is gone, whatever
+    /// other targets the flist has; `None` where the kernel could not be asked.
+    #[serde(default)]
+    pub(crate) union: Option<Watch>,
+    /// Whether the target is gone, and only open files are left: of its union if it has one, else of
+    /// the flist, whose last target it was.
     #[serde(default)]
     pub(crate) detached: bool,
 }
 
 impl Extra {
     const KEY: &str = "agent";
+
+    /// Which file system a detached mount lives as long as.
+    pub(crate) fn lives_by(&self) -> Option<Watch> {
+        self.union.or(self.watch)
+    }
+
+    /// What is left of it when its target is gone, by the watches of what exists: its union, or else
+    /// the flist.
+    pub(crate) fn left(&self, watches: &[Watch]) -> Option<Self> {
+        let exists = |watch: &Watch| watches.contains(watch);
+        let union = self.union.filter(exists);
+        let is_read = union.is_some() || self.watch.as_ref().is_some_and(exists);
+        is_read.then(|| Self {
+            union,
+            detached: true,
+            ..self.clone()
+        })
+    }
 
     /// As the mount daemon keeps it.
     pub(crate) fn encode(&self) -> std::collections::BTreeMap<String, String> {

@@ -5,7 +5,7 @@
 //! cannot be served is kept as pending, shown as degraded, and tried again.
 
 use super::close::take_down_own;
-use super::detached::{record as record_of, unavailable};
+use super::detached::{id as id_of, record as record_of, unavailable};
 use super::own::{self, Place};
 use super::pending::{Again, Pending, dead};
 use super::{Agent, Result};
@@ -13,6 +13,7 @@ use crate::agent::failure::{failure, refused};
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
 use crate::api::{Failure, FailureKind};
 use crate::mountd::{MountRecord, Watch};
+use lamina_mount::union::UpperDirs;
 use lamina_mount::unmount::mountinfo::MountTable;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -98,8 +99,7 @@ impl Agent {
         if record.is_dead() {
             return Err(dead());
         }
-        let known = self.live(&extra.digest);
-        let live = match known.filter(|live| live.watch == extra.watch) {
+        let live = match self.served_already(extra) {
             Some(live) => live,
             None => Arc::new(self.serve_again(record, extra)?),
         };
@@ -107,8 +107,17 @@ impl Agent {
             flist: live,
             extra: extra.clone(),
             ready_us: 0.into(),
-            _upper: None,
+            upper: hold_upper(extra).map(Arc::new),
         }))
+    }
+
+    /// Its flist, if another target or reader of it was found before.
+    fn served_already(&self, extra: &Extra) -> Option<Arc<LiveFlist>> {
+        let is_same =
+            |m: &&Arc<LiveMount>| m.flist.digest == extra.digest && m.flist.watch == extra.watch;
+        let shown = self.mounts().values().find(is_same).cloned();
+        let found = shown.or_else(|| self.detached().iter().find(is_same).cloned());
+        found.map(|mount| Arc::clone(&mount.flist))
     }
 
     fn serve_again(&self, record: &MountRecord, extra: &Extra) -> Result<LiveFlist> {
@@ -134,22 +143,23 @@ impl Agent {
         let mut mountd = self.mountd()?;
         let watches = mountd.list_watches().map_err(|error| unavailable(&error))?;
         for (record, extra) in gone {
-            let watch = extra.as_ref().and_then(|extra| extra.watch);
             let was_target = extra.as_ref().is_none_or(|extra| !extra.detached);
-            if !was_target && self.detached().iter().any(|m| m.flist.watch == watch) {
-                // Its target's record was there as well, and came first.
-                continue;
-            }
-            let is_read = watch.is_some_and(|watch| watches.contains(&watch)) && !record.is_dead();
-            let extra = extra.filter(|_| is_read && !self.serves(watch));
-            if let Some(extra) = extra {
-                let adopted = self.adopt_detached(&record, &extra);
+            let left = extra
+                .as_ref()
+                .filter(|_| !record.is_dead())
+                .and_then(|extra| extra.left(&watches));
+            if let Some(left) = left.filter(|left| !self.keeps(left)) {
+                let adopted = self.adopt_detached(&record, &left);
                 let failed = adopted.is_err();
-                self.note_outcome(record.clone(), Some(extra), adopted);
-                // A record of a detached flist stays; a target's was replaced by one.
-                if failed || !was_target {
+                self.note_outcome(record.clone(), extra, adopted);
+                if failed {
                     continue;
                 }
+            }
+            // What is kept has a record of its own, which may be this one.
+            let is_kept = |mount: &Arc<LiveMount>| id_of(&mount.extra) == record.id;
+            if self.detached().iter().any(is_kept) {
+                continue;
             }
             mountd
                 .remove_mount_record(&record.id)
@@ -162,22 +172,26 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether what is left of a target is kept already: its union, or the flist by anybody.
+    fn keeps(&self, left: &Extra) -> bool {
+        match left.union {
+            Some(union) => self.detached().iter().any(|m| m.extra.union == Some(union)),
+            None => self.serves(left.watch),
+        }
+    }
+
     /// Whether a flist with this watch is shown or served already.
     fn serves(&self, watch: Option<Watch>) -> bool {
         let shown = self.mounts().values().any(|m| m.flist.watch == watch);
         shown || self.detached().iter().any(|m| m.flist.watch == watch)
     }
 
-    fn adopt_detached(&self, record: &MountRecord, extra: &Extra) -> Result<()> {
-        let extra = Extra {
-            detached: true,
-            ..extra.clone()
-        };
-        let mount = self.adopt_one(record, Some(&extra))?;
+    fn adopt_detached(&self, record: &MountRecord, left: &Extra) -> Result<()> {
+        let mount = self.adopt_one(record, Some(left))?;
         self.mountd()?
-            .put_mount_record(record_of(&mount.flist, &extra))
+            .put_mount_record(record_of(&mount.flist, left))
             .map_err(|error| unavailable(&error))?;
-        self.keep_detached(&mount);
+        self.keep_detached(mount);
         Ok(())
     }
 
@@ -205,6 +219,18 @@ impl Agent {
             take_down_own(&entry.mount_point);
         }
     }
+}
+
+/// The lock on UPPER ended with the agent that took it.
+fn hold_upper(extra: &Extra) -> Option<UpperDirs> {
+    let upper = extra.call.upper.as_ref();
+    let upper = upper.filter(|_| extra.union.is_some() || !extra.detached)?;
+    UpperDirs::hold(upper)
+        .inspect_err(|error| {
+            let why = crate::chain(error);
+            tracing::warn!(why, "others are not kept from using the UPPER of a mount");
+        })
+        .ok()
 }
 
 fn unreadable() -> Failure {

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Agent {
-    /// Forgets a target that is not mounted any more, and its flist with the last of them. The
-    /// memory goes last: what fails can be tried again.
+    /// Forgets a target that is not mounted any more, and its flist with the last of them, but for
+    /// what is still read. The memory goes last: what fails can be tried again.
     pub(super) fn forget(&self, target: &Path) -> Result<()> {
         let Some(mount) = self.mounts().get(target).cloned() else {
             return Ok(());
@@ -22,7 +22,10 @@ impl Agent {
         let live = Arc::clone(&mount.flist);
         let shows = |other: &Arc<LiveFlist>| Arc::ptr_eq(other, &live);
         let targets = self.mounts().values().filter(|m| shows(&m.flist)).count();
-        let still_read = targets == 1 && self.settle(&mount)?;
+        if targets == 1 {
+            take_down_own(&live.mount_point);
+        }
+        let still_read = self.settle(&mount, targets == 1)?;
         self.mountd()?
             .remove_mount_record(&target.display().to_string())
             .map_err(|error| failure(FailureKind::Unavailable, &error))?;

@@ -38,6 +38,8 @@ impl Agent {
         deadline.check("checking the flist")?;
         // The watcher may not have seen yet what was unmounted elsewhere a moment ago.
         self.forget_gone()?;
+        // Nor the end of what used the call's UPPER.
+        self.close_ended()?;
         let is_known = self.mounts().contains_key(&call.target);
         if is_known || self.live(&digest).is_some() {
             self.bury_dead()?;
@@ -172,6 +174,12 @@ impl Agent {
     /// successor knows it from others.
     fn show(&self, live: &Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveMount>> {
         let view = View::build(live, call)?;
+        let mut mountd = self.mountd()?;
+        let union = view.union_path().map(|path| mountd.watch(&path));
+        let union = union.transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "a forced unmount will not keep others from using UPPER");
+            None
+        });
         let extra = Extra {
             digest: live.digest,
             mode: live.mode,
@@ -179,9 +187,9 @@ impl Agent {
             shown: Some(view.identity()?),
             watch: live.watch,
             mount_point: Some(live.mount_point.clone()),
+            union,
             detached: false,
         };
-        let mut mountd = self.mountd()?;
         mountd
             .put_mount_record(record(live, &extra))
             .map_err(|error| unavailable(&error))?;
@@ -194,7 +202,7 @@ impl Agent {
             flist: Arc::clone(live),
             extra,
             ready_us: 0.into(),
-            _upper: upper,
+            upper: upper.map(Arc::new),
         });
         self.mounts()
             .insert(call.target.clone(), Arc::clone(&mount));
