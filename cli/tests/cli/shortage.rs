@@ -22,7 +22,7 @@ impl Starved {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        let lowest_free = (0..).find(|fd: &u64| !open.contains(&fd.to_string()));
+        let lowest_free = (0..1 << 20).find(|fd: &u64| !open.contains(&fd.to_string()));
         let pid = Pid::from_raw(pid).unwrap();
         let set = |limit| prlimit(Some(pid), Resource::Nofile, limit).unwrap();
         let before = set(Rlimit {
@@ -36,7 +36,7 @@ impl Starved {
 
 impl Drop for Starved {
     fn drop(&mut self) {
-        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before.clone());
+        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before);
     }
 }
 
