@@ -44,10 +44,10 @@ deny: $(CARGO_DENY)
 $(CARGO_DENY):
 	nice cargo install --locked cargo-deny --version $(CARGO_DENY_VERSION) --root "$(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)"
 
-test: deps ## Everything on this kernel: lint, unit and integration tests, Python checks
+test: deps ## Everything: lint, unit and integration tests, Python checks, other kernels
 	python3 scripts/test.py
 
-test-vm: deps ## The mount suite on Debian kernels 6.1 and 6.12 (QEMU, no KVM needed)
+test-vm: deps ## Only the mount suite on Debian kernels 6.1 and 6.12 (QEMU, no KVM needed)
 	python3 scripts/test.py vm
 
 # What a target finds is kept in the cache and searched on from there; fuzz/corpus holds what

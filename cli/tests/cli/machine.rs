@@ -147,13 +147,17 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        for point in self.mounted().into_iter().rev() {
-            let _ = Command::new("umount").arg("-l").arg(point).output();
+        // A daemon that is just being started mounts after a first look: look again when all are gone.
+        for _ in 0..2 {
+            for point in self.mounted().into_iter().rev() {
+                let _ = Command::new("umount").arg("-l").arg(point).output();
+            }
+            let _ = wait_until(|| {
+                let left = self.daemons();
+                left.iter().for_each(|&pid| kill(pid));
+                left.is_empty()
+            });
         }
-        for pid in self.daemons() {
-            kill(pid);
-        }
-        let _ = wait_until(|| self.daemons().is_empty());
     }
 }
 
