@@ -67,6 +67,7 @@ struct Inner {
     store: String,
     key: Option<ObjectKey>,
     detail: Option<String>,
+    unreachable: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -82,6 +83,7 @@ impl StoreError {
             store: store.to_owned(),
             key: None,
             detail: None,
+            unreachable: false,
             source: None,
         }))
     }
@@ -110,6 +112,13 @@ impl StoreError {
         self
     }
 
+    /// Says that no connection came about (refused, no such host, no route): waiting seldom helps.
+    #[must_use]
+    pub fn unreachable(mut self) -> Self {
+        self.0.unreachable = true;
+        self.and("cannot connect")
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -120,6 +129,11 @@ impl StoreError {
     /// What can be done about it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// Whether no connection came about.
+    pub fn is_unreachable(&self) -> bool {
+        self.0.unreachable
     }
 
     /// The store, without credentials.

@@ -21,8 +21,10 @@ use crate::key::{ObjectKey, ObjectKind};
 pub enum Fault {
     /// Not at all.
     None,
-    /// Refuses connections.
+    /// Says it cannot serve now.
     Down,
+    /// Refuses connections.
+    Refused,
     /// Never answers.
     Hang,
     /// Answers after this long.
@@ -68,6 +70,11 @@ impl FaultStore {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
+    /// Requests of every kind so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Reads asked of it so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
@@ -89,6 +96,9 @@ impl FaultStore {
         };
         match fault {
             Fault::Down => self.fail(ErrorKind::Unavailable, operation),
+            Fault::Refused => self
+                .fail(ErrorKind::Unavailable, operation)
+                .map_err(StoreError::unreachable),
             Fault::Denied => self.fail(ErrorKind::Denied, operation),
             Fault::Flaky if nth.is_multiple_of(2) => self.fail(ErrorKind::Unavailable, operation),
             Fault::Full if operation == "write" => self.fail(ErrorKind::Full, operation),

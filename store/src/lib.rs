@@ -20,6 +20,7 @@ mod error;
 pub mod fault;
 mod flists;
 mod gc;
+mod health;
 pub mod index;
 mod key;
 mod options;

@@ -61,7 +61,7 @@ impl From<BTreeMap<String, String>> for Environment {
     }
 }
 
-/// Deadlines and trust. The defaults suit a mount: a hanging replica costs a second.
+/// Deadlines and trust. The defaults suit a command: a hanging replica costs a second, a wrong address a few.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Where the URLs came from.
@@ -73,9 +73,14 @@ pub struct StoreOptions {
     /// A read asks the next replica when the first has not answered after this long, plus a quarter of a
     /// second per MiB asked for.
     pub hedge_after: Duration,
-    /// A whole operation with all its retries, plus the same allowance for size.
+    /// A whole operation with all its retries; what single tries take for their size comes on top, at most
+    /// the same allowance.
     pub budget: Duration,
-    /// A replica that failed is asked last for this long.
+    /// The same where no connection comes about (refused, no such host): a server that restarts is back by
+    /// then, a wrong address never is.
+    pub connect_budget: Duration,
+    /// A replica that failed is asked last for this long. One that an operation gave up waiting for is asked
+    /// once per operation, without another wait.
     pub quarantine: Duration,
 }
 
@@ -103,6 +108,7 @@ impl Default for StoreOptions {
             attempt_timeout: Duration::from_secs(5),
             hedge_after: Duration::from_secs(1),
             budget: Duration::from_secs(30),
+            connect_budget: Duration::from_secs(3),
             quarantine: Duration::from_secs(10),
         }
     }

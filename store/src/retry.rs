@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::api::{Listed, PackRef, Store};
 use crate::error::{ErrorKind, Result, StoreError};
+use crate::health::Health;
 use crate::key::{ObjectKey, ObjectKind};
 use crate::options::StoreOptions;
 
@@ -25,30 +26,63 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const LIST_BYTES: u64 = 16 << 20;
 
 /// Pauses between tries until the budget is spent.
+///
+/// The size of a transfer makes a try longer, not the waiting for a store that is down: time a try takes
+/// beyond [`StoreOptions::attempt_timeout`] is not counted, the rest is.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct Backoff<'a> {
+    options: &'a StoreOptions,
+    bytes: u64,
     pause: Duration,
+    /// No try begins later.
     until: Instant,
+    /// The same after a try that could not connect.
+    connect_until: Instant,
+    /// No try lasts longer.
+    end: Instant,
 }
 
-impl Backoff {
-    pub(crate) fn new(budget: Duration) -> Self {
+impl<'a> Backoff<'a> {
+    /// For an operation that begins now and moves about `bytes`.
+    pub(crate) fn new(options: &'a StoreOptions, bytes: u64) -> Self {
+        let now = Instant::now();
         Self {
+            options,
+            bytes,
             pause: PAUSE_FIRST,
-            until: Instant::now() + budget,
+            until: now + options.budget,
+            connect_until: now + options.connect_budget.min(options.budget),
+            end: now + StoreOptions::allow(options.budget, bytes),
         }
     }
 
-    /// Time left for everything.
-    pub(crate) fn left(&self) -> Duration {
-        self.until.saturating_duration_since(Instant::now())
+    /// How long the next try may last.
+    pub(crate) fn limit(&self) -> Duration {
+        let left = self.end.saturating_duration_since(Instant::now());
+        StoreOptions::allow(self.options.attempt_timeout, self.bytes).min(left)
     }
 
-    /// Waits a random part of the pause; `false` when the budget would be spent.
-    pub(crate) async fn pause(&mut self) -> bool {
+    /// A try that began then is over.
+    pub(crate) fn tried(&mut self, began: Instant) {
+        let size_took = began.elapsed().saturating_sub(self.options.attempt_timeout);
+        self.until = (self.until + size_took).min(self.end);
+    }
+
+    /// Waits a random part of the pause; `false` when none of these errors is worth it, or the budget would
+    /// be spent.
+    pub(crate) async fn pause(&mut self, errors: impl IntoIterator<Item = &StoreError>) -> bool {
+        let until = errors
+            .into_iter()
+            .map(|error| match error.is_unreachable() {
+                true => self.connect_until,
+                false => self.until,
+            });
+        let Some(until) = until.max() else {
+            return false;
+        };
         let share = u32::try_from(random() >> 32).unwrap_or(u32::MAX);
         let wait = self.pause.mul_f64(f64::from(share) / f64::from(u32::MAX));
-        if wait >= self.left() {
+        if Instant::now() + wait >= until {
             return false;
         }
         tokio::time::sleep(wait).await;
@@ -68,12 +102,23 @@ pub(crate) fn random() -> u64 {
 pub struct Retry {
     inner: Arc<dyn Store>,
     options: StoreOptions,
+    health: Arc<Health>,
 }
 
 impl Retry {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Store>, options: StoreOptions) -> Self {
-        Self { inner, options }
+        let health = Arc::new(Health::new(options.quarantine));
+        Self {
+            inner,
+            options,
+            health,
+        }
+    }
+
+    /// The same, knowing what others know about the store.
+    pub(crate) fn sharing(self, health: Arc<Health>) -> Self {
+        Self { health, ..self }
     }
 
     async fn run<T, F>(
@@ -86,15 +131,27 @@ impl Retry {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut backoff = Backoff::new(StoreOptions::allow(self.options.budget, bytes));
+        let mut backoff = Backoff::new(&self.options, bytes);
         loop {
-            let limit =
-                StoreOptions::allow(self.options.attempt_timeout, bytes).min(backoff.left());
-            let error = match bounded(limit, self.name(), what, key, attempt()).await {
-                Ok(value) => return Ok(value),
+            // Asked before: a try may outlast the memory.
+            let given_up = self.health.is_given_up();
+            let began = Instant::now();
+            let error = match bounded(backoff.limit(), self.name(), what, key, attempt()).await {
+                Ok(value) => {
+                    self.health.answered();
+                    return Ok(value);
+                }
                 Err(error) => error,
             };
-            if !error.kind().is_transient() || !backoff.pause().await {
+            backoff.tried(began);
+            if !error.kind().is_transient() {
+                if error.is_not_found() {
+                    self.health.answered();
+                }
+                return Err(error);
+            }
+            if given_up || self.health.is_given_up() || !backoff.pause([&error]).await {
+                self.health.give_up();
                 return Err(error);
             }
             tracing::debug!(%error, "trying again");

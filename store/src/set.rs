@@ -11,9 +11,11 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::Instant;
 
 use crate::api::{PackRef, Store, check_range};
 use crate::backend;
@@ -225,39 +227,58 @@ impl StoreSet {
         T: Send + 'a,
         F: Future<Output = Result<T>> + Send,
     {
-        let mut backoff = Backoff::new(StoreOptions::allow(self.options.budget, bytes));
+        let owners: Vec<&Member> = self.owners(key.shard_byte()).collect();
+        let mut backoff = Backoff::new(&self.options, bytes);
         let mut corrupt_rounds = 0;
         loop {
-            let errors = match self.round(key, bytes, &backoff, &attempt).await {
+            // Asked before: a try may outlast the memory.
+            let given_up: Vec<bool> = owners.iter().map(|o| o.health.is_given_up()).collect();
+            let began = Instant::now();
+            let failed = match self
+                .round(&owners, key, bytes, backoff.limit(), &attempt)
+                .await
+            {
                 Ok(value) => return Ok(value),
-                Err(errors) => errors,
+                Err(failed) => failed,
             };
+            backoff.tried(began);
             // A wrong answer may be a proxy's hiccup: it gets a second look, not a third.
-            corrupt_rounds += u32::from(errors.iter().any(|e| e.kind() == ErrorKind::Corrupt));
-            let again = errors.iter().any(|e| e.kind().is_transient()) || corrupt_rounds == 1;
-            if !again || !backoff.pause().await {
+            corrupt_rounds += u32::from(failed.iter().any(|(_, e)| e.kind() == ErrorKind::Corrupt));
+            let worth_it = failed.iter().filter(|(at, error)| match error.kind() {
+                ErrorKind::Corrupt => corrupt_rounds == 1,
+                kind => {
+                    let over = given_up[*at] || owners[*at].health.is_given_up();
+                    kind.is_transient() && !over
+                }
+            });
+            if !backoff.pause(worth_it.map(|(_, error)| error)).await {
+                for (at, _) in failed.iter().filter(|(_, e)| e.kind().is_transient()) {
+                    owners[*at].health.give_up();
+                }
+                let errors = failed.into_iter().map(|(_, error)| error).collect();
                 return Err(no_replica_left(errors).key(key));
             }
         }
     }
 
-    /// Asks every replica once, hedged.
+    /// Asks every replica once, hedged. An error comes with its owner's position.
     async fn round<T, F>(
         &self,
+        owners: &[&Member],
         key: &ObjectKey,
         bytes: u64,
-        backoff: &Backoff,
+        limit: Duration,
         attempt: &(impl Fn(Arc<dyn Store>) -> F + Sync),
-    ) -> Result<T, Vec<StoreError>>
+    ) -> Result<T, Vec<(usize, StoreError)>>
     where
         T: Send,
         F: Future<Output = Result<T>> + Send,
     {
-        let mut order: Vec<&Member> = self.owners(key.shard_byte()).collect();
-        order.sort_by_key(|member| member.is_quarantined()); // stable: otherwise as given
-        let limit = StoreOptions::allow(self.options.attempt_timeout, bytes).min(backoff.left());
+        let mut order: Vec<usize> = (0..owners.len()).collect();
+        order.sort_by_key(|at| owners[*at].health.is_quarantined()); // stable: otherwise as given
+        let health = |at: usize| &owners[order[at]].health;
         let start = |at: usize| -> Attempt<'_, T> {
-            let store = order[at].raw();
+            let store = owners[order[at]].raw();
             Box::pin(async move {
                 let name = store.name().to_owned();
                 (
@@ -275,13 +296,13 @@ impl StoreSet {
                 Some((at, result)) = running.next() => match result {
                     Ok(value) => {
                         // Whoever was asked earlier and has not answered is slow.
-                        order[..next].iter().take(at).for_each(|member| member.quarantine());
-                        order[at].release();
+                        (0..at).for_each(|earlier| health(earlier).quarantine());
+                        health(at).release();
                         return Ok(value);
                     }
                     Err(error) => {
-                        order[at].note(&error);
-                        errors.push(error);
+                        health(at).note(&error);
+                        errors.push((order[at], error));
                         if next < order.len() {
                             running.push(start(next));
                             next += 1;

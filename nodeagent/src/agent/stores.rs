@@ -24,10 +24,13 @@ pub(crate) fn reader(admitted: &Admitted, call: &MountCall) -> Result<ChunkReade
         .map(|url| url.parse())
         .collect::<std::result::Result<Vec<StoreSpec>, _>>();
     let specs = specs.map_err(|error| failure(FailureKind::Invalid, &error))?;
+    let defaults = StoreOptions::default();
     let options = StoreOptions {
         url_trust,
         environment: call.store_env.clone().into(),
-        ..StoreOptions::default()
+        // Programs read on while a registry restarts; nobody sits waiting to correct an address.
+        connect_budget: defaults.budget,
+        ..defaults
     };
     let set =
         StoreSet::open(&specs, options).map_err(|error| failure(of_store(error.kind()), &error))?;

@@ -77,6 +77,9 @@ impl BucketStore {
         {
             error = error.detail(hint);
         }
+        if is_unreachable(&cause) {
+            error = error.unreachable();
+        }
         error.source(cause)
     }
 
@@ -209,16 +212,27 @@ fn classify(error: &object_store::Error) -> ErrorKind {
     }
 }
 
-fn classify_text(error: &object_store::Error) -> ErrorKind {
+/// What kind of HTTP failure is behind it, if it is one.
+fn http_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {
         if let Some(http) = e.downcast_ref::<HttpError>() {
-            return match http.kind() {
-                HttpErrorKind::Timeout => ErrorKind::Timeout,
-                _ => ErrorKind::Unavailable,
-            };
+            return Some(http.kind());
         }
         cause = e.source();
+    }
+    None
+}
+
+fn is_unreachable(error: &object_store::Error) -> bool {
+    http_kind(error) == Some(HttpErrorKind::Connect)
+}
+
+fn classify_text(error: &object_store::Error) -> ErrorKind {
+    match http_kind(error) {
+        Some(HttpErrorKind::Timeout) => return ErrorKind::Timeout,
+        Some(_) => return ErrorKind::Unavailable,
+        None => {}
     }
     let text = error.to_string();
     let status = text

@@ -86,11 +86,8 @@ impl HttpStore {
         key: &ObjectKey,
     ) -> Result<Response> {
         let response = request.send().await;
-        // The URL is in the error already, without its password.
-        let response = response.map_err(|e| {
-            self.error(web::kind_of(&e), operation, key)
-                .source(e.without_url())
-        })?;
+        let response =
+            response.map_err(|e| web::no_answer(e, |kind| self.error(kind, operation, key)))?;
         if response.status().is_success() {
             return Ok(response);
         }

@@ -52,7 +52,20 @@ pub(super) fn kind_of_status(status: StatusCode) -> ErrorKind {
     }
 }
 
-pub(super) fn kind_of(error: &reqwest::Error) -> ErrorKind {
+/// A request that got no answer. The URL is in our error already, without its password.
+pub(super) fn no_answer(
+    cause: reqwest::Error,
+    fail: impl Fn(ErrorKind) -> StoreError,
+) -> StoreError {
+    let error = fail(kind_of(&cause));
+    let error = match cause.is_connect() && error.kind() == ErrorKind::Unavailable {
+        true => error.unreachable(),
+        false => error,
+    };
+    error.source(cause.without_url())
+}
+
+fn kind_of(error: &reqwest::Error) -> ErrorKind {
     if error.is_timeout() {
         ErrorKind::Timeout
     } else if error.is_redirect() || error.is_builder() {
@@ -118,7 +131,7 @@ fn body(
 ) -> impl Stream<Item = Result<Bytes>> {
     response
         .bytes_stream()
-        .map_err(move |e| fail(kind_of(&e)).source(e.without_url()))
+        .map_err(move |e| no_answer(e, &fail))
 }
 
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {

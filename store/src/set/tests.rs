@@ -46,8 +46,9 @@ async fn read(set: &StoreSet, pack: &SealedPack) -> Result<Bytes> {
     .await
 }
 
-const BAD: [Fault; 8] = [
+const BAD: [Fault; 9] = [
     Fault::Down,
+    Fault::Refused,
     Fault::Hang,
     Fault::Slow(Duration::from_hours(1)),
     Fault::Short,
@@ -117,6 +118,63 @@ async fn a_flaky_single_store_is_retried() {
     let store = faulty(&pack, Fault::Flaky);
     assert!(read(&set_of(&[&store]), &pack).await.is_ok());
     assert_eq!(store.reads(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_waited_for_in_vain_is_asked_once_by_everything_after() {
+    let pack = sample_pack(8, 1000);
+    let key = ObjectKey::Pack(pack.record.id);
+    for fault in [Fault::Refused, Fault::Down, Fault::Hang] {
+        let store = faulty(&pack, fault);
+        let set = set_of(&[&store]);
+        read(&set, &pack).await.unwrap_err();
+        let tries = store.requests();
+        assert!(tries > 1, "{fault:?}: retried");
+        read(&set, &pack).await.unwrap_err();
+        set.get(&key).await.unwrap_err();
+        set.has(&key, pack.record.len).await.unwrap_err();
+        set.put(&key, pack.bytes.clone()).await.unwrap_err();
+        let (_, steady) = set.stores().next().unwrap();
+        steady.list(crate::ObjectKind::Index).await.unwrap_err();
+        assert_eq!(store.requests(), tries + 5, "{fault:?}");
+        store.set(Fault::None);
+        read(&set, &pack).await.unwrap();
+        store.set(Fault::Flaky);
+        for _ in 0..4 {
+            read(&set, &pack)
+                .await
+                .expect("trusted and waited for again");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn size_prolongs_tries_but_not_the_wait_for_a_store_that_is_down() {
+    let options = StoreOptions::default();
+    for (fault, budget) in [
+        (Fault::Refused, options.connect_budget),
+        (Fault::Down, options.budget),
+    ] {
+        let store = FaultStore::new(Arc::new(crate::fault::MemoryStore::default()), fault);
+        let steady = crate::Retry::new(Arc::new(store), options.clone());
+        let start = Instant::now();
+        let error = steady.list(crate::ObjectKind::Pack).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(start.elapsed() < budget, "{fault:?}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_replica_refusing_connections_does_not_shorten_the_wait_for_the_other() {
+    let pack = sample_pack(9, 1000);
+    let (refused, down) = (faulty(&pack, Fault::Refused), faulty(&pack, Fault::Down));
+    let set = set_of(&[&refused, &down]);
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        down.set(Fault::None);
+    };
+    let (bytes, ()) = tokio::join!(read(&set, &pack), later);
+    assert!(bytes.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -317,3 +317,34 @@ async fn python_s_server_serves_whole_packs_but_its_lack_of_range_is_noticed() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("ignores Range"), "{error}");
 }
+
+/// Nobody listens: every kind of store says so, so that it is not waited for as for a server that is busy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_port_is_told_from_a_server_that_cannot_serve_now() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port();
+    let pack = sample_pack(8, 1000);
+    for url in [
+        format!("http://127.0.0.1:{port}/x"),
+        format!("oci://127.0.0.1:{port}/x"),
+        format!("s3://KEY:SECRET@bucket?endpoint=http://127.0.0.1:{port}"),
+        format!("gs://bucket?endpoint=http://127.0.0.1:{port}&anonymous=true"),
+        format!("az://account:a2V5@container?endpoint=http://127.0.0.1:{port}"),
+    ] {
+        let error = open(&url).get(&key(&pack), 1 << 20).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.is_unreachable(), "{error}");
+        assert!(error.to_string().contains("cannot connect"), "{error}");
+    }
+    let busy = Web::start(|_| Reply::new(503, ""));
+    for url in [
+        busy.url(),
+        format!("s3://KEY:SECRET@bucket?endpoint={}", busy.url()),
+    ] {
+        let error = open(&url).get(&key(&pack), 1 << 20).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(!error.is_unreachable(), "{error}");
+    }
+}

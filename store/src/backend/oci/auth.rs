@@ -154,10 +154,7 @@ impl Authorizer {
                 }
             }
         };
-        let response = request
-            .send()
-            .await
-            .map_err(|e| fail(web::kind_of(&e)).source(e.without_url()))?;
+        let response = request.send().await.map_err(|e| web::no_answer(e, &fail))?;
         let status = response.status();
         if !status.is_success() {
             return Err(fail(web::kind_of_status(status))

@@ -160,10 +160,7 @@ impl Registry {
         if let Some(body) = &request.body {
             builder = builder.body(body.clone());
         }
-        builder
-            .send()
-            .await
-            .map_err(|e| fail(web::kind_of(&e)).source(e.without_url()))
+        builder.send().await.map_err(|e| web::no_answer(e, &fail))
     }
 
     /// Where to send the bytes of an upload just begun.
