@@ -74,14 +74,18 @@ impl<'a> Backoff<'a> {
         let until = errors
             .into_iter()
             .map(|error| match error.is_unreachable() {
-                true => self.connect_until,
-                false => self.until,
+                // A last long pause would end a short budget early; asking again costs next to nothing.
+                true => (self.connect_until, self.options.connect_budget / 4),
+                false => (self.until, PAUSE_MAX),
             });
-        let Some(until) = until.max() else {
+        let Some((until, pause_max)) = until.max() else {
             return false;
         };
         let share = u32::try_from(random() >> 32).unwrap_or(u32::MAX);
-        let wait = self.pause.mul_f64(f64::from(share) / f64::from(u32::MAX));
+        let wait = self
+            .pause
+            .min(pause_max)
+            .mul_f64(f64::from(share) / f64::from(u32::MAX));
         if Instant::now() + wait >= until {
             return false;
         }
