@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt as _};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use lamina_flist::{ChunkRecord, PackId, PackRecord};
 
 use crate::api::Store;
@@ -36,6 +36,8 @@ pub struct VerifyReport {
     pub chunks: u64,
     /// Bytes read.
     pub bytes: u64,
+    /// Copies of packs not read because their store was down; one problem tells of all those of a store.
+    pub unread: u64,
     /// All problems found.
     pub problem_count: u64,
     /// The first of them.
@@ -46,6 +48,13 @@ impl VerifyReport {
     /// Nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.problem_count == 0
+    }
+
+    /// Gives up on a store that is down.
+    fn leave(&mut self, store: &str, left: usize, total: usize) {
+        self.unread += left as u64;
+        let error = StoreError::new(ErrorKind::Unavailable, "verify", store);
+        self.problem(error.detail(format!("{left} of its {total} packs were not read")));
     }
 
     fn problem(&mut self, error: StoreError) {
@@ -147,39 +156,72 @@ async fn verify_packs(
     progress: &(dyn Fn(u64) + Sync),
     report: &mut VerifyReport,
 ) {
-    let mut ended = stream::iter(ids)
-        .map(|id| async move {
-            let key = ObjectKey::Pack(id);
-            let bytes = store.get(&key, pack::PACK_LEN_MAX).await?;
-            progress(bytes.len() as u64);
-            let also: Vec<ChunkRecord> = wanted
-                .get(&id)
-                .map(|(_, chunks)| chunks.iter().map(|c| **c).collect())
-                .unwrap_or_default();
-            let record = wanted.get(&id).map(|(record, _)| **record);
-            let len = bytes.len() as u64;
-            // Hashing megabytes does not belong on an async thread.
-            let checked =
-                tokio::task::spawn_blocking(move || check_pack(id, &bytes, record, &also)).await;
-            let checked = checked.unwrap_or_else(|join| Err(join.to_string()));
-            let wrong = |what| {
-                StoreError::new(ErrorKind::Corrupt, "verify", store.name())
-                    .key(&key)
-                    .detail(what)
-            };
-            Ok((checked.map_err(wrong)?, len))
-        })
-        .buffer_unordered(PARALLEL);
-    while let Some(result) = ended.next().await {
+    let total = ids.len();
+    let mut waiting = ids.into_iter();
+    let mut under_way = FuturesUnordered::new();
+    let mut ended = 0;
+    loop {
+        let free = PARALLEL - under_way.len();
+        under_way.extend((waiting.by_ref().take(free)).map(|id| verify_pack(store, id, wanted)));
+        let Some(result) = under_way.next().await else {
+            return;
+        };
+        ended += 1;
         match result {
             Ok((chunks, len)) => {
+                progress(len);
                 report.packs += 1;
                 report.chunks += chunks;
                 report.bytes += len;
             }
-            Err(error) => report.problem(error),
+            Err(error) => {
+                // Retrying has not helped: this pack alone, or all of them?
+                let down = error.kind().is_transient()
+                    && is_down(store, waiting.as_slice().first().copied()).await;
+                report.problem(error);
+                if down {
+                    return report.leave(store.name(), total - ended, total);
+                }
+            }
         }
     }
+}
+
+/// Whether a store that just failed fails for another pack too, the next in line.
+async fn is_down(store: &Arc<dyn Store>, next: Option<PackId>) -> bool {
+    match next {
+        Some(id) => {
+            let answer = store.head(&ObjectKey::Pack(id)).await;
+            answer.is_err_and(|error| error.kind().is_transient())
+        }
+        None => false,
+    }
+}
+
+/// How many chunks are in a pack, and its length; all of it is right.
+async fn verify_pack(
+    store: &Arc<dyn Store>,
+    id: PackId,
+    wanted: &Wanted<'_>,
+) -> Result<(u64, u64)> {
+    let key = ObjectKey::Pack(id);
+    let (record, also) = match wanted.get(&id) {
+        Some((record, chunks)) => (Some(**record), chunks.iter().map(|c| **c).collect()),
+        None => (None, Vec::new()),
+    };
+    // A length that is known also bounds how long a store that hangs is waited for.
+    let len_max = record.map_or(pack::PACK_LEN_MAX, |r| r.len.min(pack::PACK_LEN_MAX));
+    let bytes = store.get(&key, len_max).await?;
+    let len = bytes.len() as u64;
+    // Hashing megabytes does not belong on an async thread.
+    let checked = tokio::task::spawn_blocking(move || check_pack(id, &bytes, record, &also)).await;
+    let checked = checked.unwrap_or_else(|join| Err(join.to_string()));
+    let wrong = |what| {
+        StoreError::new(ErrorKind::Corrupt, "verify", store.name())
+            .key(&key)
+            .detail(what)
+    };
+    Ok((checked.map_err(wrong)?, len))
 }
 
 /// How many chunks the pack holds, or the first thing wrong with it.
@@ -246,3 +288,6 @@ fn check_chunk(
         .map(|_| ())
         .map_err(|e| format!("chunk {id} {e}"))
 }
+
+#[cfg(test)]
+mod tests;
