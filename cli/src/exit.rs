@@ -186,13 +186,13 @@ fn of_io(kind: io::ErrorKind) -> Option<u8> {
     use io::ErrorKind as K;
     match kind {
         K::NotFound => Some(NOT_FOUND),
-        K::PermissionDenied => Some(AUTH),
+        K::PermissionDenied | K::ReadOnlyFilesystem => Some(AUTH),
         K::ConnectionRefused | K::ConnectionReset | K::HostUnreachable | K::NetworkUnreachable => {
             Some(UNAVAILABLE)
         }
         K::TimedOut => Some(TIMEOUT),
         K::StorageFull | K::QuotaExceeded | K::FileTooLarge | K::OutOfMemory => Some(EXHAUSTED),
-        K::InvalidInput => Some(USAGE),
+        K::InvalidInput | K::NotADirectory | K::IsADirectory => Some(USAGE),
         _ => None,
     }
 }

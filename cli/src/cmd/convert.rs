@@ -1,5 +1,6 @@
 //! `convert`: a container image becomes a flist and packs in stores.
 
+use super::out::Out;
 use super::pack::{Shown, finish, pack_options, place, summary, tags};
 use super::{runtime, stores};
 use crate::args;
@@ -27,6 +28,7 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
         .map(str::parse::<Platform>)
         .transpose();
     let platform = platform.with_context(|| exit::Usage("understand --platform".to_owned()))?;
+    let out = Out::new(&args.out)?;
     let credentials = credentials(args)?;
     let tags = tags(&args.tuning)?;
     let (set, specs) = stores::open(&args.store.stores, &args.store.access)?;
@@ -63,7 +65,7 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
             tracing::warn!(layer = %layer.diff_id, "{note}");
         }
     }
-    finish(&runtime, &set, &args.out, &converted.flist, args.publish)?;
+    finish(&runtime, &set, &out, &converted.flist, args.publish)?;
     let stats: Vec<_> = converted.layers.iter().map(|layer| &layer.packed).collect();
     output::write_all(summary(&args.out, &converted.digest.to_string(), &stats).as_bytes())
 }

@@ -1,6 +1,7 @@
 //! Keeping flists and stores: `clone`, `config`, `verify`, `gc`.
 
 use super::explore::{open, open_checked};
+use super::out::Out;
 use super::{runtime, stores};
 use crate::output::{self, Show};
 use crate::progress::Bar;
@@ -9,12 +10,12 @@ use anyhow::{Context, Result, bail};
 use lamina_flist::{Flist, FlistMeta};
 use lamina_store::{GcOptions, GcPlan, GcRoots, LoadOptions, StoreSet};
 use serde::Serialize;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) fn clone(args: &args::Clone) -> Result<()> {
     let flist = open_checked(&args.flist)?;
+    let out = args.out.as_deref().map(Out::new).transpose()?;
     let read = args::ReadAccess {
         stores: args.from.clone(),
         access: args.to.access.clone(),
@@ -40,7 +41,7 @@ pub(crate) fn clone(args: &args::Clone) -> Result<()> {
         ))
         .context("copy packs")?;
     drop(bar);
-    if let Some(out) = &args.out {
+    if let Some(out) = &out {
         let meta = FlistMeta {
             stores: stores::recorded(&specs, args.keep_credentials),
             ..flist.meta().clone()
@@ -83,6 +84,7 @@ impl Show for ConfigView<'_> {
 
 pub(crate) fn config(args: &args::Config) -> Result<()> {
     let flist = open(&args.flist)?;
+    let out = Out::new(args.out.as_ref().unwrap_or(&args.flist));
     let mut meta = flist.meta().clone();
     let before = meta.clone();
     for tag in &args.set_tag {
@@ -112,12 +114,7 @@ pub(crate) fn config(args: &args::Config) -> Result<()> {
         meta.stores.remove(place);
     }
     if meta != before || args.out.is_some() {
-        rewrite(
-            &args.flist,
-            &flist,
-            &meta,
-            args.out.as_ref().unwrap_or(&args.flist),
-        )?;
+        rewrite(&args.flist, &flist, &meta, &out?)?;
     }
     let view = ConfigView {
         stores: &meta.stores,
@@ -135,8 +132,8 @@ pub(crate) fn parse_tag(text: &str) -> Result<(String, String)> {
     }
 }
 
-/// Writes a flist with other metadata beside its name, then renames: a crash leaves one whole file.
-fn rewrite(path: &Path, flist: &Flist, meta: &FlistMeta, out: &Path) -> Result<()> {
+/// Writes a flist with other metadata.
+fn rewrite(path: &Path, flist: &Flist, meta: &FlistMeta, out: &Out) -> Result<()> {
     let head = flist
         .rewrite(meta, flist.profile().as_ref())
         .with_context(|| format!("rewrite {}", path.display()))?;
@@ -144,33 +141,7 @@ fn rewrite(path: &Path, flist: &Flist, meta: &FlistMeta, out: &Path) -> Result<(
     let embedded = flist.embedded_packs();
     parts.extend(embedded.as_deref());
     parts.push(&head.tail);
-    write_file(out, &parts)
-}
-
-/// Writes a file whole or not at all.
-pub(crate) fn write_file(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let name = path
-        .file_name()
-        .with_context(|| exit::Usage(format!("{} is no file name", path.display())))?;
-    let partial = dir.join(format!(
-        ".{}.{}",
-        name.to_string_lossy(),
-        std::process::id()
-    ));
-    let written = (|| {
-        let mut file = std::fs::File::create(&partial)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&partial);
-    }
-    written.with_context(|| format!("write {}", path.display()))
+    out.write(&parts)
 }
 
 #[derive(Serialize)]

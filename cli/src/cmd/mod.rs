@@ -7,6 +7,7 @@ mod explore;
 mod maintain;
 mod mount;
 mod mounts;
+mod out;
 mod pack;
 mod stores;
 mod write;

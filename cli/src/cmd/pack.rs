@@ -1,6 +1,7 @@
 //! `pack`: a directory becomes a flist and packs in stores.
 
-use super::maintain::{parse_tag, write_file};
+use super::maintain::parse_tag;
+use super::out::Out;
 use super::{runtime, stores};
 use crate::args;
 use crate::output;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex};
 
 pub(crate) fn pack(args: &args::Pack) -> Result<()> {
     let tags = tags(&args.tuning)?;
+    let out = Out::new(&args.out)?;
     let (set, specs) = stores::open(&args.store.stores, &args.store.access)?;
     let runtime = runtime()?;
     let place = runtime.block_on(place(&set))?;
@@ -31,7 +33,7 @@ pub(crate) fn pack(args: &args::Pack) -> Result<()> {
     let packed = pack_directory(&args.dir, &place, &options, &progress, runtime.handle())
         .with_context(|| format!("pack {}", args.dir.display()))?;
     drop(progress);
-    finish(&runtime, &set, &args.out, &packed.flist, args.publish)?;
+    finish(&runtime, &set, &out, &packed.flist, args.publish)?;
     output::write_all(summary(&args.out, &packed.digest.to_string(), &[&packed.packed]).as_bytes())
 }
 
@@ -63,16 +65,16 @@ pub(crate) fn tags(tuning: &args::PackTuning) -> Result<BTreeMap<String, String>
 pub(crate) fn finish(
     runtime: &tokio::runtime::Runtime,
     set: &StoreSet,
-    out: &Path,
+    out: &Out,
     flist: &[u8],
     publish: bool,
 ) -> Result<()> {
-    write_file(out, &[flist])?;
+    out.write(&[flist])?;
     if publish {
-        let flist = super::explore::open(out)?;
+        let flist = super::explore::open(out.path())?;
         runtime
             .block_on(lamina_store::publish_flist(set, &flist))
-            .with_context(|| format!("publish {}", out.display()))?;
+            .with_context(|| format!("publish {}", out.path().display()))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod explore;
 mod lifecycle;
 mod machine;
 mod mounts;
+mod out;
 mod outage;
 mod pack;
 mod shortage;

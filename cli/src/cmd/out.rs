@@ -1,0 +1,163 @@
+//! The flist a verb writes: where it may go, and writing it whole or not at all.
+//!
+//! An [`Out`] exists only for a place that can take a flist, so a verb that makes one before its long
+//! work (packing, uploading) cannot fail for the name at the end of it. Nothing but a flist or an empty
+//! file is ever replaced, a symbolic link is followed, and what is no regular file is left alone.
+
+use crate::exit;
+use anyhow::{Context, Result, bail};
+use lamina_flist::MAGIC;
+use rustix::fs::Access;
+use std::fs::{File, FileType, Metadata};
+use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A name a flist may be written to.
+#[derive(Debug)]
+pub(crate) struct Out {
+    /// As the user typed it.
+    typed: PathBuf,
+    /// Where the bytes go: links followed.
+    target: PathBuf,
+}
+
+impl Out {
+    /// Checks a name the user typed.
+    ///
+    /// # Errors
+    /// It is not one a flist can be written to, or what is there is not to be replaced.
+    pub(crate) fn new(typed: &Path) -> Result<Self> {
+        let target = target(typed)?;
+        let folder = folder(&target);
+        rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(std::io::Error::from)
+            .with_context(|| {
+                format!(
+                    "write {}: no file can be made in {}",
+                    typed.display(),
+                    folder.display()
+                )
+            })?;
+        Ok(Self {
+            typed: typed.to_owned(),
+            target,
+        })
+    }
+
+    /// The name as typed.
+    pub(crate) fn path(&self) -> &Path {
+        &self.typed
+    }
+
+    /// Writes beside the name, then renames: a crash leaves the old file or the whole new one.
+    ///
+    /// # Errors
+    /// The disk; or the name has meanwhile become one that must not be replaced.
+    pub(crate) fn write(&self, parts: &[&[u8]]) -> Result<()> {
+        let target = Self::new(&self.typed)?.target;
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let partial = folder(&target).join(format!(".{name}.{}", std::process::id()));
+        let written = (|| {
+            let mut file = File::create(&partial)?;
+            parts.iter().try_for_each(|part| file.write_all(part))?;
+            file.sync_all()?;
+            std::fs::rename(&partial, &target)
+        })();
+        if written.is_err() {
+            let _ = std::fs::remove_file(&partial);
+        }
+        written.with_context(|| format!("write {}", self.typed.display()))
+    }
+}
+
+/// Whether a file begins as a flist does. Waits for no FIFO.
+pub(crate) fn is_flist(path: &Path) -> std::io::Result<bool> {
+    let mut head = Vec::with_capacity(MAGIC.len());
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?
+        .take(MAGIC.len() as u64)
+        .read_to_end(&mut head)?;
+    Ok(head == MAGIC)
+}
+
+/// What a file is, for people.
+pub(crate) fn kind(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_char_device() => "a character device",
+        kind if kind.is_block_device() => "a block device",
+        kind if kind.is_symlink() => "a symbolic link to nothing",
+        _ => "a file",
+    }
+}
+
+/// Where a typed name leads.
+fn target(typed: &Path) -> Result<PathBuf> {
+    let shown = typed.display();
+    if typed.as_os_str() == "-" {
+        bail!(exit::Usage(
+            "a flist is not written to standard output: name a file (./- if it shall be called so)"
+                .to_owned()
+        ));
+    }
+    if typed.as_os_str().as_bytes().ends_with(b"/") || typed.file_name().is_none() {
+        bail!(exit::Usage(format!(
+            "write {shown}: that names a directory; name a file"
+        )));
+    }
+    match std::fs::metadata(typed) {
+        Ok(found) => {
+            check_replaced(typed, &found)?;
+            std::fs::canonicalize(typed).with_context(|| format!("write {shown}"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => new_name(typed),
+        Err(error) => Err(error).with_context(|| format!("write {shown}")),
+    }
+}
+
+fn check_replaced(typed: &Path, found: &Metadata) -> Result<()> {
+    let shown = typed.display();
+    if !found.is_file() {
+        bail!(exit::Usage(format!(
+            "write {shown}: it is {}; name a file",
+            kind(found.file_type())
+        )));
+    }
+    if found.len() == 0 || is_flist(typed).with_context(|| format!("look at {shown}"))? {
+        return Ok(());
+    }
+    bail!(exit::Usage(format!(
+        "write {shown}: it exists and is no flist; remove it, or choose another name"
+    )))
+}
+
+/// A name that is free, in a directory that is there.
+fn new_name(typed: &Path) -> Result<PathBuf> {
+    let shown = typed.display();
+    if let Ok(link) = std::fs::symlink_metadata(typed) {
+        bail!(exit::Usage(format!(
+            "write {shown}: it is {}; remove it, or choose another name",
+            kind(link.file_type())
+        )));
+    }
+    let folder = folder(typed);
+    if !folder.exists() {
+        bail!(exit::NotFound(format!(
+            "write {shown}: there is no directory {}",
+            folder.display()
+        )));
+    }
+    Ok(typed.to_owned())
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
