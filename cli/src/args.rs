@@ -451,7 +451,7 @@ pub(crate) struct Prefetch {
 pub(crate) struct Gc {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// Flists (files, or directories of `.fl` files) whose data is kept
+    /// Flists whose data is kept: files, or directories, searched with all below them
     #[arg(long, value_name = "FLIST", required_unless_present = "keep_none")]
     pub(crate) keep: Vec<PathBuf>,
     /// Keep nothing: empty the stores

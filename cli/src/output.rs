@@ -89,6 +89,12 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
     }
 }
 
+/// `1 problem`, `2 problems`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 /// Parses `10GiB`, `500M`, `4096`: binary units with `i` or a bare letter, decimal with `B` (`GB`).
 ///
 /// # Errors

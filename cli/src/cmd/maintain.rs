@@ -1,4 +1,4 @@
-//! Keeping flists and stores: `clone`, `config`, `verify`, `gc`.
+//! Keeping flists and stores: `clone`, `config`, `verify`.
 
 use super::explore::{open, open_checked};
 use super::out::Out;
@@ -8,9 +8,9 @@ use crate::progress::Bar;
 use crate::{args, exit};
 use anyhow::{Context, Result, bail};
 use lamina_flist::{Flist, FlistMeta};
-use lamina_store::{GcOptions, GcPlan, GcRoots, LoadOptions, StoreSet};
+use lamina_store::{LoadOptions, StoreSet};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) fn clone(args: &args::Clone) -> Result<()> {
@@ -231,114 +231,4 @@ fn verify_data(flist: &Flist, set: &StoreSet, result: &mut Verification) -> Resu
         result.problems.push(format!("{untold} more problems"));
     }
     Ok(())
-}
-
-#[derive(Serialize)]
-struct GcReport {
-    deleted: bool,
-    stores: Vec<GcStore>,
-}
-
-#[derive(Serialize)]
-struct GcStore {
-    store: String,
-    kept_packs: u64,
-    young_packs: u64,
-    unneeded_packs: usize,
-    unneeded_bytes: u64,
-    unneeded_flists: usize,
-    missing_packs: usize,
-}
-
-impl Show for GcReport {
-    fn table(&self) -> String {
-        let rows: Vec<_> = self.stores.iter().map(gc_row).collect();
-        let header = [
-            "STORE", "KEPT", "YOUNG", "UNNEEDED", "BYTES", "FLISTS", "MISSING",
-        ];
-        let note = if self.deleted {
-            "deleted"
-        } else {
-            "nothing was deleted: add --delete to do it"
-        };
-        format!("{}\n\n{note}", output::columns(header, &rows))
-    }
-}
-
-fn gc_row(store: &GcStore) -> [String; 7] {
-    [
-        store.store.clone(),
-        store.kept_packs.to_string(),
-        store.young_packs.to_string(),
-        store.unneeded_packs.to_string(),
-        output::size(store.unneeded_bytes),
-        store.unneeded_flists.to_string(),
-        store.missing_packs.to_string(),
-    ]
-}
-
-pub(crate) fn gc(args: &args::Gc) -> Result<()> {
-    let mut roots = GcRoots::default();
-    for path in kept_flists(&args.keep)? {
-        let flist = open_checked(&path)?;
-        roots.keep(flist.digest(), flist.packs());
-    }
-    let (set, _) = stores::open(&args.store.stores, &args.store.access)?;
-    let options = GcOptions {
-        age_min: args.grace,
-        keep_published: !args.keep_none,
-    };
-    let plan = runtime()?.block_on(async {
-        let plan = GcPlan::make(&set, &roots, &options)
-            .await
-            .context("look through the stores")?;
-        if args.delete {
-            plan.apply(&set)
-                .await
-                .context("delete what is not needed")?;
-        }
-        anyhow::Ok(plan)
-    })?;
-    let stores = plan.stores.iter().map(|plan| GcStore {
-        store: plan.store.clone(),
-        kept_packs: plan.kept_packs,
-        young_packs: plan.young_packs,
-        unneeded_packs: plan.packs.len(),
-        unneeded_bytes: plan.bytes,
-        unneeded_flists: plan.flists.len(),
-        missing_packs: plan.missing.len(),
-    });
-    output::print(
-        &GcReport {
-            deleted: args.delete,
-            stores: stores.collect(),
-        },
-        args.output.output,
-    )
-}
-
-/// Flist files named, and those inside named directories. A directory without any is an error: it is
-/// more likely a typing mistake than a wish to keep nothing.
-fn kept_flists(keep: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for path in keep {
-        if !path.is_dir() {
-            found.push(path.clone());
-            continue;
-        }
-        let before = found.len();
-        for entry in std::fs::read_dir(path).with_context(|| format!("read {}", path.display()))? {
-            let file = entry?.path();
-            if file.extension().is_some_and(|extension| extension == "fl") {
-                found.push(file);
-            }
-        }
-        if found.len() == before {
-            bail!(exit::NotFound(format!(
-                "{} holds no .fl files",
-                path.display()
-            )));
-        }
-    }
-    Ok(found)
 }

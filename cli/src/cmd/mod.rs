@@ -4,6 +4,7 @@ mod compare;
 mod convert;
 mod doctor;
 mod explore;
+mod gc;
 mod maintain;
 mod mount;
 mod mounts;
@@ -41,7 +42,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Clone(args) => maintain::clone(&args),
         Command::Config(args) => maintain::config(&args),
         Command::Verify(args) => maintain::verify(&args),
-        Command::Gc(args) => maintain::gc(&args),
+        Command::Gc(args) => gc::gc(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => {
             clap_complete::generate(

@@ -144,6 +144,40 @@ fn gc_shows_first_and_never_removes_what_a_kept_flist_needs() {
 }
 
 #[test]
+fn gc_keeps_every_flist_below_a_directory_whatever_its_name() {
+    let machine = packed();
+    let store = machine.store();
+    machine.dir("images/old/deep");
+    std::fs::rename(machine.path("x.fl"), machine.path("images/old/deep/base")).unwrap();
+    std::fs::write(machine.path("images/notes.txt"), "not one").unwrap();
+    std::os::unix::fs::symlink("..", machine.path("images/old/circle")).unwrap();
+    std::os::unix::fs::symlink("self", machine.path("images/self")).unwrap();
+    let before = stored(&machine);
+    let gc = ["gc", "-s", &store, "--grace", "0s", "--delete", "--keep"];
+    let said = machine.ok(&[&gc[..], &["images"]].concat());
+    assert!(
+        said.contains("kept for 1 named flist, 2 other files passed over"),
+        "{said}"
+    );
+    assert!(said.contains("there is nothing to delete"), "{said}");
+    assert_eq!(stored(&machine), before);
+    machine.ok(&["verify", "images/old/deep/base"]);
+    std::fs::write(machine.path("images/cut.fl"), "").unwrap();
+    machine.fails(8, &[&gc[..], &["images"]].concat());
+    let said = machine.fails(3, &[&gc[..], &["source"]].concat());
+    assert!(said.contains("no flist in source"), "{said}");
+    assert_eq!(stored(&machine), before);
+}
+
+#[test]
+fn gc_of_a_store_that_is_not_there_says_so() {
+    let machine = packed();
+    let said = machine.fails(3, &["gc", "-s", "./nostore", "--keep", "x.fl"]);
+    assert!(said.contains("nostore"), "{said}");
+    assert!(!machine.path("nostore").exists());
+}
+
+#[test]
 fn clone_copies_packs_and_names_the_new_stores() {
     let machine = packed();
     let copy = format!("dir://{}", machine.dir("copy").display());
