@@ -51,10 +51,18 @@ impl DirStore {
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let root = self.root.clone();
-        let done = tokio::task::spawn_blocking(move || work(&root)).await;
-        let done = done.unwrap_or_else(|join| Err(io::Error::other(join)));
-        done.map_err(|e| {
-            let error = StoreError::new(io_kind(&e), operation, &self.name).source(e);
+        let done = tokio::task::spawn_blocking(move || {
+            work(&root).map_err(|e| match is_other(&root) {
+                // Not damage: somebody named a file as a store.
+                true => (ErrorKind::Invalid, e),
+                false => (io_kind(&e), e),
+            })
+        });
+        let done = done
+            .await
+            .unwrap_or_else(|join| Err((ErrorKind::Unavailable, io::Error::other(join))));
+        done.map_err(|(kind, e)| {
+            let error = StoreError::new(kind, operation, &self.name).source(e);
             match key {
                 Some(key) => error.key(&key),
                 None => error,
@@ -146,6 +154,11 @@ impl Store for DirStore {
         })
         .await
     }
+}
+
+/// Whether there is something at `root` that is no folder.
+fn is_other(root: &Path) -> bool {
+    std::fs::metadata(root).is_ok_and(|meta| !meta.is_dir())
 }
 
 fn split(path: &str) -> (&str, &str) {
@@ -318,6 +331,21 @@ mod tests {
                 sha256: None,
             },
         )
+    }
+
+    #[tokio::test]
+    async fn a_file_in_place_of_the_store_is_a_mistake_and_no_damage() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        std::fs::write(&path, b"").unwrap();
+        let store = DirStore::new(&path);
+        let (key, _) = pack(b"bytes");
+        let kinds = [
+            store.head(&key).await.unwrap_err().kind(),
+            store.put(&key, Bytes::new()).await.unwrap_err().kind(),
+            store.list(ObjectKind::Pack).await.unwrap_err().kind(),
+        ];
+        assert_eq!(kinds, [ErrorKind::Invalid; 3]);
     }
 
     #[tokio::test]
