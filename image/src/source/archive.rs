@@ -1,7 +1,7 @@
 //! What `docker save` writes: a tar with `manifest.json`, configs and layers.
 //!
 //! The archive is walked once; layers are then read in place by offset, so an
-//! archive is never unpacked. Its layers have no digest of their own, only a
+//! archive is never unpacked, unless it is compressed as a whole. Its layers have no digest of their own, only a
 //! diff id. Names inside are looked up among the archive's entries, never in
 //! the file system.
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{SourceLayer, open_regular};
+use crate::decompress::{Compression, decompressed, sniff};
 use crate::limits::{Limits, TarLimits};
 use crate::manifest::{ImageConfig, ManifestError, parse_config};
 use crate::tar::{EntryKind, EntryPath, TarError, TarReader};
@@ -67,7 +68,23 @@ pub enum ArchiveError {
         /// Why.
         source: ManifestError,
     },
-    /// No such image, or none named where there are several.
+    /// It is compressed, and cannot be unpacked to a temporary file.
+    #[error("unpack {path} into a temporary file")]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Several images, and none named.
+    #[error("{path}: it holds several images, name one; there is: {}", names.join(", "))]
+    Several {
+        /// The file.
+        path: PathBuf,
+        /// What there is.
+        names: Vec<String>,
+    },
+    /// No such image, or no image at all.
     #[error("{path}: {why}; there is: {}", names.join(", "))]
     Name {
         /// The file.
@@ -117,7 +134,7 @@ impl DockerArchive {
         name: Option<&str>,
         limits: &Limits,
     ) -> Result<(Self, ImageConfig, Vec<SourceLayer>), ArchiveError> {
-        let walked = Walked::new(path, &limits.tar)?;
+        let walked = Walked::new(path, limits)?;
         let items: Vec<Item> =
             serde_json::from_slice(&walked.read("manifest.json", limits.manifest_bytes_max)?)
                 .map_err(|source| ArchiveError::Manifest {
@@ -179,15 +196,19 @@ fn choose<'i>(
     name: Option<&str>,
 ) -> Result<&'i Item, ArchiveError> {
     let tags = |item: &Item| item.repo_tags.clone().unwrap_or_default();
+    let names = || items.iter().flat_map(tags).take(50).collect();
     let fail = |why: String| ArchiveError::Name {
         path: path.to_owned(),
         why,
-        names: items.iter().flat_map(tags).take(50).collect(),
+        names: names(),
     };
     match (name, items) {
         (None, [one]) => Ok(one),
         (None, []) => Err(fail("no image at all".to_owned())),
-        (None, _) => Err(fail("it holds several images, name one".to_owned())),
+        (None, _) => Err(ArchiveError::Several {
+            path: path.to_owned(),
+            names: names(),
+        }),
         (Some(name), items) => {
             let full = format!("{name}:latest");
             items
@@ -199,7 +220,7 @@ fn choose<'i>(
 }
 
 impl<'a> Walked<'a> {
-    fn new(path: &'a Path, limits: &TarLimits) -> Result<Self, ArchiveError> {
+    fn new(path: &'a Path, limits: &Limits) -> Result<Self, ArchiveError> {
         let read = |source| ArchiveError::Read {
             path: path.to_owned(),
             source,
@@ -208,7 +229,12 @@ impl<'a> Walked<'a> {
             path: path.to_owned(),
             source,
         };
-        let file = Arc::new(open_regular(path).map_err(read)?);
+        let file = open_regular(path).map_err(read)?;
+        let file = plain(file, limits).map_err(|source| ArchiveError::Unpack {
+            path: path.to_owned(),
+            source,
+        })?;
+        let file = Arc::new(file);
         let len = file.metadata().map_err(read)?.len();
         let whole = SpanReader {
             file: Arc::clone(&file),
@@ -217,7 +243,7 @@ impl<'a> Walked<'a> {
         };
         let limits = TarLimits {
             entries_max: ENTRIES_MAX,
-            ..limits.clone()
+            ..limits.tar.clone()
         };
         // Skipping goes through the buffer: one pass over the page cache.
         let mut tar = TarReader::new(BufReader::with_capacity(1 << 20, whole), limits);
@@ -281,6 +307,20 @@ impl<'a> Walked<'a> {
             })?;
         Ok(bytes)
     }
+}
+
+/// The archive itself, or what it holds if it is compressed as a whole (`docker save | gzip`): layers are
+/// read by place, so that is unpacked into a file without a name, within the bounds of a layer.
+fn plain(mut file: File, limits: &Limits) -> io::Result<File> {
+    let mut head = [0; 6];
+    let have = file.read_at(&mut head, 0)?;
+    let codec = sniff(&head[..have]).map_err(|e| io::Error::new(io::ErrorKind::Unsupported, e))?;
+    if codec == Compression::None {
+        return Ok(file);
+    }
+    let mut plain = tempfile::tempfile()?;
+    io::copy(&mut decompressed(&mut file, limits)?, &mut plain)?;
+    Ok(plain)
 }
 
 /// A link's target as a member name; `..` stops at the archive's root.

@@ -24,13 +24,21 @@ pub enum LayoutError {
         /// Why.
         source: io::Error,
     },
-    /// No such tag, or none given where there are several.
+    /// No such tag, or no image at all.
     #[error("{dir}: {why}; there is: {}", tags.join(", "))]
     Tag {
         /// The layout.
         dir: PathBuf,
         /// What is wrong.
         why: String,
+        /// What there is.
+        tags: Vec<String>,
+    },
+    /// Several images, and none named.
+    #[error("{dir}: it holds several images, name one; there is: {}", tags.join(", "))]
+    Several {
+        /// The layout.
+        dir: PathBuf,
         /// What there is.
         tags: Vec<String>,
     },
@@ -90,14 +98,17 @@ impl OciLayout {
             .iter()
             .filter(|d| is_manifest(d))
             .collect();
+        let dir = self.dir.clone();
+        let tags = || {
+            let names = images.iter().take(50).map(|d| name_of(d));
+            names
+                .map(|n| n.unwrap_or("(untagged)").to_owned())
+                .collect()
+        };
         let fail = |why: String| LayoutError::Tag {
             dir: self.dir.clone(),
             why,
-            tags: images
-                .iter()
-                .take(50)
-                .map(|d| name_of(d).unwrap_or("(untagged)").to_owned())
-                .collect(),
+            tags: tags(),
         };
         let named: Vec<&Descriptor> = match tag {
             Some(tag) => images
@@ -119,7 +130,7 @@ impl OciLayout {
                 let same_name = several.iter().all(|d| name_of(d) == name_of(several[0]));
                 match index.choose(wanted) {
                     Ok(chosen) if same_name => Ok(chosen.clone()),
-                    _ => Err(fail("it holds several images, name one".to_owned())),
+                    _ => Err(LayoutError::Several { dir, tags: tags() }),
                 }
             }
         }
