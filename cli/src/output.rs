@@ -22,8 +22,8 @@ pub(crate) trait Show: Serialize {
 pub(crate) fn print<T: Show>(value: &T, format: Format) -> Result<()> {
     let text = match format {
         Format::Table => value.table(),
-        Format::Json => serde_json::to_string_pretty(value).context("encode JSON")?,
-        Format::Yaml => serde_saphyr::to_string(value).context("encode YAML")?,
+        Format::Json => escaped(&serde_json::to_string_pretty(value).context("encode JSON")?),
+        Format::Yaml => escaped(&serde_saphyr::to_string(value).context("encode YAML")?),
     };
     write_all(format!("{}\n", text.trim_end()).as_bytes())
 }
@@ -37,13 +37,40 @@ pub(crate) fn write_all(bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Text that may come from a flist, an image or a server, safe for a terminal: control characters are
+/// written as Rust writes them in strings.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// JSON and quoted YAML strings may hold DEL and the C1 controls, which drive some terminals: as `\u`.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// A table without borders: columns two spaces apart, header in capitals.
 pub(crate) fn columns<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| printable(cell)));
     }
     trim_lines(&table.to_string())
 }
@@ -53,7 +80,7 @@ pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<String> = rows
         .iter()
-        .map(|(name, value)| format!("{name:width$}  {value}"))
+        .map(|(name, value)| format!("{name:width$}  {}", printable(value)))
         .collect();
     lines.join("\n")
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Opens a flist a user named.
 pub(crate) fn open(path: &Path) -> Result<Flist> {
-    open_flist(path).with_context(|| format!("open flist {}", path.display()))
+    Ok(open_flist(path)?)
 }
 
 /// Opens a flist and checks it as a whole: before anything walks a tree a stranger wrote.
@@ -29,13 +29,7 @@ pub(crate) fn open_checked(path: &Path) -> Result<Flist> {
 pub(crate) fn shown(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for part in name.utf8_chunks() {
-        for c in part.valid().chars() {
-            if c.is_control() {
-                text.extend(c.escape_default());
-            } else {
-                text.push(c);
-            }
-        }
+        text.push_str(&output::printable(part.valid()));
         for byte in part.invalid() {
             let _ = write!(text, "\\x{byte:02x}");
         }
