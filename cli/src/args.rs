@@ -1,5 +1,6 @@
 //! The command line: what a person may type. No behaviour here.
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  success
-  1  any other failure
+  1  any other failure, and busy: a mount point or a cache in use
   2  usage: the command line or an input file is wrong
   3  not found: file, image, tag or stored object
   4  authentication or permission refused
@@ -106,13 +107,18 @@ pub(crate) struct StoreAccess {
     pub(crate) credentials: Option<PathBuf>,
 }
 
+/// A number of threads or tasks: none does nothing, and thousands only fail to start.
+fn at_most(max: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=max)
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PackTuning {
     /// zstd level, 1 to 19
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub(crate) level: i32,
-    /// Worker threads (default: all cores)
-    #[arg(long, value_name = "N")]
+    /// Worker threads, 1 to 256 (default: all cores)
+    #[arg(long, value_name = "N", value_parser = at_most(256))]
     pub(crate) threads: Option<usize>,
     /// Keep passwords found in store URLs inside the flist
     #[arg(long)]
@@ -167,8 +173,8 @@ pub(crate) struct Convert {
     /// Also write one self-contained `.afslyr` file per layer into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) layers: Option<PathBuf>,
-    /// Layers converted at once
-    #[arg(long, value_name = "N")]
+    /// Layers converted at once, 1 to 64
+    #[arg(long, value_name = "N", value_parser = at_most(64))]
     pub(crate) parallel_layers: Option<usize>,
     /// Do not compute what to fetch ahead: the command's access profile and the hints
     #[arg(long)]

@@ -2,11 +2,14 @@
 
 use anyhow::Error;
 use lamina_image::convert::{ConvertError, LayerFailure, StreamError};
+use lamina_image::layer::LayerError;
 use lamina_image::manifest::ManifestError;
 use lamina_image::registry::RegistryError;
-use lamina_image::source::SourceError;
+use lamina_image::source::{ArchiveError, LayoutError, SourceError};
+use lamina_image::tar::TarError;
+use lamina_image::unpack::UnpackError;
 use lamina_nodeagent::api::{CallError, FailureKind};
-use lamina_store::SinkError;
+use lamina_store::{OpenFlistError, SinkError};
 use std::io;
 use std::process::ExitCode;
 
@@ -38,7 +41,7 @@ pub(crate) struct Damaged(pub(crate) String);
 
 /// Prints the error with its causes and gives the exit code.
 pub(crate) fn report(error: &Error) -> ExitCode {
-    eprintln!("error: {}", message(error));
+    eprintln!("error: {}", crate::output::printable(&message(error)));
     ExitCode::from(code(error))
 }
 
@@ -91,6 +94,12 @@ fn known_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<lamina_store::ReadError>() {
         return Some(of_store(error.kind()));
     }
+    if let Some(error) = cause.downcast_ref::<UnpackError>() {
+        return of_unpack(error);
+    }
+    if let Some(OpenFlistError::NotAFile { .. }) = cause.downcast_ref() {
+        return Some(USAGE);
+    }
     if cause.is::<lamina_flist::FlistError>() {
         return Some(INTEGRITY);
     }
@@ -138,12 +147,66 @@ fn of_sink(error: &SinkError) -> Option<u8> {
     }
 }
 
+fn of_unpack(error: &UnpackError) -> Option<u8> {
+    match error {
+        UnpackError::NotEmpty(_) | UnpackError::IsLayer => Some(USAGE),
+        UnpackError::Missing(_) => Some(INTEGRITY),
+        _ => None,
+    }
+}
+
 fn of_convert(error: &ConvertError) -> Option<u8> {
     match error {
         ConvertError::Source(SourceError::Registry(error)) => of_registry(error),
         ConvertError::Source(SourceError::Manifest(error)) => Some(of_manifest(error)),
+        ConvertError::Source(SourceError::Layout(error)) => of_layout(error),
+        ConvertError::Source(SourceError::Archive(error)) => of_archive(error),
+        ConvertError::Source(SourceError::NestedIndex) | ConvertError::Stack(_) => Some(INTEGRITY),
         ConvertError::NoTarget => Some(USAGE),
         _ => None,
+    }
+}
+
+fn of_layout(error: &LayoutError) -> Option<u8> {
+    match error {
+        LayoutError::Read { .. } => None,
+        LayoutError::Tag { .. } => Some(NOT_FOUND),
+        LayoutError::Several { .. } => Some(USAGE),
+        LayoutError::Manifest { source, .. } => Some(of_manifest(source)),
+    }
+}
+
+fn of_archive(error: &ArchiveError) -> Option<u8> {
+    match error {
+        ArchiveError::Read { .. } => None,
+        ArchiveError::Tar { source, .. } => of_tar(source),
+        ArchiveError::Name { .. } => Some(NOT_FOUND),
+        ArchiveError::Several { .. } => Some(USAGE),
+        ArchiveError::Config { source, .. } => Some(of_manifest(source)),
+        ArchiveError::Unpack { source, .. } => of_stream(source),
+        ArchiveError::Missing { .. } | ArchiveError::Manifest { .. } => Some(INTEGRITY),
+    }
+}
+
+fn of_tar(error: &TarError) -> Option<u8> {
+    match error {
+        TarError::Io { source, .. } => of_stream(source),
+        _ => Some(INTEGRITY),
+    }
+}
+
+/// Reading through a decompressor: what no disk and no server said, it said of the bytes.
+fn of_stream(error: &io::Error) -> Option<u8> {
+    use io::ErrorKind as K;
+    if let Some(error) = error.get_ref().and_then(|e| e.downcast_ref()) {
+        return of_registry(error);
+    }
+    match error.kind() {
+        kind if error.raw_os_error().is_some() => of_io(kind),
+        K::InvalidInput | K::InvalidData | K::UnexpectedEof | K::Unsupported | K::Other => {
+            Some(INTEGRITY)
+        }
+        kind => of_io(kind),
     }
 }
 
@@ -156,6 +219,10 @@ fn of_layer(failure: &LayerFailure) -> Option<u8> {
             | StreamError::WrongDiffId { .. }
             | StreamError::TrailingData,
         ) => Some(INTEGRITY),
+        LayerFailure::Stream(StreamError::Read(error)) => of_stream(error),
+        LayerFailure::Layer(LayerError::Tar(error)) => of_tar(error),
+        LayerFailure::Layer(LayerError::Sink(_)) => None,
+        LayerFailure::Layer(_) => Some(INTEGRITY),
         _ => None,
     }
 }

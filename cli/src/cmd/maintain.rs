@@ -195,7 +195,8 @@ pub(crate) fn verify(args: &args::Verify) -> Result<()> {
     let problems = result.problems.len();
     output::print(&result, args.output.output)?;
     if problems > 0 {
-        bail!(exit::Damaged(format!("{problems} problems found")));
+        let problems = output::counted(problems as u64, "problem");
+        bail!(exit::Damaged(format!("{problems} found")));
     }
     Ok(())
 }

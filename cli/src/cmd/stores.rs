@@ -1,11 +1,12 @@
 //! Stores as a person names them: parsing, credentials, opening.
 
+use super::out::kind;
 use crate::args::{ReadAccess, StoreAccess};
 use crate::exit;
 use anyhow::{Context, Result, bail};
 use lamina_flist::Flist;
 use lamina_store::{
-    ShardRange, StoreOptions, StoreSet, StoreSpec, UrlTrust, backend::EmbeddedStore,
+    ShardRange, StoreOptions, StoreSet, StoreSpec, UrlTrust, backend::EmbeddedStore, url::Place,
 };
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -66,11 +67,27 @@ pub(crate) fn recorded(specs: &[StoreSpec], keep_credentials: bool) -> Vec<Strin
 /// Opens stores typed by the user.
 pub(crate) fn open(typed: &[String], access: &StoreAccess) -> Result<(StoreSet, Vec<StoreSpec>)> {
     let specs = specs(typed)?;
+    specs.iter().try_for_each(check_folder)?;
     let options = StoreOptions {
         environment: env(access)?.into(),
         ..StoreOptions::default()
     };
     Ok((StoreSet::open(&specs, options)?, specs))
+}
+
+/// A file named as a store, most often a flist, is a mistake in the command line.
+fn check_folder(spec: &StoreSpec) -> Result<()> {
+    let Place::Dir(dir) = spec.url.place() else {
+        return Ok(());
+    };
+    match std::fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => bail!(exit::Usage(format!(
+            "the store {} is {}, not a directory",
+            dir.display(),
+            kind(found.file_type())
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the stores a flist is read from: those typed, or its own; packs inside the file first.

@@ -5,9 +5,9 @@ use super::pack::Shown;
 use super::{runtime, stores};
 use crate::output;
 use crate::{args, exit};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use lamina_flist::{BlobEntry, FileSpan, FileType, Flist, FollowSymlinks, Inode, SpanSource};
-use lamina_image::unpack::UnpackOptions;
+use lamina_image::unpack::{UnpackError, UnpackOptions};
 use lamina_store::{ChunkReader, ChunkSource, ReadOptions};
 
 /// Chunks in memory at once while printing: at most 16 MiB.
@@ -36,8 +36,21 @@ fn regular(flist: &Flist, path: &str) -> Result<Inode> {
     match inode.file_type() {
         FileType::File => Ok(inode),
         kind => bail!(exit::Usage(format!(
-            "{path} is not a regular file but: {kind:?}"
+            "{path} is no regular file but {}",
+            named(kind)
         ))),
+    }
+}
+
+fn named(kind: FileType) -> &'static str {
+    match kind {
+        FileType::File => "a file",
+        FileType::Directory => "a directory",
+        FileType::CharDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::Symlink => "a symbolic link",
     }
 }
 
@@ -106,6 +119,12 @@ fn print_zeros(mut count: u64) -> Result<()> {
 
 pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
     let flist = open_checked(&args.flist)?;
+    if args.dir.exists() && !args.dir.is_dir() {
+        bail!(exit::Usage(format!(
+            "{} is no directory",
+            args.dir.display()
+        )));
+    }
     let set = match flist.pack_count() {
         // Everything is inside the flist; any store would do, none is asked.
         0 => stores::open(&["dir:///".to_owned()], &args.read.access)?.0,
@@ -125,6 +144,13 @@ pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
         &progress,
         runtime.handle(),
     )
+    .map_err(|error| match error {
+        UnpackError::NotEmpty(dir) => anyhow!(exit::Usage(format!(
+            "{} is not empty: name another directory, or add --force",
+            dir.display()
+        ))),
+        error => error.into(),
+    })
     .with_context(|| {
         format!(
             "unpack {} into {}",
@@ -137,7 +163,7 @@ pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
         eprintln!(
             "not permitted, left out: {} of {}",
             skipped.what,
-            skipped.path.display()
+            output::printable(&skipped.path.to_string_lossy())
         );
     }
     let line = format!(

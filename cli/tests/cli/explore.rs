@@ -11,8 +11,11 @@ fn unpack_gives_back_the_source() {
         snapshot(&machine.path("out")),
         snapshot(&machine.path("source"))
     );
-    let said = machine.fails(1, &["unpack", "x.fl", "out"]);
-    assert!(said.contains("not empty"), "{said}");
+    let said = machine.fails(2, &["unpack", "x.fl", "out"]);
+    assert!(
+        said.contains("not empty") && said.contains("--force"),
+        "{said}"
+    );
     machine.ok(&["unpack", "x.fl", "out", "--force"]);
     assert_eq!(
         snapshot(&machine.path("out")),
@@ -38,7 +41,11 @@ fn cat_prints_exactly_the_file_inline_chunked_or_sparse() {
             "{path}"
         );
     }
-    machine.fails(2, &["cat", "x.fl", "/a"]);
+    let said = machine.fails(2, &["cat", "x.fl", "/a"]);
+    assert!(
+        said.contains("/a is no regular file but a directory"),
+        "{said}"
+    );
     machine.fails(2, &["cat", "x.fl", "/fifo"]);
 }
 

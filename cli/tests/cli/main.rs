@@ -2,6 +2,7 @@
 
 mod corpus;
 mod explore;
+mod images;
 mod lifecycle;
 mod machine;
 mod mounts;

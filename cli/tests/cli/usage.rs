@@ -103,6 +103,48 @@ fn mistakes_in_the_command_line_are_exit_code_2() {
 }
 
 #[test]
+fn inputs_of_the_wrong_kind_are_exit_code_2() {
+    let machine = packed();
+    machine.dir("d.fl");
+    let store = machine.store();
+    machine.fails(2, &["pack", "x.fl", "-o", "y.fl", "-s", &store]);
+    for verb in ["inspect", "ls", "verify"] {
+        let said = machine.fails(2, &[verb, "d.fl"]);
+        assert_eq!(said, "error: open flist d.fl: not a regular file\n");
+    }
+    let said = machine.fails(2, &["unpack", "x.fl", "x.fl"]);
+    assert!(said.contains("x.fl is no directory"), "{said}");
+    let file = machine.path("x.fl").display().to_string();
+    for verb in [
+        &["pack", "source", "-o", "y.fl", "-s", &file][..],
+        &["verify", "x.fl", "-s", &file],
+        &["unpack", "x.fl", "out", "-s", &file],
+    ] {
+        let said = machine.fails(2, verb);
+        assert!(
+            said.contains("x.fl is a file, not a directory"),
+            "{verb:?}: {said}"
+        );
+    }
+    for threads in ["0", "100000"] {
+        let said = machine.fails(
+            2,
+            &[
+                "pack",
+                "source",
+                "-o",
+                "y.fl",
+                "-s",
+                &store,
+                "--threads",
+                threads,
+            ],
+        );
+        assert!(said.contains("256"), "{said}");
+    }
+}
+
+#[test]
 fn what_does_not_exist_is_exit_code_3() {
     let machine = packed();
     machine.fails(
