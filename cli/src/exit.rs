@@ -213,16 +213,16 @@ fn of_stream(error: &io::Error) -> Option<u8> {
 fn of_layer(failure: &LayerFailure) -> Option<u8> {
     match failure {
         LayerFailure::Store(error) => Some(of_store(error.kind())),
-        LayerFailure::Stream(
+        LayerFailure::Stream(StreamError::Read(error)) => of_stream(error),
+        LayerFailure::Layer(LayerError::Tar(error)) => of_tar(error),
+        LayerFailure::Layer(LayerError::Sink(_)) => None,
+        LayerFailure::Layer(_)
+        | LayerFailure::Stream(
             StreamError::WrongSize { .. }
             | StreamError::WrongDigest { .. }
             | StreamError::WrongDiffId { .. }
             | StreamError::TrailingData,
         ) => Some(INTEGRITY),
-        LayerFailure::Stream(StreamError::Read(error)) => of_stream(error),
-        LayerFailure::Layer(LayerError::Tar(error)) => of_tar(error),
-        LayerFailure::Layer(LayerError::Sink(_)) => None,
-        LayerFailure::Layer(_) => Some(INTEGRITY),
         _ => None,
     }
 }

@@ -9,7 +9,8 @@
 use crate::args::Format;
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
 /// A result that can be shown as a table; its JSON and YAML forms come from `Serialize`.
@@ -56,7 +57,7 @@ fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() && c != '\n' {
-            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
         } else {
             out.push(c);
         }
