@@ -94,6 +94,8 @@ pub struct PackStats {
     pub chunks: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of distinct chunks that the stores had already.
+    pub known_bytes: u64,
     /// Chunks that were new, and so written.
     pub new_chunks: u64,
     /// Their plain bytes.

@@ -82,17 +82,18 @@ pub(crate) fn finish(
 /// One line of what came of it.
 pub(crate) fn summary(out: &Path, digest: &str, stats: &[&PackStats]) -> String {
     let sum = |of: fn(&PackStats) -> u64| stats.iter().map(|stats| of(stats)).sum::<u64>();
-    let (bytes, new, stored) = (
+    let (bytes, known, new) = (
         sum(|s| s.bytes),
+        sum(|s| s.known_bytes),
         sum(|s| s.new_bytes),
-        sum(|s| s.stored_bytes),
     );
     format!(
-        "{} {digest}\n{} of file data, {} known before, {} stored\n",
+        "{} {digest}\n{} of file data, {} in the stores before, {} repeated in it, {} stored\n",
         out.display(),
         output::size(bytes),
-        output::size(bytes - new),
-        output::size(stored)
+        output::size(known),
+        output::size(bytes.saturating_sub(known + new)),
+        output::size(sum(|s| s.stored_bytes))
     )
 }
 

@@ -41,6 +41,34 @@ fn packing_twice_gives_the_same_flist_at_any_parallelism_and_stores_nothing_new(
 }
 
 #[test]
+fn packing_tells_what_the_stores_had_from_what_the_input_repeats() {
+    let machine = Machine::new();
+    let source = machine.dir("source");
+    let noise: Vec<u8> = (0..1u32 << 18)
+        .flat_map(|i| {
+            i.wrapping_mul(2_654_435_761)
+                .rotate_left(i % 31)
+                .to_le_bytes()
+        })
+        .collect();
+    for name in ["one", "two"] {
+        std::fs::write(source.join(name), &noise).unwrap();
+    }
+    let pack = ["pack", "source", "-o", "x.fl", "-s", &machine.store()];
+    let first = machine.ok(&pack);
+    assert!(
+        first
+            .contains("2.00 MiB of file data, 0 B in the stores before, 1.00 MiB repeated in it, "),
+        "{first}"
+    );
+    let second = machine.ok(&pack);
+    assert!(
+        second.contains("1.00 MiB in the stores before, 1.00 MiB repeated in it, 0 B stored"),
+        "{second}"
+    );
+}
+
+#[test]
 fn a_changed_tree_stores_only_what_changed() {
     let machine = packed();
     let before = stored(&machine);

@@ -139,6 +139,7 @@ impl Assembler {
             self.gate.give(len as usize);
             self.store(id, len, &stored)?
         } else if let Some(record) = self.known(&id, len)? {
+            self.done.stats.known_bytes += u64::from(len);
             record
         } else {
             return Ok(None);
