@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use lamina_flist::{BlobEntry, FileSpan, FileType, Flist, FollowSymlinks, Inode, SpanSource};
 use lamina_image::unpack::{UnpackError, UnpackOptions};
 use lamina_store::{ChunkReader, ChunkSource, ReadOptions};
+use std::path::Path;
 
 /// Chunks in memory at once while printing: at most 16 MiB.
 const WINDOW: usize = 64;
@@ -117,6 +118,15 @@ fn print_zeros(mut count: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whether an unpacking that failed has left something.
+fn begun(error: &UnpackError, dir: &Path) -> bool {
+    let wrote = matches!(
+        error,
+        UnpackError::Io { .. } | UnpackError::Read { .. } | UnpackError::Cancelled
+    );
+    wrote && std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
     let flist = open_checked(&args.flist)?;
     if args.dir.exists() && !args.dir.is_dir() {
@@ -149,6 +159,10 @@ pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
             "{} is not empty: name another directory, or add --force",
             dir.display()
         ))),
+        error if begun(&error, &args.dir) => anyhow!(error).context(format!(
+            "{} is incomplete now: remove it, or unpack again with --force",
+            args.dir.display()
+        )),
         error => error.into(),
     })
     .with_context(|| {

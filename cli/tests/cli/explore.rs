@@ -24,6 +24,33 @@ fn unpack_gives_back_the_source() {
 }
 
 #[test]
+fn an_unpacking_that_fails_names_the_file_and_what_it_left() {
+    let machine = packed();
+    std::fs::remove_dir_all(machine.path("store/packs")).unwrap();
+    let said = machine.fails(3, &["unpack", "x.fl", "out"]);
+    for expected in ["out is incomplete now", "read the content of out/", "pack"] {
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+    assert!(machine.path("out/a/hello").exists());
+}
+
+#[test]
+fn verify_says_what_it_looked_at() {
+    let machine = packed();
+    assert!(
+        machine
+            .ok(&["verify", "x.fl"])
+            .contains("everything matches")
+    );
+    let said = machine.ok(&["verify", "x.fl", "--no-data"]);
+    assert!(said.contains("no pack was looked at"), "{said}");
+    assert_eq!(
+        machine.json(&["verify", "x.fl", "--no-data"])["data"],
+        false
+    );
+}
+
+#[test]
 fn cat_prints_exactly_the_file_inline_chunked_or_sparse() {
     let machine = packed();
     for path in [

@@ -81,7 +81,8 @@ fn fill_group(
     let mut left = wanted.len();
     let mut arriving = start(reader.clone(), wanted, handle);
     while left > 0 {
-        let (at, bytes) = arriving.blocking_recv().ok_or(UnpackError::Cancelled)??;
+        let arrived = arriving.blocking_recv().ok_or(UnpackError::Cancelled)?;
+        let (at, bytes) = arrived.map_err(|e| of_file(target, map, group, e))?;
         let (number, offset, part) = places[at].clone();
         let len = part.len() as u64;
         opened[number]
@@ -95,6 +96,19 @@ fn fill_group(
         target.apply(&OwnedFd::from(opened), &file.path, file.meta)?;
     }
     Ok(())
+}
+
+/// Names the file that misses a chunk.
+fn of_file(
+    target: &Target<'_>,
+    map: &ContentMap<'_>,
+    group: &[PendingFile<'_>],
+    source: ReadError,
+) -> UnpackError {
+    let is_it = |placed| map.source(placed).is_ok_and(|s| s.chunk.id == source.chunk);
+    let file = group.iter().find(|file| file.chunks.iter().any(is_it));
+    let path = target.path(file.map_or(b"", |file| &file.path));
+    UnpackError::Read { path, source }
 }
 
 type Arrival = Result<(usize, Bytes), ReadError>;

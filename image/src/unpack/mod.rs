@@ -96,8 +96,13 @@ pub enum UnpackError {
     #[error("the flist is a single layer, not a whole file system")]
     IsLayer,
     /// The stores.
-    #[error("read file content")]
-    Read(#[from] ReadError),
+    #[error("read the content of {path}")]
+    Read {
+        /// The first file it is for.
+        path: PathBuf,
+        /// Why.
+        source: ReadError,
+    },
     /// The runtime ended.
     #[error("reading was cancelled")]
     Cancelled,
