@@ -1,6 +1,6 @@
 //! The command line: what a person may type. No behaviour here.
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{OsStringValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -184,6 +184,11 @@ pub(crate) struct Convert {
     pub(crate) publish: bool,
 }
 
+/// A directory that the daemons use, too, which have another working directory.
+fn absolute_dir() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(std::path::absolute)
+}
+
 /// How the kernel is given the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub(crate) enum ModeArg {
@@ -205,7 +210,8 @@ pub(crate) struct Instance {
         long,
         value_name = "DIR",
         env = "LAMINA_CACHE_DIR",
-        default_value = "/var/lib/lamina/cache"
+        default_value = "/var/lib/lamina/cache",
+        value_parser = absolute_dir()
     )]
     pub(crate) cache: PathBuf,
     /// Directory of sockets and live state
@@ -213,7 +219,8 @@ pub(crate) struct Instance {
         long,
         value_name = "DIR",
         env = "LAMINA_RUN_DIR",
-        default_value = "/run/lamina"
+        default_value = "/run/lamina",
+        value_parser = absolute_dir()
     )]
     pub(crate) run_dir: PathBuf,
 }
@@ -230,7 +237,7 @@ pub(crate) struct Mount {
     #[command(flatten)]
     pub(crate) instance: Instance,
     /// Most bytes the cache may hold, e.g. 10GiB
-    #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_cache_size)]
     pub(crate) cache_size: Option<u64>,
     /// Drop cached data not used for this long, e.g. 30d
     #[arg(long, value_name = "TIME", value_parser = crate::output::parse_duration)]
@@ -278,7 +285,8 @@ pub(crate) struct RunDir {
         long,
         value_name = "DIR",
         env = "LAMINA_RUN_DIR",
-        default_value = "/run/lamina"
+        default_value = "/run/lamina",
+        value_parser = absolute_dir()
     )]
     pub(crate) run_dir: PathBuf,
 }

@@ -1,6 +1,7 @@
 //! The daemons behind mounts: starting an instance when none runs, and being one of its processes.
 
 use crate::args::{Cli, Command as Verb, Mountd, Role};
+use crate::exit;
 use anyhow::{Context, Result};
 use lamina_nodeagent::agent::{self, AgentConfig};
 use lamina_nodeagent::api::{self, Answer, CallError, Request};
@@ -30,6 +31,9 @@ pub(crate) fn call(
         .with_context(|| format!("make the cache directory {}", cache.display()))?;
     let instance = Instance::of_cache(run_dir, cache)
         .with_context(|| format!("resolve the cache directory {}", cache.display()))?;
+    instance
+        .check_sockets()
+        .map_err(|error| exit::Usage(error.to_string()))?;
     instance
         .create(cache)
         .with_context(|| format!("make the run directory {}", instance.dir().display()))?;
@@ -120,7 +124,7 @@ fn start_holder(instance: &Instance, cache: &Path) -> Result<Child> {
         .arg("--cache")
         .arg(cache)
         .arg("--state")
-        .arg(state_dir())
+        .arg(state_dir()?)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("share the log")?)
@@ -132,8 +136,9 @@ fn start_holder(instance: &Instance, cache: &Path) -> Result<Child> {
 }
 
 /// Where what must outlive the cache is kept: access profiles.
-fn state_dir() -> PathBuf {
-    std::env::var_os("LAMINA_STATE_DIR").map_or_else(|| "/var/lib/lamina".into(), PathBuf::from)
+fn state_dir() -> Result<PathBuf> {
+    let dir = std::env::var_os("LAMINA_STATE_DIR").unwrap_or_else(|| "/var/lib/lamina".into());
+    std::path::absolute(dir).context("resolve LAMINA_STATE_DIR")
 }
 
 fn own_program() -> Result<PathBuf> {

@@ -155,6 +155,24 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// Least bound of a cache: below it hardly a read fits, and a forgotten unit is likelier.
+const CACHE_MIN: u64 = 1 << 20;
+
+/// As [`parse_size`], for the bound of a cache.
+///
+/// # Errors
+/// As [`parse_size`]; when next to nothing would fit.
+pub(crate) fn parse_cache_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text)?;
+    if bytes < CACHE_MIN {
+        let (meant, min) = (size(bytes), size(CACHE_MIN));
+        return Err(format!(
+            "`{text}` is {meant}, and a cache needs {min} at least: give a unit, e.g. 10GiB"
+        ));
+    }
+    Ok(bytes)
+}
+
 /// Parses `250ms`, `30s`, `5m`, `2h`, `30d`.
 ///
 /// # Errors

@@ -16,6 +16,22 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+/// Longest path of a socket: `sun_path` has 108 bytes, the last one ends it (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Sockets in this run directory would have longer paths than the kernel takes.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the run directory {} is {excess} bytes too long: paths of sockets in it may have \
+     {SOCKET_PATH_MAX} bytes; give another --run-dir", .run_dir.display()
+)]
+pub struct TooLong {
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// Bytes beyond the limit.
+    pub excess: usize,
+}
+
 /// Where an instance keeps its sockets and live state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -58,6 +74,21 @@ impl Instance {
         }
         found.sort_by(|a, b| a.dir.cmp(&b.dir));
         Ok(found)
+    }
+
+    /// Checks that the kernel can name its sockets.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn check_sockets(&self) -> Result<(), TooLong> {
+        let longest = self.mountd_socket();
+        match longest.as_os_str().len().checked_sub(SOCKET_PATH_MAX) {
+            None | Some(0) => Ok(()),
+            Some(excess) => Err(TooLong {
+                run_dir: self.dir.parent().unwrap_or(&self.dir).to_owned(),
+                excess,
+            }),
+        }
     }
 
     /// Creates the instance's directory (mode 0700) and records its cache.

@@ -4,6 +4,7 @@ mod compare;
 mod convert;
 mod doctor;
 mod explore;
+mod foreground;
 mod gc;
 mod maintain;
 mod mount;

@@ -1,5 +1,6 @@
 //! `mount`, `umount`, `prefetch`: talking to the agent of an instance.
 
+use super::foreground::Foreground;
 use super::stores;
 use crate::args::{self, ModeArg};
 use crate::output;
@@ -19,6 +20,7 @@ pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) fn mount(args: &args::Mount) -> Result<()> {
+    let foreground = args.foreground.then(Foreground::new).transpose()?;
     let call = mount_call(args)?;
     let target = call.target.clone();
     let request = Request::Mount(call);
@@ -33,16 +35,34 @@ pub(crate) fn mount(args: &args::Mount) -> Result<()> {
         bail!("the agent gave an answer of another kind")
     };
     tracing::info!(mode = info.mode, ready_us = info.ready_us, "mounted");
-    if args.foreground {
-        wait_for_signal()?;
-        let call = UmountCall {
-            target,
-            force: true,
-            timeout_ms: args.timeout.as_millis() as u64,
-        };
-        api::call(&instance.api_socket(), &Request::Umount(call), args.timeout)?;
+    foreground.map_or(Ok(()), |foreground| {
+        stay(foreground, &instance, target, args.timeout)
+    })
+}
+
+/// Stays until a signal asks to unmount, or somebody else has unmounted.
+fn stay(
+    foreground: Foreground,
+    instance: &Instance,
+    target: PathBuf,
+    timeout: Duration,
+) -> Result<()> {
+    let recorded = recorded(instance, &target)?;
+    let is_mounted = move || recorded.as_ref().is_some_and(RecordedTarget::is_mounted);
+    foreground.wait(is_mounted.clone())?;
+    if !is_mounted() {
+        return Ok(());
     }
-    Ok(())
+    let call = UmountCall {
+        target,
+        force: true,
+        timeout_ms: timeout.as_millis() as u64,
+    };
+    match daemon::ask_owner(instance, &Request::Umount(call), timeout) {
+        // Unmounted elsewhere at the same moment.
+        Err(CallError::Failed(failure)) if failure.kind == FailureKind::NotFound => Ok(()),
+        answer => answer.map(drop).context("unmount"),
+    }
 }
 
 fn mount_call(args: &args::Mount) -> Result<MountCall> {
@@ -62,6 +82,10 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         .as_ref()
         .map(|upper| absolute_dir(upper))
         .transpose()?;
+    let (run_dir, cache) = (&args.instance.run_dir, &args.instance.cache);
+    for path in [&flist, &target, run_dir, cache].into_iter().chain(&upper) {
+        must_be_text(path)?;
+    }
     Ok(MountCall {
         flist,
         target,
@@ -86,28 +110,26 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
     })
 }
 
+/// Calls and records are text.
+fn must_be_text(path: &Path) -> Result<()> {
+    if path.to_str().is_none() {
+        let path = path.display();
+        bail!(exit::Usage(format!(
+            "{path} is not valid UTF-8, which paths given to mounts must be: use another name, or a \
+             bind mount of it"
+        )));
+    }
+    Ok(())
+}
+
 fn absolute_dir(dir: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
     std::fs::canonicalize(dir).with_context(|| format!("resolve {}", dir.display()))
 }
 
-fn wait_for_signal() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        tokio::select! {
-            result = tokio::signal::ctrl_c() => result?,
-            _ = terminate.recv() => {}
-        }
-        Ok(())
-    })
-}
-
 pub(crate) fn umount(args: &args::Umount) -> Result<()> {
     let target = resolve(&args.dir)?;
+    must_be_text(&target)?;
     let request = Request::Umount(UmountCall {
         target: target.clone(),
         force: args.force,
@@ -128,7 +150,7 @@ pub(crate) fn umount(args: &args::Umount) -> Result<()> {
             }
             answer => answer.map(drop),
         },
-        None => ask_everybody(&args.instance.run_dir, &request, timeout)?,
+        None => ask_everybody(&args.instance.run_dir, &target, &request, timeout)?,
     };
     done.with_context(|| format!("unmount {}", target.display()))
 }
@@ -136,6 +158,7 @@ pub(crate) fn umount(args: &args::Umount) -> Result<()> {
 /// Nobody has the target on record: it is not ours, or an agent knows that it was until a moment ago.
 fn ask_everybody(
     run_dir: &Path,
+    target: &Path,
     request: &Request,
     timeout: Duration,
 ) -> Result<Result<(), CallError>> {
@@ -146,47 +169,67 @@ fn ask_everybody(
             answer => return Ok(answer.map(drop)),
         }
     }
-    bail!(not_mounted())
+    bail!(not_mounted(target))
 }
 
+/// Symbolic links followed at most, as the kernel does.
+const LINKS_MAX: usize = 40;
+
 /// A mount point as the agent knows it: canonical, but without touching the mount itself, which may
-/// hang.
+/// hang. Reading a link asks the file system of what is no link nothing.
 fn resolve(dir: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(dir).context("resolve the directory")?;
-    let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-        return Ok(absolute);
-    };
-    let parent = std::fs::canonicalize(parent)
-        .with_context(|| format!("resolve the directory {}", parent.display()))?;
-    Ok(parent.join(name))
+    let mut path = std::path::absolute(dir).context("resolve the directory")?;
+    for _ in 0..LINKS_MAX {
+        let failed = || format!("resolve the directory {}", path.display());
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return std::fs::canonicalize(&path).with_context(failed);
+        };
+        let parent = std::fs::canonicalize(parent).with_context(failed)?;
+        let resolved = parent.join(name);
+        match std::fs::read_link(&resolved) {
+            Ok(link) => path = parent.join(link),
+            Err(_) => return Ok(resolved),
+        }
+    }
+    bail!(exit::Usage(format!(
+        "{} is behind too many symbolic links",
+        dir.display()
+    )))
 }
 
 /// The instance that has `target` on record: its daemons need not run for that.
 fn owner(run_dir: &Path, target: &Path) -> Result<Option<(Instance, RecordedTarget)>> {
     for instance in instances(run_dir)? {
-        let recorded = offline::recorded_targets(&instance)
-            .with_context(|| format!("read the records in {}", instance.dir().display()))?;
-        let found = recorded.into_iter().find(|known| known.target() == target);
-        if let Some(found) = found {
+        if let Some(found) = recorded(&instance, target)? {
             return Ok(Some((instance, found)));
         }
     }
     Ok(None)
 }
 
+/// What an instance has on record of a target.
+fn recorded(instance: &Instance, target: &Path) -> Result<Option<RecordedTarget>> {
+    let mut recorded = offline::recorded_targets(instance)
+        .with_context(|| format!("read the records in {}", instance.dir().display()))?
+        .into_iter();
+    Ok(recorded.find(|known| known.target() == target))
+}
+
 pub(super) fn instances(run_dir: &Path) -> Result<Vec<Instance>> {
     Instance::all(run_dir).with_context(|| format!("read the run directory {}", run_dir.display()))
 }
 
-fn not_mounted() -> exit::NotFound {
-    exit::NotFound("it is not mounted by lamina; `lamina mounts` lists what is".into())
+fn not_mounted(target: &Path) -> exit::NotFound {
+    let target = target.display();
+    exit::NotFound(format!(
+        "{target} is not mounted by lamina; `lamina mounts` lists what is"
+    ))
 }
 
 pub(crate) fn prefetch(args: &args::Prefetch) -> Result<()> {
     let target = resolve(&args.dir)?;
-    let (instance, _) = owner(&args.instance.run_dir, &target)?
-        .ok_or_else(not_mounted)
-        .with_context(|| format!("prefetch into {}", target.display()))?;
+    let (instance, _) =
+        owner(&args.instance.run_dir, &target)?.ok_or_else(|| not_mounted(&target))?;
     let request = Request::Prefetch(PrefetchCall {
         target: target.clone(),
         paths: args.paths.clone(),

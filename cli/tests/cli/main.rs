@@ -9,6 +9,7 @@ mod mounts;
 mod out;
 mod outage;
 mod pack;
+mod paths;
 mod shortage;
 mod space;
 mod tidy;

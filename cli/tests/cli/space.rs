@@ -1,7 +1,7 @@
 //! Bounds, of the cache above all, as programs that read notice them: not at all, or by an error that
 //! says what to do.
 
-use crate::machine::{Machine, kill, wait_until};
+use crate::machine::{DEADLINE, Machine, kill, wait_until};
 use crate::mounts::packed;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -215,6 +215,16 @@ fn limits_outlive_the_agent_and_the_instance() {
     machine.ok(&["umount", "m"]);
 }
 
+/// Mounts with a bound below what the command line takes.
+fn bounded(machine: &Machine, flist: &str, bytes: u64) {
+    let call = serde_json::json!({
+        "call": "mount", "flist": machine.path(flist), "target": machine.path("m"), "cache_size": bytes,
+    });
+    let call = serde_json::from_value(call).unwrap();
+    let socket = machine.instances().remove(0).join("api.sock");
+    lamina_nodeagent::api::call(&socket, &call, DEADLINE).unwrap();
+}
+
 #[test]
 fn a_copy_of_a_flist_counts_and_is_kept_while_it_is_mounted() {
     let machine = packed();
@@ -226,12 +236,12 @@ fn a_copy_of_a_flist_counts_and_is_kept_while_it_is_mounted() {
     };
     let copied = std::fs::metadata(machine.path("x.fl")).unwrap().len();
     assert!(cache_bytes(&machine) >= copied);
-    machine.ok(&["mount", "x.fl", "m", "--cache-size", "1KiB"]);
+    bounded(&machine, "x.fl", 1024);
     assert_eq!(copies().len(), 2, "the copy and its seal");
     machine.ok(&["umount", "m"]);
     machine.ok(&["pack", "source/many", "-o", "y.fl", "-s", &machine.store()]);
     machine.ok(&["mount", "y.fl", "m", "--cache-size", "1MiB"]);
-    machine.ok(&["mount", "y.fl", "m", "--cache-size", "1KiB"]);
+    bounded(&machine, "y.fl", 1024);
     assert_eq!(copies().len(), 2, "the one nobody uses went");
     machine.ok(&["umount", "m"]);
 }

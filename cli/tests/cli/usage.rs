@@ -77,6 +77,10 @@ fn mistakes_in_the_command_line_are_exit_code_2() {
     machine.fails(2, &["frobnicate"]);
     machine.fails(2, &["mount", "x.fl", "m", "--mode", "magic"]);
     machine.fails(2, &["mount", "x.fl", "m", "--cache-size", "10 parsecs"]);
+    for small in ["1", "10", "1000KiB"] {
+        let said = machine.fails(2, &["mount", "x.fl", "m", "--cache-size", small]);
+        assert!(said.contains("give a unit"), "{said}");
+    }
     let said = machine.fails(
         2,
         &["pack", "source", "-o", "x.fl", "-s", "gopher://host/x"],
