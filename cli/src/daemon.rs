@@ -3,7 +3,7 @@
 use crate::args::{Cli, Command as Verb, Mountd, Role};
 use crate::exit;
 use anyhow::{Context, Result};
-use lamina_nodeagent::agent::{self, AgentConfig};
+use lamina_nodeagent::agent::{self, AgentConfig, trouble};
 use lamina_nodeagent::api::{self, Answer, CallError, Request};
 use lamina_nodeagent::holder::{self, ChildSpec, HolderClient, HolderConfig};
 use lamina_nodeagent::instance::Instance;
@@ -49,25 +49,34 @@ fn call_reviving(
     request: &Request,
     timeout: Duration,
 ) -> Result<Answer, CallError> {
-    let path = instance.api_socket();
     let mut started: Option<Child> = None;
+    let began_ms = api::clock_ms();
+    let no_agent = |source| CallError::NoAgent {
+        path: instance.api_socket(),
+        source,
+    };
     let mut start = || {
+        check_trouble(instance, began_ms)?;
         let starting = started
             .as_mut()
             .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         if !starting && !is_running(instance) {
             agent::cache_lock::check(cache, instance.dir(), CACHE_PATIENCE)
-                .map_err(io::Error::other)?;
+                .map_err(|error| no_agent(io::Error::other(error)))?;
             let child = start_holder(instance, cache);
-            started = Some(child.map_err(|error| io::Error::other(format!("{error:#}")))?);
+            let failed = |error| no_agent(io::Error::other(format!("{error:#}")));
+            started = Some(child.map_err(failed)?);
         }
         Ok(())
     };
-    start().map_err(|source| CallError::NoAgent {
-        path: path.clone(),
-        source,
-    })?;
-    api::call_starting(&path, request, timeout, start)
+    start()?;
+    api::call_starting(&instance.api_socket(), request, timeout, start)
+}
+
+/// Fails with the agent's own error when it has kept failing since this call began.
+fn check_trouble(instance: &Instance, began_ms: u64) -> Result<(), CallError> {
+    trouble::since(instance, began_ms)
+        .map_or(Ok(()), |failure| Err(CallError::CannotStart(failure)))
 }
 
 /// Asks the agent of an instance that has mounts, starting its daemons if they are gone.
@@ -91,9 +100,13 @@ pub(crate) fn ask(
     timeout: Duration,
 ) -> Result<Option<Answer>, CallError> {
     let ended = || io::Error::from(io::ErrorKind::NotConnected);
+    let began_ms = api::clock_ms();
     let start = || match is_running(instance) {
-        true => Ok(()),
-        false => Err(ended()),
+        true => check_trouble(instance, began_ms),
+        false => Err(CallError::NoAgent {
+            path: instance.api_socket(),
+            source: ended(),
+        }),
     };
     match api::call_starting(&instance.api_socket(), request, timeout, start) {
         Err(CallError::NoAgent { source, .. }) if source.kind() == ended().kind() => Ok(None),
@@ -115,6 +128,7 @@ fn start_holder(instance: &Instance, cache: &Path) -> Result<Child> {
         .append(true)
         .open(&log_path)
         .with_context(|| format!("open the log {}", log_path.display()))?;
+    trouble::forget(instance);
     let mut command = Command::new(own_program()?);
     command
         .arg("mountd")

@@ -112,7 +112,7 @@ fn of_call(error: &CallError) -> u8 {
     match error {
         CallError::NoAgent { .. } | CallError::Broken { .. } => UNAVAILABLE,
         CallError::Timeout { .. } => TIMEOUT,
-        CallError::Failed(failure) => match failure.kind {
+        CallError::Failed(failure) | CallError::CannotStart(failure) => match failure.kind {
             FailureKind::Invalid => USAGE,
             FailureKind::NotFound => NOT_FOUND,
             FailureKind::Denied => AUTH,

@@ -244,6 +244,9 @@ pub enum CallError {
     /// The agent refused or failed.
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// The agent dies whenever it is started.
+    #[error("the agent cannot start")]
+    CannotStart(#[source] Failure),
     /// No agent listens there.
     #[error(
         "no lamina agent answers at {}; the log beside it may say why, `lamina mount` starts it again",
@@ -291,12 +294,12 @@ pub fn call(socket: &Path, request: &Request, timeout: Duration) -> Result<Answe
 /// As [`call`], doing `start` whenever nobody listens: to start the agent that will.
 ///
 /// # Errors
-/// See [`CallError`]; a failing `start` is [`CallError::NoAgent`].
+/// See [`CallError`]; that of a failing `start`.
 pub fn call_starting(
     socket: &Path,
     request: &Request,
     timeout: Duration,
-    mut start: impl FnMut() -> io::Result<()>,
+    mut start: impl FnMut() -> Result<(), CallError>,
 ) -> Result<Answer, CallError> {
     let deadline = Instant::now() + timeout;
     let path = socket.to_owned();
@@ -317,10 +320,7 @@ pub fn call_starting(
                         source: error,
                     });
                 }
-                start().map_err(|source| CallError::NoAgent {
-                    path: path.clone(),
-                    source,
-                })?;
+                start()?;
             }
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::BrokenPipe

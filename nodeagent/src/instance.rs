@@ -7,6 +7,7 @@
 //!   agent.sock                     mount daemon -> agent (fills)
 //!   mountd.sock                    agent -> mount daemon
 //!   holder.sock                    mount daemon -> holder
+//!   agent.error                    why the agent cannot start, while it cannot
 //!   m/<flist digest>/              one EROFS or FUSE mount per flist, bound to every target
 //! ```
 

@@ -139,7 +139,7 @@ pub(crate) fn umount(args: &args::Umount) -> Result<()> {
     let done = match owner(&args.instance.run_dir, &target)? {
         Some((instance, recorded)) => match daemon::ask_owner(&instance, &request, timeout) {
             // The daemons cannot be had; the mount can be taken down without them.
-            Err(CallError::NoAgent { .. }) => recorded
+            Err(CallError::NoAgent { .. } | CallError::CannotStart(_)) => recorded
                 .unmount(args.force, args.timeout)
                 .map_err(CallError::Failed),
             // Asked twice, because the first answer was lost with an agent.

@@ -13,4 +13,5 @@ mod paths;
 mod shortage;
 mod space;
 mod tidy;
+mod trouble;
 mod usage;

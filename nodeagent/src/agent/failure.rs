@@ -51,11 +51,23 @@ pub(crate) fn of_cache(error: &CacheError) -> FailureKind {
     }
 }
 
+/// What any error with its causes means: the first cause that says.
+pub(crate) fn chain_kind(error: &anyhow::Error) -> FailureKind {
+    let kind = |cause: &(dyn Error + 'static)| {
+        let kind = match cause.downcast_ref::<CacheError>() {
+            Some(error) => of_cache(error),
+            None => of_io(cause.downcast_ref::<io::Error>()?),
+        };
+        (kind != FailureKind::Other).then_some(kind)
+    };
+    error.chain().find_map(kind).unwrap_or(FailureKind::Other)
+}
+
 /// What an I/O failure on a file the caller named means.
 pub(crate) fn of_io(error: &io::Error) -> FailureKind {
     match error.kind() {
         io::ErrorKind::NotFound => FailureKind::NotFound,
-        io::ErrorKind::PermissionDenied => FailureKind::Denied,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => FailureKind::Denied,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::Exhausted,
         io::ErrorKind::ResourceBusy => FailureKind::Busy,
         io::ErrorKind::InvalidInput | io::ErrorKind::NotADirectory => FailureKind::Invalid,

@@ -24,6 +24,7 @@ mod profile;
 mod sources;
 mod space;
 mod stores;
+pub mod trouble;
 mod watch;
 
 use crate::instance::Instance;
@@ -54,7 +55,10 @@ pub fn run(config: AgentConfig) -> Result<()> {
         .enable_all()
         .build()
         .context("start the I/O runtime")?;
-    runtime.block_on(serve(config))?;
+    let instance = config.instance.clone();
+    runtime
+        .block_on(serve(config))
+        .inspect_err(|error| trouble::leave(&instance, error))?;
     // Fetches nobody waits for any more must not keep the process.
     runtime.shutdown_background();
     Ok(())
@@ -69,6 +73,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let _lock = rundir::lock_as_child(config.instance.dir(), "agent.lock", PREDECESSOR_PATIENCE)?;
     // Another instance may mean the same cache, by another run directory.
     let _cache = cache_lock::take(&config.cache, config.instance.dir(), PREDECESSOR_PATIENCE)?;
+    let instance = config.instance.clone();
     let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;
     let calls = calls::listen(&config.instance.api_socket()).context("listen for calls")?;
     let space = Arc::new(space::Space::open(&config.cache).context("open the cache")?);
@@ -81,6 +86,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         Arc::new(fill::Fills(Arc::clone(&agent))),
     ));
     agent.adopt().await.context("find live mounts again")?;
+    trouble::forget(&instance);
     agent.tell_holder();
     let watching = tokio::spawn(watch::unmounts(Arc::clone(&agent)));
     let upkeep = tokio::spawn(watch::upkeep(Arc::clone(&agent)));

@@ -33,6 +33,7 @@ use crate::api::{Answer, FailureKind, MountCall, MountInfo, UmountCall};
 use crate::holder::HolderClient;
 use crate::mountd::MountdClient;
 use activity::Activity;
+use anyhow::Context;
 use lamina_flist::{FlistDigest, Limits};
 use lamina_mount::cache::CacheDir;
 use pending::Pending;
@@ -76,7 +77,8 @@ impl Agent {
         fetcher: Arc<Fetcher>,
     ) -> anyhow::Result<Self> {
         let flists = FlistDir::open(&config.cache, Limits::default(), Arc::clone(&space));
-        let profiles = ProfileDir::open(&config.state)?;
+        let profiles = ProfileDir::open(&config.state)
+            .with_context(|| format!("open the state directory {}", config.state.display()))?;
         let activity = Activity {
             calls: 0,
             mounts: 0,
