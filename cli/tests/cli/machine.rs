@@ -154,7 +154,9 @@ impl Drop for Machine {
             }
             let _ = wait_until(|| {
                 let left = self.daemons();
-                left.iter().for_each(|&pid| kill(pid));
+                for &pid in &left {
+                    kill(pid);
+                }
                 left.is_empty()
             });
         }
