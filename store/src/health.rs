@@ -1,12 +1,15 @@
 //! What all operations of a set know about one store: whether it lately failed, and whether an operation
 //! has already waited in vain for it to come back.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::error::{ErrorKind, StoreError};
+
+/// Who waits longer than this is told why.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Shared by everything that speaks to one store.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(crate) struct Health {
     bad_until: AtomicU64,
     /// The same until which nobody waits for it to come back.
     given_up_until: AtomicU64,
+    /// A warning was logged since it last answered.
+    told: AtomicBool,
 }
 
 impl Health {
@@ -26,6 +31,7 @@ impl Health {
             start: Instant::now(),
             bad_until: AtomicU64::new(0),
             given_up_until: AtomicU64::new(0),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -39,7 +45,16 @@ impl Health {
 
     pub(crate) fn release(&self) {
         self.bad_until.store(0, Ordering::Relaxed);
-        self.given_up_until.store(0, Ordering::Relaxed);
+        self.answered();
+    }
+
+    /// An operation begun at `since` tries again: a wait that takes long is logged, once per outage.
+    pub(crate) fn tries_again(&self, since: Instant, error: &StoreError) {
+        if since.elapsed() > SILENCE_MAX && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "waiting for a store");
+        } else {
+            tracing::debug!(%error, "trying again");
+        }
     }
 
     /// An operation has spent its budget on this store: the next ones ask once and do not wait.
@@ -54,6 +69,7 @@ impl Health {
     /// It answered, whatever it said.
     pub(crate) fn answered(&self) {
         self.given_up_until.store(0, Ordering::Relaxed);
+        self.told.store(false, Ordering::Relaxed);
     }
 
     /// Remembers a failure that says something about the store as a whole, not only about one object.

@@ -135,6 +135,7 @@ impl Retry {
     where
         F: Future<Output = Result<T>>,
     {
+        let start = Instant::now();
         let mut backoff = Backoff::new(&self.options, bytes);
         loop {
             // Asked before: a try may outlast the memory.
@@ -158,7 +159,7 @@ impl Retry {
                 self.health.give_up();
                 return Err(error);
             }
-            tracing::debug!(%error, "trying again");
+            self.health.tries_again(start, &error);
         }
     }
 }

@@ -228,6 +228,7 @@ impl StoreSet {
         F: Future<Output = Result<T>> + Send,
     {
         let owners: Vec<&Member> = self.owners(key.shard_byte()).collect();
+        let start = Instant::now();
         let mut backoff = Backoff::new(&self.options, bytes);
         let mut corrupt_rounds = 0;
         loop {
@@ -257,6 +258,9 @@ impl StoreSet {
                 }
                 let errors = failed.into_iter().map(|(_, error)| error).collect();
                 return Err(no_replica_left(errors).key(key));
+            }
+            for (at, error) in failed.iter().filter(|(_, e)| e.kind().is_transient()) {
+                owners[*at].health.tries_again(start, error);
             }
         }
     }
