@@ -218,6 +218,14 @@ fn a_target_in_use_is_named() {
     machine.ok(&["mount", "x.fl", "m"]);
     let said = machine.fails(1, &["mount", "y.fl", "m"]);
     assert!(said.contains("x.fl is mounted there"), "{said}");
+    let digest = |file| machine.json(&["inspect", file])["digest"].clone();
+    let (was, now) = (digest("x.fl"), digest("y.fl"));
+    std::fs::rename(machine.path("y.fl"), machine.path("x.fl")).unwrap();
+    let said = machine.fails(1, &["mount", "x.fl", "m"]);
+    for digest in [was, now] {
+        let digest = digest.as_str().unwrap();
+        assert!(said.contains(digest), "{digest} is not in {said}");
+    }
     machine.ok(&["umount", "m"]);
 }
 

@@ -243,7 +243,9 @@ fn again(known: &LiveMount, call: &MountCall, digest: &FlistDigest) -> Result<Mo
 fn difference(known: &LiveMount, call: &MountCall, digest: &FlistDigest) -> Option<String> {
     let was = &known.extra.call;
     if known.flist.digest != *digest {
-        return Some(String::new());
+        // The file may be the same, with another flist in it now.
+        let was = known.flist.digest;
+        return Some(format!(" with the digest {was}, not {digest}"));
     }
     if was.upper != call.upper {
         return Some(match &was.upper {
