@@ -311,6 +311,37 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_cannot_be_read_are_damage_and_transfers_that_fail_are_not() {
+        let layer = |error| code(&LayerFailure::Stream(StreamError::Read(error)).into());
+        let bad_deflate = io::Error::new(io::ErrorKind::InvalidInput, "corrupt deflate stream");
+        assert_eq!(layer(bad_deflate), 8);
+        assert_eq!(layer(io::ErrorKind::UnexpectedEof.into()), 8);
+        assert_eq!(layer(io::Error::from_raw_os_error(libc::EACCES)), 4);
+        let url = "https://host.example/v2/".to_owned();
+        let limited = RegistryError::RateLimited { url, attempts: 3 };
+        assert_eq!(layer(io::Error::other(limited)), 6);
+    }
+
+    #[test]
+    fn an_image_that_is_not_there_is_told_from_one_that_is_not_named() {
+        let source = |error| code(&ConvertError::Source(SourceError::Layout(error)).into());
+        let dir = || std::path::PathBuf::from("oci");
+        let tags = Vec::new;
+        let why = "no image".to_owned();
+        let missing = LayoutError::Tag {
+            dir: dir(),
+            why,
+            tags: tags(),
+        };
+        assert_eq!(source(missing), 3);
+        let several = LayoutError::Several {
+            dir: dir(),
+            tags: tags(),
+        };
+        assert_eq!(source(several), 2);
+    }
+
+    #[test]
     fn a_cause_is_not_printed_twice() {
         let inner = io::Error::other("disk on fire");
         let error = Err::<(), _>(inner)
