@@ -14,14 +14,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// A name a flist may be written to.
+/// A name a flist may be written to, as typed.
 #[derive(Debug)]
-pub(crate) struct Out {
-    /// As the user typed it.
-    typed: PathBuf,
-    /// Where the bytes go: links followed.
-    target: PathBuf,
-}
+pub(crate) struct Out(PathBuf);
 
 impl Out {
     /// Checks a name the user typed.
@@ -34,21 +29,15 @@ impl Out {
         rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
             .map_err(std::io::Error::from)
             .with_context(|| {
-                format!(
-                    "write {}: no file can be made in {}",
-                    typed.display(),
-                    folder.display()
-                )
+                let (typed, folder) = (typed.display(), folder.display());
+                format!("write {typed}: no file can be made in {folder}")
             })?;
-        Ok(Self {
-            typed: typed.to_owned(),
-            target,
-        })
+        Ok(Self(typed.to_owned()))
     }
 
     /// The name as typed.
     pub(crate) fn path(&self) -> &Path {
-        &self.typed
+        &self.0
     }
 
     /// Writes beside the name, then renames: a crash leaves the old file or the whole new one.
@@ -56,11 +45,13 @@ impl Out {
     /// # Errors
     /// The disk; or the name has meanwhile become one that must not be replaced.
     pub(crate) fn write(&self, parts: &[&[u8]]) -> Result<()> {
-        let target = Self::new(&self.typed)?.target;
+        let target = target(&self.0)?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let partial = folder(&target).join(format!(".{name}.{}", std::process::id()));
         let written = (|| {
-            let mut file = File::create(&partial)?;
+            // A process of our number may have left one; a link put there is not followed.
+            let _ = std::fs::remove_file(&partial);
+            let mut file = File::create_new(&partial)?;
             parts.iter().try_for_each(|part| file.write_all(part))?;
             file.sync_all()?;
             std::fs::rename(&partial, &target)
@@ -68,7 +59,7 @@ impl Out {
         if written.is_err() {
             let _ = std::fs::remove_file(&partial);
         }
-        written.with_context(|| format!("write {}", self.typed.display()))
+        written.with_context(|| format!("write {}", self.0.display()))
     }
 }
 

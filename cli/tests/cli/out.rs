@@ -95,3 +95,23 @@ fn where_the_flist_goes_is_checked_before_anything_is_uploaded() {
         "nothing was uploaded"
     );
 }
+
+#[test]
+fn a_read_only_file_system_is_exit_code_4_before_anything_is_uploaded() {
+    let machine = Machine::new();
+    sample_tree(&machine.dir("source"));
+    machine.dir("ro");
+    made(&machine, "mount -t tmpfs -o ro,size=64k tmpfs ro");
+    let store = machine.store();
+    let said = machine.fails(4, &["pack", "source", "-s", &store, "-o", "ro/x.fl"]);
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert_eq!(
+        std::fs::read_dir(machine.path("store")).unwrap().count(),
+        0,
+        "nothing was uploaded"
+    );
+    machine.ok(&["pack", "source", "-s", &store, "-o", "x.fl"]);
+    machine.fails(4, &["unpack", "x.fl", "ro/out"]);
+    let shown = machine.fails(4, &["pack", "source", "-s", "ro/store", "-o", "y.fl"]);
+    assert!(shown.contains("ro/store"), "{shown}");
+}
