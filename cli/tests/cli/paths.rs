@@ -110,6 +110,34 @@ fn a_run_directory_too_long_for_sockets_is_refused_with_the_limit() {
     machine.ok(&["umount", "m", "--run-dir", fits]);
 }
 
+/// Once, Lamina mounted over its own directories, and could not be asked any more.
+#[test]
+fn a_mount_does_not_hide_what_serves_it() {
+    let machine = packed();
+    symlink(machine.path("cache"), machine.path("behind")).unwrap();
+    for (target, what) in [
+        ("", "run directory"),
+        ("run", "run directory"),
+        ("cache", "cache"),
+        ("behind", "cache"),
+        ("state", "state directory"),
+        ("store", "the flist's store"),
+    ] {
+        let target = machine.path(target);
+        let said = machine.fails(2, &["mount", "x.fl", target.to_str().unwrap()]);
+        assert!(said.contains(what), "{said}");
+    }
+    machine.dir("cache/blobs/m");
+    let said = machine.fails(2, &["mount", "x.fl", "cache/blobs/m"]);
+    assert!(said.contains("lies in Lamina's cache"), "{said}");
+    machine.dir("elsewhere/store");
+    machine.dir("elsewhere/m");
+    let other = ["mount", "x.fl", "elsewhere", "-s", "elsewhere/store"];
+    machine.fails(2, &other);
+    machine.ok(&["mount", "x.fl", "elsewhere/m"]);
+    machine.ok(&["umount", "elsewhere/m"]);
+}
+
 fn in_foreground(machine: &Machine) -> Child {
     let child = lamina(machine)
         .args(["mount", "x.fl", "m", "--foreground"])

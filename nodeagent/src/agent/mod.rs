@@ -19,6 +19,7 @@ mod lanes;
 mod live;
 mod mounts;
 pub mod offline;
+mod overlap;
 mod prefetch;
 mod profile;
 mod sources;

@@ -10,7 +10,7 @@ use crate::agent::flists::Admitted;
 use crate::agent::guide::Guide;
 use crate::agent::kernel::View;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
-use crate::agent::{failure, kernel, stores};
+use crate::agent::{failure, kernel, overlap, stores};
 use crate::api::{FailureKind, MountCall, MountInfo};
 use crate::mountd::{BlobRegistration, MountRecord};
 use lamina_flist::{BlobId, FlistDigest};
@@ -36,6 +36,7 @@ impl Agent {
             .map_err(|error| failure(error.kind(), &error))?;
         let digest = admitted.flist.digest();
         deadline.check("checking the flist")?;
+        overlap::check(&self.config, &admitted.flist.meta().stores, call)?;
         // The watcher may not have seen yet what was unmounted elsewhere a moment ago.
         self.forget_gone()?;
         // Nor the end of what used the call's UPPER.
