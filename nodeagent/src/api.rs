@@ -118,7 +118,7 @@ pub struct PrefetchCall {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
     /// Of [`Request::Mount`].
-    Mounted(MountInfo),
+    Mounted(Box<MountInfo>),
     /// Of [`Request::Mounts`].
     Mounts {
         /// Every mount of the instance, by target.
@@ -180,6 +180,10 @@ pub struct MountInfo {
     pub reads: u64,
     /// Of them answered from local data without waiting.
     pub reads_local: u64,
+    /// Reads that failed, with `EIO`.
+    pub reads_failed: u64,
+    /// Why data could not be had the last time; empty when that has not happened to this agent.
+    pub last_error: String,
     /// Chunks brought by prefetch before anybody asked.
     pub chunks_prefetched: u64,
     /// Chunks somebody had to wait for.

@@ -21,21 +21,18 @@ impl Show for MountList {
         let mounts = output::columns(
             [
                 "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
-                "PROFILE", "FLIST",
+                "FAILED", "PROFILE", "FLIST",
             ],
             &rows,
         );
         let caches: Vec<_> = self.caches.iter().map(cache_line).collect();
-        let noted = self.mounts.iter().filter(|info| !info.note.is_empty());
-        let notes: Vec<String> = noted
-            .map(|info| format!("\n{}: {}", info.target.display(), info.note))
-            .collect();
+        let notes: Vec<String> = self.mounts.iter().map(notes).collect();
         let notes = notes.concat();
         format!("{mounts}{notes}\n\n{}", caches.join("\n"))
     }
 }
 
-fn mount_row(info: &MountInfo) -> [String; 11] {
+fn mount_row(info: &MountInfo) -> [String; 12] {
     [
         info.target.display().to_string(),
         match info.state {
@@ -51,9 +48,21 @@ fn mount_row(info: &MountInfo) -> [String; 11] {
         output::size(info.bytes_fetched),
         info.reads.to_string(),
         output::percent(info.reads_local, info.reads),
+        info.reads_failed.to_string(),
         info.profile.clone(),
         info.flist.display().to_string(),
     ]
+}
+
+/// Lines below the table on what is wrong with a mount.
+fn notes(info: &MountInfo) -> String {
+    let target = info.target.display();
+    let said = [("", &info.note), ("last failed read: ", &info.last_error)];
+    let lines = said.iter().filter(|(_, text)| !text.is_empty());
+    let lines: Vec<String> = lines
+        .map(|(what, text)| format!("\n{target}: {what}{text}"))
+        .collect();
+    lines.concat()
 }
 
 fn cache_line(cache: &CacheInfo) -> String {

@@ -66,6 +66,11 @@ fn a_store_that_is_gone_gives_an_error_and_later_the_right_bytes() {
     std::fs::rename(machine.path("store"), machine.path("away")).unwrap();
     let error = std::fs::read(machine.path("m/a/b/random")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    let mount = &machine.json(&["mounts"])["mounts"][0];
+    assert!(mount["reads_failed"].as_u64() > Some(0), "{mount}");
+    let why = mount["last_error"].as_str().unwrap();
+    assert!(why.contains("not found"), "{why}");
+    assert!(machine.ok(&["mounts"]).contains(why));
     std::fs::rename(machine.path("away"), machine.path("store")).unwrap();
     let source = std::fs::read(machine.path("source/a/b/random")).unwrap();
     assert!(wait_until(

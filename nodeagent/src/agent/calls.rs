@@ -80,7 +80,10 @@ async fn read(stream: &mut UnixStream) -> io::Result<Request> {
 
 async fn answer(request: Request, agent: &Arc<Agent>) -> Result<Answer, Failure> {
     match request {
-        Request::Mount(call) => agent.mount(call).await.map(Answer::Mounted),
+        Request::Mount(call) => {
+            let mounted = agent.mount(call).await;
+            mounted.map(|info| Answer::Mounted(info.into()))
+        }
         Request::Umount(call) => agent.umount(call).await.map(|()| Answer::Done),
         Request::Mounts => agent.list().await,
         Request::Prefetch(call) => agent

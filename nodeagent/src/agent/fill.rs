@@ -40,7 +40,11 @@ impl FillHandler for Fills {
             .fetcher
             .ensure(&source, entries, Urgency::Demand)
             .await
-            .map_err(|error| FillFailure::new(kind_of(&error), crate::chain(&error)))
+            .map_err(|error| {
+                let message = crate::chain(&error);
+                source.note_error(message.clone());
+                FillFailure::new(kind_of(&error), message)
+            })
     }
 }
 

@@ -136,10 +136,15 @@ impl LiveMount {
             ready_us: self.ready_us.load(Ordering::Relaxed),
             ..MountInfo::default()
         };
+        let lasts = live.sources.iter().filter_map(|source| source.last_error());
+        if let Some((_, last)) = lasts.max_by_key(|(at, _)| *at) {
+            info.last_error = last;
+        }
         for source in &live.sources {
             source.counts.add_to(&mut info);
             if let Some(stats) = stats.get(&source.id) {
                 info.reads += stats.reads;
+                info.reads_failed += stats.reads_failed;
                 info.reads_local += stats
                     .reads
                     .saturating_sub(stats.reads_waited + stats.reads_failed);

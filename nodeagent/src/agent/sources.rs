@@ -10,7 +10,7 @@ use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Swept, Trust};
 use lamina_store::{ChunkReader, ChunkSource};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -23,6 +23,7 @@ pub(crate) struct Source {
     pub(crate) holds: Holds,
     sequence: Mutex<Sequence>,
     density: Density,
+    last_error: Mutex<Option<(Instant, String)>>,
     closing: watch::Sender<bool>,
     /// Flists in use that hold this blob: each can say where its chunks are.
     providers: RwLock<Vec<Provider>>,
@@ -60,6 +61,22 @@ impl Source {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         providers.first().map(|provider| Arc::clone(&provider.lane))
+    }
+
+    /// Notes why data somebody waited for could not be had.
+    pub(crate) fn note_error(&self, message: String) {
+        *self.last_error_mut() = Some((Instant::now(), message));
+    }
+
+    /// When and why data could not be had the last time.
+    pub(crate) fn last_error(&self) -> Option<(Instant, String)> {
+        self.last_error_mut().clone()
+    }
+
+    fn last_error_mut(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nothing uses the blob any more.
@@ -373,6 +390,7 @@ impl Sources {
             holds: Holds::default(),
             sequence: Mutex::default(),
             density: Density::default(),
+            last_error: Mutex::default(),
             closing: watch::Sender::new(false),
             providers: RwLock::new(vec![provider]),
             _lease: lease,
