@@ -156,7 +156,8 @@ pub struct MountInfo {
     pub target: PathBuf,
     /// Whether it is there and can be read.
     pub state: MountState,
-    /// What is wrong with a mount that is not `mounted`, and what to do.
+    /// What is wrong with a mount that is not `mounted`, and what to do; in the answer of
+    /// [`Request::Mount`] what looks wrong.
     pub note: String,
     /// The flist file given by the user.
     pub flist: PathBuf,

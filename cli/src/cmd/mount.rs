@@ -34,6 +34,9 @@ pub(crate) fn mount(args: &args::Mount) -> Result<()> {
     let Answer::Mounted(info) = answer else {
         bail!("the agent gave an answer of another kind")
     };
+    if !info.note.is_empty() {
+        eprintln!("warning: {}", info.note);
+    }
     tracing::info!(mode = info.mode, ready_us = info.ready_us, "mounted");
     foreground.map_or(Ok(()), |foreground| {
         stay(foreground, &instance, target, args.timeout)

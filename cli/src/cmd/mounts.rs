@@ -57,7 +57,7 @@ fn mount_row(info: &MountInfo) -> [String; 12] {
 /// Lines below the table on what is wrong with a mount.
 fn notes(info: &MountInfo) -> String {
     let target = info.target.display();
-    let said = [("", &info.note), ("last failed read: ", &info.last_error)];
+    let said = [("", &info.note), ("last error: ", &info.last_error)];
     let lines = said.iter().filter(|(_, text)| !text.is_empty());
     let lines: Vec<String> = lines
         .map(|(what, text)| format!("\n{target}: {what}{text}"))

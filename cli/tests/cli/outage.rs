@@ -1,6 +1,6 @@
 //! Processes killed, stores gone, cache files tampered with: readers wait or are told, never fooled.
 
-use crate::machine::{Machine, kill, snapshot, wait_until};
+use crate::machine::{Machine, kill, snapshot, text, wait_until};
 use crate::mounts::packed;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -76,6 +76,29 @@ fn a_store_that_is_gone_gives_an_error_and_later_the_right_bytes() {
     assert!(wait_until(
         || std::fs::read(machine.path("m/a/b/random")).is_ok_and(|got| got == source)
     ));
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn a_mount_warns_of_a_store_that_has_nothing_unless_all_is_local() {
+    let machine = packed();
+    machine.dir("m");
+    let elsewhere = ["mount", "x.fl", "m", "-s", "nosuchstore"];
+    let said = |args: &[&str]| {
+        let output = machine.run(args);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let warned = said(&elsewhere);
+    assert!(warned.contains("warning: no store has data"), "{warned}");
+    assert!(warned.contains("nosuchstore"), "{warned}");
+    assert!(machine.ok(&["mounts"]).contains("last error: no store has"));
+    machine.ok(&["umount", "m"]);
+    assert_eq!(said(&["mount", "x.fl", "m"]), "");
+    machine.ok(&["prefetch", "m"]);
+    machine.ok(&["umount", "m"]);
+    assert_eq!(said(&elsewhere), "");
     machine.ok(&["umount", "m"]);
 }
 

@@ -170,14 +170,8 @@ fn what_the_kernel_reads_by_itself_is_never_evicted() {
 fn a_cache_that_cannot_hold_one_read_says_so() {
     let machine = packed_noise();
     let target = machine.dir("m");
-    machine.ok(&[
-        "mount",
-        "x.fl",
-        "m",
-        "--cache-size",
-        "30KiB",
-        "--no-prefetch",
-    ]);
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    bounded(&machine, "x.fl", 30 << 10);
     let error = read_anew(&target, 0).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     let said = || machine.log().contains("raise --cache-size");

@@ -14,6 +14,7 @@ mod adopt;
 mod close;
 mod deadline;
 mod detached;
+mod doubt;
 mod learning;
 mod list;
 pub(super) mod own;

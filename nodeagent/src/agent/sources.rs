@@ -144,6 +144,11 @@ impl Source {
         (entries.start as u32).min(end)..end
     }
 
+    /// Whether every entry is local.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.file.is_present(0..self.file.map().len())
+    }
+
     /// Bytes of the entries that are local.
     pub(crate) fn bytes_local(&self) -> u64 {
         let map = self.file.map();

@@ -66,7 +66,10 @@ impl Agent {
             .ready_us
             .store(ready_us, std::sync::atomic::Ordering::Relaxed);
         self.start_prefetch(&live, call);
-        Ok(mount.info(&BTreeMap::new()))
+        Ok(MountInfo {
+            note: self.doubt(&live),
+            ..mount.info(&BTreeMap::new())
+        })
     }
 
     /// Opens a flist's blobs and mounts it at its own mount point.
