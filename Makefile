@@ -77,7 +77,7 @@ corpus: deps ## Build every benchmark image (about 15 minutes and 12 GB the firs
 bench: build ## Measure everything against native ext4 and peers; writes docs/benchmarks.md
 	python3 -m bench
 
-bench-quick: build ## The same in under five minutes: fewer rounds, small images
+bench-quick: build ## The same in under ten minutes: fewer rounds, small images
 	python3 -m bench --quick
 
 ##@ Housekeeping

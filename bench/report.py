@@ -94,7 +94,7 @@ def table(result: dict, path: pathlib.Path) -> str:
         f" load average {about['load'][0]} before, {result['load_after'][0]} after",
         "- " + ", ".join(f"{name} {version.removeprefix(name).strip()}" for name, version in about["versions"].items()),
         f"- every sample: `{path}`",
-        "- again: `make bench` (all, about an hour), `make bench-quick` (under five minutes), `python3 -m bench --only warm`", "",
+        "- again: `make bench` (all, about an hour), `make bench-quick` (under ten minutes), `python3 -m bench --only warm`", "",
     ]
     by_id: dict[str, list] = {}
     for row in result["rows"]:

@@ -39,6 +39,11 @@ pub(crate) struct NotFound(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct Damaged(pub(crate) String);
 
+/// Nothing is known to be wrong, but stores could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreachable(pub(crate) String);
+
 /// Prints the error with its causes and gives the exit code.
 pub(crate) fn report(error: &Error) -> ExitCode {
     eprintln!("error: {}", crate::output::printable(&message(error)));
@@ -71,6 +76,9 @@ fn code(error: &Error) -> u8 {
     }
     if error.downcast_ref::<Damaged>().is_some() {
         return INTEGRITY;
+    }
+    if error.downcast_ref::<Unreachable>().is_some() {
+        return UNAVAILABLE;
     }
     error.chain().find_map(known_code).unwrap_or(FAILURE)
 }

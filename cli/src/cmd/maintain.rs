@@ -8,7 +8,7 @@ use crate::progress::Bar;
 use crate::{args, exit};
 use anyhow::{Context, Result, bail};
 use lamina_flist::{Flist, FlistMeta};
-use lamina_store::{LoadOptions, StoreSet};
+use lamina_store::{ErrorKind, LoadOptions, StoreSet};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,6 +153,9 @@ struct Verification {
     chunks: u64,
     bytes: u64,
     problems: Vec<String>,
+    /// Whether all of them are stores that could not be asked.
+    #[serde(skip)]
+    only_unreachable: bool,
 }
 
 impl Show for Verification {
@@ -194,6 +197,7 @@ pub(crate) fn verify(args: &args::Verify) -> Result<()> {
         chunks: 0,
         bytes: 0,
         problems: Vec::new(),
+        only_unreachable: false,
     };
     if !args.no_data && flist.pack_count() > 0 {
         let set = stores::open_for(&args.flist, &flist, &args.read)?;
@@ -203,6 +207,11 @@ pub(crate) fn verify(args: &args::Verify) -> Result<()> {
     output::print(&result, args.output.output)?;
     if problems > 0 {
         let problems = output::counted(problems as u64, "problem");
+        if result.only_unreachable {
+            bail!(exit::Unreachable(format!(
+                "{problems}: stores could not be asked; what could be read is right"
+            )));
+        }
         bail!(exit::Damaged(format!("{problems} found")));
     }
     Ok(())
@@ -234,6 +243,10 @@ fn verify_data(flist: &Flist, set: &StoreSet, result: &mut Verification) -> Resu
     let text =
         |problem: &lamina_store::Problem| format!("{:#}", anyhow::anyhow!("{}", problem.error));
     result.problems = report.problems.iter().map(text).collect();
+    result.only_unreachable = report.problems.iter().all(|problem| {
+        let kind = problem.error.kind();
+        matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout)
+    });
     let untold = report.problem_count - report.problems.len() as u64;
     if untold > 0 {
         result.problems.push(format!("{untold} more problems"));

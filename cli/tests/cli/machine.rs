@@ -147,19 +147,22 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // A daemon that is just being started mounts after a first look: look again when all are gone.
-        for _ in 0..2 {
-            for point in self.mounted().into_iter().rev() {
+        /// Looks in a row that found nothing: a daemon may be about to be started, or to mount.
+        const QUIET: usize = 3;
+        let mut quiet = 0;
+        let _ = wait_until(|| {
+            let (daemons, mounted) = (self.daemons(), self.mounted());
+            for &pid in &daemons {
+                kill(pid);
+            }
+            for point in mounted.iter().rev() {
                 let _ = Command::new("umount").arg("-l").arg(point).output();
             }
-            let _ = wait_until(|| {
-                let left = self.daemons();
-                for &pid in &left {
-                    kill(pid);
-                }
-                left.is_empty()
-            });
-        }
+            let found = !daemons.is_empty() || !mounted.is_empty();
+            quiet = if found { 0 } else { quiet + 1 };
+            std::thread::sleep(Duration::from_millis(20));
+            quiet == QUIET
+        });
     }
 }
 

@@ -102,6 +102,14 @@ fn a_mount_warns_of_a_store_that_has_nothing_unless_all_is_local() {
     machine.ok(&["umount", "m"]);
 }
 
+/// Port 9 of loopback is closed: nobody runs a discard service any more.
+#[test]
+fn a_store_that_is_down_is_unavailable_to_verify_not_damaged() {
+    let machine = packed();
+    let said = machine.fails(6, &["verify", "x.fl", "-s", "http://127.0.0.1:9/packs"]);
+    assert!(said.contains("could not be asked"), "{said}");
+}
+
 #[test]
 fn a_store_that_lies_gives_an_error_never_wrong_bytes() {
     let machine = packed();
