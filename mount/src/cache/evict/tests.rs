@@ -75,8 +75,17 @@ impl Scene {
         CacheDir::new(self.root.path()).blob_dir(&self.id)
     }
 
+    /// A test beside this one may be starting a process, which has our lock until it runs its program.
     fn open(&self, trust: Trust) -> BlobFile {
-        BlobFile::open(&self.dir(), &self.id, map_bytes, trust).unwrap()
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        loop {
+            match BlobFile::open(&self.dir(), &self.id, map_bytes, trust) {
+                Err(CacheError::Busy(_)) if std::time::Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn filled() -> (Self, BlobFile) {
