@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use lamina_flist::{BlobId, BlobMap, ChunkId};
 use memmap2::Mmap;
@@ -120,6 +121,28 @@ impl BlobFile {
         }
         blob.write_seal(false)?;
         Ok(blob)
+    }
+
+    /// As [`BlobFile::open`]; waits up to `patience` for a process that has the blob open for writing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_waiting(
+        dir: &Path,
+        id: &BlobId,
+        map_bytes: impl Fn() -> Vec<u8>,
+        trust: Trust,
+        patience: Duration,
+    ) -> Result<Self, CacheError> {
+        /// Long beside a look, short beside a mount.
+        const RETRY: Duration = Duration::from_millis(5);
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::open(dir, id, &map_bytes, trust) {
+                Err(CacheError::Busy(_)) if Instant::now() < deadline => std::thread::sleep(RETRY),
+                opened => return opened,
+            }
+        }
     }
 
     /// The blob's id.

@@ -383,7 +383,8 @@ impl Sources {
         let map_bytes = || provider.flist.blob_map_bytes(index).unwrap_or_default();
         // Not under the lock: verifying takes as long as the blob is large, and fills of other blobs
         // look them up meanwhile. Mounts take turns, so nobody else opens this one.
-        let file = self.open_file(&id, map_bytes, trust(&id))?;
+        let dir = self.cache.blob_dir(&id);
+        let file = BlobFile::open_waiting(&dir, &id, map_bytes, trust(&id), CLOSING_PATIENCE)?;
         let report = file.report();
         if report.cleared > 0 {
             tracing::warn!(blob = %id, cleared = report.cleared, "dropped damaged cache data");
@@ -404,25 +405,6 @@ impl Sources {
         self.space.watch(&cold);
         self.map().insert(id, Arc::clone(&source));
         Ok(source)
-    }
-
-    /// Opens a blob's files. A fetch that was under way when the blob was closed keeps them until it has
-    /// stopped.
-    fn open_file(
-        &self,
-        id: &BlobId,
-        map_bytes: impl Fn() -> Vec<u8>,
-        trust: Trust,
-    ) -> Result<BlobFile, CacheError> {
-        let deadline = Instant::now() + CLOSING_PATIENCE;
-        loop {
-            match BlobFile::open(&self.cache.blob_dir(id), id, &map_bytes, trust) {
-                Err(CacheError::Busy(_)) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                opened => return opened,
-            }
-        }
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, HashMap<BlobId, Arc<Source>>> {

@@ -77,15 +77,8 @@ impl Scene {
 
     /// A test beside this one may be starting a process, which has our lock until it runs its program.
     fn open(&self, trust: Trust) -> BlobFile {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        loop {
-            match BlobFile::open(&self.dir(), &self.id, map_bytes, trust) {
-                Err(CacheError::Busy(_)) if std::time::Instant::now() < deadline => {
-                    std::thread::yield_now();
-                }
-                opened => return opened.unwrap(),
-            }
-        }
+        let patience = std::time::Duration::from_secs(30);
+        BlobFile::open_waiting(&self.dir(), &self.id, map_bytes, trust, patience).unwrap()
     }
 
     fn filled() -> (Self, BlobFile) {
