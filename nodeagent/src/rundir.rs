@@ -1,7 +1,7 @@
 //! The run directory of an instance: sockets, locks and state of its daemons.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -115,4 +115,21 @@ pub fn lock(dir: &Path, name: &str, patience: Duration) -> Result<File, RunDirEr
             Err(errno) => return Err(failed(errno.into())),
         }
     }
+}
+
+/// Replaces a small private file: whole or not at all, also after a power cut. For one writer at a time.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let staged = path.with_file_name(name);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&staged, path)
 }

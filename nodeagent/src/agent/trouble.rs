@@ -7,10 +7,10 @@
 use super::failure::{chain_kind, failure};
 use crate::api::{Failure, clock_ms};
 use crate::instance::Instance;
+use crate::rundir;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 /// Failures in a row that are no bad luck any more; they follow each other within 100 ms.
@@ -64,16 +64,7 @@ fn path(instance: &Instance) -> PathBuf {
 
 /// Whole or not at all. Agents do not run beside each other while they start.
 fn write(instance: &Instance, trouble: &Trouble) -> io::Result<()> {
-    let staged = instance.dir().join("agent.error.new");
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&staged)?;
-    serde_json::to_writer(&mut file, trouble)?;
-    std::fs::rename(staged, path(instance))
+    rundir::replace_file(&path(instance), &serde_json::to_vec(trouble)?)
 }
 
 fn read(instance: &Instance) -> Option<Trouble> {

@@ -1,7 +1,8 @@
 //! The cache's limits as its users set them, kept in the cache so that the next agent knows them.
 
+use crate::rundir;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -51,17 +52,7 @@ impl Limits {
             bytes_max: self.max,
             expire_s: self.expire.map(|time| time.as_secs()),
         };
-        let staged = cache.join(format!("{NAME}.new"));
-        let mut file = std::fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&staged)?;
-        file.write_all(&serde_json::to_vec(&stored)?)?;
-        file.sync_all()?;
-        std::fs::rename(&staged, cache.join(NAME))
+        rundir::replace_file(&cache.join(NAME), &serde_json::to_vec(&stored)?)
     }
 }
 
