@@ -6,11 +6,12 @@
 
 use super::Agent;
 use crate::agent::failure::{Result, failure, refused};
-use crate::agent::live::LiveFlist;
+use crate::agent::live::{LiveFlist, LiveMount};
 use crate::agent::sources::Source;
 use crate::agent::{ahead::Ahead, prefetch};
 use crate::api::{FailureKind, MountCall, PrefetchCall};
 use crate::mountd::{MountdClient, MountdError};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -56,12 +57,7 @@ impl Agent {
     /// A reader waits for entries of a blob that nobody had asked for: what the files they belong to need
     /// comes next, then what is around them, where much is read in one place.
     pub(crate) fn expect_after(&self, source: &Arc<Source>, entries: &[u32]) {
-        let live: Vec<_> = self
-            .mounts()
-            .values()
-            .filter(|mount| mount.extra.call.prefetch)
-            .map(|mount| Arc::clone(&mount.flist))
-            .collect();
+        let live = self.flists(|mount| mount.extra.call.prefetch);
         let _runtime = self.runtime.enter();
         for live in live {
             if let Some(steps) = live.expected_after(source, entries) {
@@ -80,14 +76,19 @@ impl Agent {
 
     /// Keeps what was recorded so far, of every mount.
     pub(crate) fn save_profiles(&self) {
-        let live: Vec<_> = self
-            .mounts()
-            .values()
-            .map(|mount| Arc::clone(&mount.flist))
-            .collect();
-        for live in live {
+        for live in self.flists(|_| true) {
             self.save_profile(&live, false);
         }
+    }
+
+    /// The flists of these mounts, each once however many targets show it.
+    fn flists(&self, wanted: impl Fn(&LiveMount) -> bool) -> Vec<Arc<LiveFlist>> {
+        let mounts = self.mounts();
+        let wanted = mounts.values().filter(|mount| wanted(mount));
+        let flists: BTreeMap<_, _> = wanted
+            .map(|mount| (mount.flist.digest, Arc::clone(&mount.flist)))
+            .collect();
+        flists.into_values().collect()
     }
 
     /// Keeps what was recorded of a flist; ends the recording when its start is over or it goes.
