@@ -1,0 +1,1 @@
+//! The Kubernetes vocabulary: kinds of the API group `lamina.dev/v1alpha1`.

@@ -1,0 +1,3 @@
+//! `lamina-csi`.
+
+fn main() {}

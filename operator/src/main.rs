@@ -1,0 +1,3 @@
+//! `lamina-operator`.
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! Every gRPC contract of Lamina: generated code, nothing else. The `.proto` files beside it are its
+//! documentation.
+
+/// Packages of the `lamina` contract.
+pub mod lamina {
+    /// Version 1.
+    #[expect(missing_docs, clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("lamina.v1");
+    }
+}
