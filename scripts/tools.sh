@@ -65,7 +65,8 @@ if [ ! -d "$home" ]; then
   flock 9
   if [ ! -d "$home" ]; then # nobody built it while we waited
     work=$(mktemp -d "$root/.$name.XXXXXX")
-    trap 'chmod -R u+w "$work" "$work.target" 2>/dev/null; rm -rf "$work" "$work.target"' EXIT
+    # What fails in the trap would be this script's status: after a success there is nothing left.
+    trap 'chmod -R u+w "$work" "$work.target" 2>/dev/null || true; rm -rf "$work" "$work.target"' EXIT
     (cd "$root" && build "$kind" "$source" "$version" "$work") >&2
     [ -x "$work/$(program "$name")" ] || { echo "tools.sh: $name $version has no program" >&2; exit 1; }
     mv "$work" "$home"
