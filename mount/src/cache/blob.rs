@@ -119,7 +119,7 @@ impl BlobFile {
             }
             blob.free_absent();
         }
-        blob.write_seal(false)?;
+        blob.note_opened()?;
         Ok(blob)
     }
 
@@ -269,6 +269,21 @@ impl BlobFile {
     fn write_seal(&self, closed: bool) -> Result<(), CacheError> {
         self.current_seal(closed)?
             .store(&self.dir.join(files::SEAL))
+    }
+
+    /// Says that the blob is open. On a full disk an older seal of this boot may stay: it proves nothing
+    /// once something is written. One of another boot may not, for it says that no kernel has the file.
+    fn note_opened(&self) -> Result<(), CacheError> {
+        let noted = self.write_seal(false);
+        let Err(CacheError::Full { .. }) = noted else {
+            return noted;
+        };
+        let now = self.current_seal(false)?;
+        let before = Seal::load(&self.dir.join(files::SEAL));
+        match before.is_some_and(|seal| seal.boot_id == now.boot_id) {
+            true => Ok(()),
+            false => noted,
+        }
     }
 
     fn is_trusted(&self, trust: Trust) -> Result<bool, CacheError> {

@@ -96,6 +96,14 @@ impl CacheError {
         }
     }
 
+    /// Whether the disk or a quota has no room left: freeing some may help.
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Full { source, .. } = self else {
+            return false;
+        };
+        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    }
+
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),

@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
+
 use super::CacheError;
 
 pub(super) const MAP: &str = "map";
@@ -60,6 +63,21 @@ pub(super) fn replace_sized(path: &Path, len: u64) -> Result<File, CacheError> {
         .map_err(|source| CacheError::io("extend", &staged, source))?;
     settle(&staged, path)?;
     Ok(file)
+}
+
+/// Gives a file that is to be mapped and written all its blocks: on a full disk, touching a hole through
+/// a mapping would kill the process (SIGBUS).
+pub(super) fn allocate(file: &File, path: &Path) -> Result<(), CacheError> {
+    let len = file
+        .metadata()
+        .map_err(|source| CacheError::io("stat", path, source))?
+        .len();
+    let allocated = retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, len));
+    match allocated {
+        // Such a file system has no way to ask; most of them have no holes either.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(CacheError::io("allocate", path, errno.into())),
+    }
 }
 
 /// Puts a file with these bytes in the place of whatever has this name.

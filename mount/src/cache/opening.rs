@@ -114,6 +114,7 @@ fn find_present(dir: &Path, entries: usize) -> Result<Option<Present>, CacheErro
 }
 
 fn map_present(file: &File, path: &Path, entries: usize) -> Result<Option<Present>, CacheError> {
+    files::allocate(file, path)?;
     Present::open_writable(file, entries).map_err(|source| CacheError::io("map", path, source))
 }
 
@@ -125,5 +126,6 @@ pub(super) fn open_touched(dir: &Path, entries: usize) -> Result<Touched, CacheE
         Err(CacheError::Damaged { .. }) => files::replace_sized(&path, len)?,
         other => other?,
     };
+    files::allocate(&file, &path)?;
     Touched::open(&file, entries).map_err(|source| CacheError::io("map", &path, source))
 }

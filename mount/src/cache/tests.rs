@@ -361,6 +361,27 @@ fn a_full_disk_is_a_named_error_and_marks_nothing() {
 }
 
 #[test]
+fn a_blob_is_opened_again_on_a_full_disk_and_its_bitmaps_have_their_blocks() {
+    let disk = SmallDisk::new(64 << 10);
+    let id = BlobId::of(&map_bytes());
+    let dir = CacheDir::new(disk.0.path()).blob_dir(&id);
+    let open = || BlobFile::open(&dir, &id, map_bytes, Trust::SameBoot);
+    let blob = open().unwrap();
+    assert!(blob.write_entry(0, &content(0)).unwrap());
+    drop(blob);
+    let filler = fs::write(disk.0.path().join("filler"), vec![1; 64 << 10]);
+    assert_eq!(filler.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    let blob = open().unwrap();
+    assert_eq!(blob.report(), OpenReport::default());
+    // Without blocks of their own these would kill the process (SIGBUS).
+    blob.touched.set(0..3);
+    blob.present.raise_generation();
+    assert_only_true_bytes(&blob);
+    let full = blob.write_entry(2, &content(2)).unwrap_err();
+    assert!(full.is_disk_full(), "{full}");
+}
+
+#[test]
 fn entries_written_by_many_threads_are_never_seen_half_written() {
     let scene = Scene::new();
     let blob = scene.open(Trust::Closed);
