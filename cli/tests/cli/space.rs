@@ -319,3 +319,68 @@ fn a_long_log_is_put_aside_and_every_daemon_goes_on_in_a_new_one() {
     assert!(aside.len() >= 17 * MIB);
     machine.ok(&["umount", "m"]);
 }
+
+/// A file system of so many bytes over a directory; [`Machine`] unmounts what is left below it.
+fn small_disk(dir: &Path, bytes: u64) {
+    let options = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, options.as_c_str()).unwrap();
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_bound_evicts_and_reads_go_on() {
+    let machine = packed_noise();
+    small_disk(&machine.path("cache"), 8 * MIB);
+    let target = machine.dir("m");
+    machine.ok(&[
+        "mount",
+        "x.fl",
+        "m",
+        "--cache-size",
+        "64MiB",
+        "--no-prefetch",
+    ]);
+    for _ in 0..2 {
+        read_all(&target);
+    }
+    assert!(machine.log().contains("the disk is full; evicted"));
+    let agent = machine.daemon("agent").unwrap();
+    kill(agent);
+    assert!(wait_until(|| machine
+        .daemon("agent")
+        .is_some_and(|now| now != agent)));
+    read_all(&target);
+    let mount = &machine.json(&["mounts"])["mounts"][0];
+    assert_eq!(mount["reads_failed"], 0, "{}", machine.log());
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn a_disk_that_others_filled_is_named_with_what_to_do() {
+    let machine = packed_noise();
+    let cache = machine.path("cache");
+    small_disk(&cache, 8 * MIB);
+    let target = machine.dir("m");
+    machine.ok(&[
+        "mount",
+        "x.fl",
+        "m",
+        "--cache-size",
+        "64MiB",
+        "--no-prefetch",
+    ]);
+    let hog = cache.join("somebody's");
+    let full = std::fs::write(&hog, vec![1; 8 * MIB as usize]).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    let error = read_anew(&target, 0).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    let said = machine.json(&["mounts"])["mounts"][0]["last_error"].to_string();
+    let wanted = format!("the disk of the cache {} is full", cache.display());
+    assert!(
+        said.contains(&wanted) && said.contains("free space"),
+        "{said}"
+    );
+    std::fs::remove_file(&hog).unwrap();
+    assert!(wait_until(|| read_anew(&target, 0).is_ok()));
+    machine.ok(&["umount", "m"]);
+}

@@ -27,7 +27,7 @@ pub(crate) struct Source {
     closing: watch::Sender<bool>,
     /// Flists in use that hold this blob: each can say where its chunks are.
     providers: RwLock<Vec<Provider>>,
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// A flist that holds a blob.
@@ -184,7 +184,7 @@ impl Source {
         missing.map(|entry| self.entry_cost(entry)).sum()
     }
 
-    /// Stores a chunk that arrived; says whether it was new. Writing is to the page cache; hashing and
+    /// Stores a chunk that arrived; says whether it was new. On a full disk, what may go makes room. Writing is to the page cache; hashing and
     /// copying 64 KiB takes tens of microseconds, but a full disk may block: it runs where blocking is
     /// allowed.
     pub(crate) async fn keep(
@@ -194,18 +194,29 @@ impl Source {
         stored_len: u32,
         urgency: Urgency,
     ) -> Result<bool, FetchError> {
-        let source = Arc::clone(self);
         let len = plain.len() as u64;
+        let mut room = self.lease.space().disk_room(urgency);
+        let new = loop {
+            match self.write(entry, plain.clone()).await {
+                Err(FetchError::Cache { source, .. }) if source.is_disk_full() => {
+                    let room = room.make(self.entry_cost(entry)).await;
+                    room.map_err(FetchError::NoRoom)?;
+                }
+                written => break written?,
+            }
+        };
+        if new {
+            self.counts.count(len, u64::from(stored_len), urgency);
+        }
+        Ok(new)
+    }
+
+    async fn write(self: &Arc<Self>, entry: u32, plain: bytes::Bytes) -> Result<bool, FetchError> {
+        let source = Arc::clone(self);
         let written =
             tokio::task::spawn_blocking(move || source.file.write_entry(entry as usize, &plain));
         match written.await {
-            Ok(Ok(new)) => {
-                if new {
-                    self.counts.count(len, u64::from(stored_len), urgency);
-                }
-                Ok(new)
-            }
-            Ok(Err(error)) => Err(FetchError::Cache {
+            Ok(written) => written.map_err(|error| FetchError::Cache {
                 blob: self.id,
                 source: Arc::new(error),
             }),
@@ -287,6 +298,9 @@ fn within_file(end: u32, ahead: Range<u32>, goes_on: impl Fn(usize) -> bool) -> 
 /// How long a blob that is being closed is waited for: its fetches have been stopped, a slow disk may
 /// still write what had arrived.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Room made on a full disk for the files of a blob besides its data: a map takes about 48 bytes per entry.
+const OPENING_BYTES: u64 = 1 << 20;
 
 /// Every open blob.
 #[derive(Debug)]
@@ -384,7 +398,18 @@ impl Sources {
         // Not under the lock: verifying takes as long as the blob is large, and fills of other blobs
         // look them up meanwhile. Mounts take turns, so nobody else opens this one.
         let dir = self.cache.blob_dir(&id);
-        let file = BlobFile::open_waiting(&dir, &id, map_bytes, trust(&id), CLOSING_PATIENCE)?;
+        let trust = trust(&id);
+        let open = || BlobFile::open_waiting(&dir, &id, map_bytes, trust, CLOSING_PATIENCE);
+        let file = match open() {
+            // Not for a blob that is mounted: others that are may not be leased yet.
+            Err(error) if error.is_disk_full() && trust == Trust::Closed => {
+                match self.space.free_disk_blocking(OPENING_BYTES) {
+                    true => open()?,
+                    false => return Err(error),
+                }
+            }
+            opened => opened?,
+        };
         let report = file.report();
         if report.cleared > 0 {
             tracing::warn!(blob = %id, cleared = report.cleared, "dropped damaged cache data");
@@ -399,7 +424,7 @@ impl Sources {
             last_error: Mutex::default(),
             closing: watch::Sender::new(false),
             providers: RwLock::new(vec![provider]),
-            _lease: lease,
+            lease,
         });
         let cold: Arc<dyn Cold> = Arc::clone(&source) as _;
         self.space.watch(&cold);

@@ -8,12 +8,15 @@
 //! 2. cold entries of blobs in use ([`clock`]), except of those the kernel reads by itself and except
 //!    what a reader waits for.
 //!
+//! The same goes when the disk is full before the bound is reached ([`disk_full`]).
+//!
 //! The books are a figure kept up by adding and corrected by looking at the disk whenever room is
 //! made. Nothing blocks under their lock: looking and removing happen on threads that may block, one
 //! such thread at a time.
 
 mod clock;
 mod disk;
+mod disk_full;
 mod limits;
 
 #[cfg(test)]
@@ -29,6 +32,7 @@ use limits::Limits;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
@@ -68,6 +72,8 @@ pub(crate) struct Space {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// A reservation ended.
     given_back: Notify,
+    /// How often something was freed because the disk was full.
+    frees: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -120,6 +126,11 @@ pub(crate) enum NoRoom {
     Taken { max: u64 },
     #[error("{needed} bytes are needed at once, and the cache may hold {max}: raise --cache-size")]
     TooSmall { needed: u64, max: u64 },
+    #[error(
+        "the disk of the cache {} is full (the cache has {used} bytes of the {max} it may) and nothing in the cache can be dropped: free space on that disk, unmount something, or put the cache elsewhere with --cache",
+        .cache.display()
+    )]
+    DiskFull { cache: PathBuf, used: u64, max: u64 },
 }
 
 /// What making room came to.
@@ -157,6 +168,7 @@ impl Space {
             removed: Condvar::new(),
             turn: Arc::default(),
             given_back: Notify::new(),
+            frees: AtomicU64::new(0),
         })
     }
 
@@ -388,12 +400,13 @@ impl Space {
         })
     }
 
-    /// Removes an item, unless somebody leases it. One that cannot be removed stays; others may do.
-    fn evict(&self, found: &OnDisk) {
+    /// Removes an item, unless somebody leases it; gives the bytes freed. One that cannot be removed
+    /// stays; others may do.
+    fn evict(&self, found: &OnDisk) -> u64 {
         {
             let mut books = self.books();
             if books.leases.contains_key(&found.item) {
-                return;
+                return 0;
             }
             books.doomed.insert(found.item);
         }
@@ -404,11 +417,12 @@ impl Space {
         if let Err(error) = removed {
             drop(books);
             tracing::warn!(item = %found.item, %error, "remove from the cache");
-            return;
+            return 0;
         }
         books.used = books.used.saturating_sub(found.bytes);
         drop(books);
         tracing::info!(item = %found.item, bytes = found.bytes, "evicted from the cache");
+        found.bytes
     }
 }
 
@@ -433,6 +447,13 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.space.books().reserved -= self.bytes;
         self.space.given_back.notify_waiters();
+    }
+}
+
+impl Lease {
+    /// The cache the item is in.
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
     }
 }
 
