@@ -1,8 +1,10 @@
 //! Who may fetch how much at once: a lane per set of stores, and one bound for all of them.
 //!
 //! A store that hangs keeps what was asked of it for as long as its deadlines allow. In a lane of its
-//! own it keeps only those who want its data; readers of other stores do not queue behind it, unless so
-//! many hang at once that their full lanes use up the bound for all ([`TOTAL_KIB`]: eight of them).
+//! own it keeps only those who want its data; readers of other stores do not queue behind it, however
+//! many hang at once: a lane never waits for others for its fair share of the bound ([`total`]).
+
+mod total;
 
 use lamina_store::ChunkReader;
 use std::collections::HashMap;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use total::{Share, Taken, Total};
 
 /// Batches under way at once in a lane: enough to fill a fast link at 10 ms.
 const BATCHES_MAX: usize = 16;
@@ -18,7 +21,8 @@ const BATCHES_MAX: usize = 16;
 const AHEAD_MAX: usize = 6;
 /// Plain data in flight in a lane, in KiB: two of the largest batches, sixteen of ordinary ones.
 const LANE_KIB: u32 = 32 << 10;
-/// Plain data in flight in all lanes, in KiB: bounds the agent's memory.
+/// Plain data in flight in all lanes, in KiB: bounds the agent's memory, but for the fair shares of many
+/// lanes at once.
 const TOTAL_KIB: u32 = 256 << 10;
 
 /// Stores that were late are asked last for this long.
@@ -28,7 +32,7 @@ const LATE_FOR: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Lanes {
     open: Mutex<HashMap<String, Weak<Lane>>>,
-    total: Arc<Semaphore>,
+    total: Arc<Total>,
 }
 
 /// The way to one set of stores.
@@ -38,7 +42,7 @@ pub(crate) struct Lane {
     slots: Semaphore,
     ahead: Semaphore,
     kib: Semaphore,
-    total: Arc<Semaphore>,
+    share: Share,
     /// Readers waiting on demand.
     waiting: AtomicU64,
     /// When a batch last ran out of time.
@@ -49,7 +53,8 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 pub(crate) struct Underway<'a> {
     _slot: Option<SemaphorePermit<'a>>,
-    _kib: [Option<SemaphorePermit<'a>>; 2],
+    _own: Option<SemaphorePermit<'a>>,
+    _total: Taken<'a>,
 }
 
 /// One reader waiting on demand.
@@ -60,7 +65,7 @@ impl Lanes {
     pub(crate) fn new() -> Self {
         Self {
             open: Mutex::default(),
-            total: Arc::new(Semaphore::new(TOTAL_KIB as usize)),
+            total: Arc::new(Total::new(TOTAL_KIB)),
         }
     }
 
@@ -87,7 +92,7 @@ impl Lanes {
             slots: Semaphore::new(BATCHES_MAX),
             ahead: Semaphore::new(AHEAD_MAX),
             kib: Semaphore::new(LANE_KIB as usize),
-            total: Arc::clone(&self.total),
+            share: Share::of(&self.total),
             waiting: AtomicU64::new(0),
             late: Mutex::default(),
         });
@@ -105,10 +110,10 @@ impl Lane {
         // Nobody closes these semaphores.
         let slot = self.slots.acquire().await.ok();
         let own = self.kib.acquire_many(kib).await.ok();
-        let total = self.total.acquire_many(kib).await.ok();
         Underway {
             _slot: slot,
-            _kib: [own, total],
+            _own: own,
+            _total: self.share.take(kib).await,
         }
     }
 
@@ -171,25 +176,21 @@ mod tests {
     }
 
     #[test]
-    fn bytes_in_flight_are_bounded_in_a_lane_and_in_all() {
+    fn however_many_sets_of_stores_hang_another_gets_its_share() {
         let lanes = Lanes::new();
-        let lane = lanes.named("a".into());
-        let _most = lane.enter(u64::MAX).now_or_never().unwrap();
-        assert!(lane.enter(1).now_or_never().is_none());
-        let others: Vec<_> = (1..TOTAL_KIB / LANE_KIB)
+        let hanging: Vec<_> = (0..3 * TOTAL_KIB / LANE_KIB)
             .map(|lane| lanes.named(lane.to_string()))
             .collect();
-        let _full: Vec<_> = others
-            .iter()
-            .map(|lane| lane.enter(u64::MAX).now_or_never().unwrap())
-            .collect();
-        assert!(
-            lanes
-                .named("one more".into())
-                .enter(1)
-                .now_or_never()
-                .is_none()
-        );
+        let mut held = Vec::new();
+        for lane in &hanging {
+            while let Some(underway) = lane.enter(4 << 20).now_or_never() {
+                held.push(underway);
+            }
+        }
+        let healthy = lanes.named("healthy".into());
+        let largest = 16 << 20;
+        assert!(healthy.enter(largest).now_or_never().is_some());
+        assert!(hanging[0].enter(1).now_or_never().is_none());
     }
 
     #[test]

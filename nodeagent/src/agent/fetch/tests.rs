@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agent::sources::Sources;
+use futures::FutureExt;
 use lamina_flist::Flist;
 use lamina_image::convert::PackPlace;
 use lamina_image::pack::{PackDirOptions, pack_directory};
@@ -131,6 +132,27 @@ fn the_stores_of_another_flist_are_asked_when_the_first_ones_hang() {
     assert!(Arc::ptr_eq(&source, &same));
     scene.demand(&source).unwrap();
     assert!(source.file.is_complete());
+}
+
+#[test]
+fn sets_of_stores_that_hang_do_not_keep_another_from_reading() {
+    let scene = Scene::new(Patience::default());
+    let hanging: Vec<_> = (0..12)
+        .map(|at| {
+            let source = scene.open(&at.to_string(), &format!("{}{at}/", scene.hanging()));
+            source.providers().pop().unwrap()
+        })
+        .collect();
+    let source = scene.open("healthy", &scene.healthy());
+    for provider in &hanging {
+        scene.sources.close(&provider.digest);
+    }
+    // As much as each may have asked for.
+    let _held: Vec<_> = hanging
+        .iter()
+        .map(|provider| provider.lane.enter(u64::MAX).now_or_never())
+        .collect();
+    scene.demand(&source).unwrap();
 }
 
 #[test]
