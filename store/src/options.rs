@@ -88,6 +88,11 @@ impl StoreOptions {
     /// A transfer slower than this counts as hanging.
     pub const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 
+    /// One page of a listing: a registry may read all of its tags for each.
+    pub(crate) fn page_timeout(&self) -> Duration {
+        self.attempt_timeout * 2
+    }
+
     /// `base` plus what `bytes` take at 4 MiB/s: asking a second replica for what the first is still sending
     /// at a fair pace would only halve the line.
     pub(crate) fn hedge_allow(base: Duration, bytes: u64) -> Duration {

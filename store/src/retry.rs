@@ -22,7 +22,8 @@ use crate::options::StoreOptions;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause: a store that comes back is found within this.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Listings have no known size: one page at a time still needs this long on a slow store.
+/// Listings have no known size: all of their pages may take this long on a slow store. One that sends
+/// nothing is noticed at its page, by the back ends.
 const LIST_BYTES: u64 = 16 << 20;
 
 /// Pauses between tries until the budget is spent.
@@ -127,6 +128,7 @@ impl Retry {
 
     async fn run<T, F>(
         &self,
+        options: &StoreOptions,
         what: &'static str,
         key: Option<&ObjectKey>,
         bytes: u64,
@@ -136,7 +138,7 @@ impl Retry {
         F: Future<Output = Result<T>>,
     {
         let start = Instant::now();
-        let mut backoff = Backoff::new(&self.options, bytes);
+        let mut backoff = Backoff::new(options, bytes);
         loop {
             // Asked before: a try may outlast the memory.
             let given_up = self.health.is_given_up();
@@ -194,37 +196,52 @@ impl Store for Retry {
     }
 
     async fn get(&self, key: &ObjectKey, len_max: u64) -> Result<Bytes> {
-        self.run("read", Some(key), len_max, || self.inner.get(key, len_max))
-            .await
+        self.run(&self.options, "read", Some(key), len_max, || {
+            self.inner.get(key, len_max)
+        })
+        .await
     }
 
     async fn get_range(&self, pack: &PackRef, range: Range<u64>) -> Result<Bytes> {
         let len = range.end.saturating_sub(range.start);
-        self.run("read", Some(&pack.key()), len, || {
+        self.run(&self.options, "read", Some(&pack.key()), len, || {
             self.inner.get_range(pack, range.clone())
         })
         .await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<u64> {
-        self.run("look up", Some(key), 0, || self.inner.head(key))
-            .await
-    }
-
-    async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<()> {
-        self.run("write", Some(key), bytes.len() as u64, || {
-            self.inner.put(key, bytes.clone())
+        self.run(&self.options, "look up", Some(key), 0, || {
+            self.inner.head(key)
         })
         .await
     }
 
+    async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<()> {
+        self.run(
+            &self.options,
+            "write",
+            Some(key),
+            bytes.len() as u64,
+            || self.inner.put(key, bytes.clone()),
+        )
+        .await
+    }
+
     async fn list(&self, kind: ObjectKind) -> Result<Vec<Listed>> {
-        self.run("list", None, LIST_BYTES, || self.inner.list(kind))
+        // What waiting for a page takes is no matter of size.
+        let options = StoreOptions {
+            attempt_timeout: self.options.page_timeout(),
+            ..self.options.clone()
+        };
+        self.run(&options, "list", None, LIST_BYTES, || self.inner.list(kind))
             .await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<()> {
-        self.run("delete", Some(key), 0, || self.inner.delete(key))
-            .await
+        self.run(&self.options, "delete", Some(key), 0, || {
+            self.inner.delete(key)
+        })
+        .await
     }
 }

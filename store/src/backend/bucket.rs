@@ -7,6 +7,7 @@ mod connect;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::api::{LIST_MAX, Listed, PackRef, Store, check_range};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::key::{ObjectKey, ObjectKind};
 use crate::options::StoreOptions;
+use crate::retry::bounded;
 use crate::url::{BucketUrl, StoreUrl};
 
 /// A bucket, or a folder in one.
@@ -32,6 +34,7 @@ pub struct BucketStore {
     name: String,
     /// Said with errors when no credentials were found.
     hint: Option<&'static str>,
+    page_timeout: Duration,
 }
 
 impl BucketStore {
@@ -51,6 +54,7 @@ impl BucketStore {
             prefix,
             name,
             hint,
+            page_timeout: options.page_timeout(),
         })
     }
 
@@ -165,7 +169,10 @@ impl Store for BucketStore {
             .collect();
         let mut found = Vec::new();
         let mut stream = self.inner.list(Some(&folder));
-        while let Some(meta) = stream.next().await {
+        loop {
+            let next = async { Ok(stream.next().await) };
+            let next = bounded(self.page_timeout, &self.name, "list", None, next).await?;
+            let Some(meta) = next else { break };
             let meta = meta.map_err(|e| self.error("list", None, e))?;
             if found.len() == LIST_MAX {
                 let error = StoreError::new(ErrorKind::Invalid, "list", &self.name);

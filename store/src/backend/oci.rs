@@ -15,12 +15,14 @@ mod manifest;
 mod wire;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lamina_flist::Sha256Digest;
 use reqwest::Method;
 use reqwest::header::RANGE;
+use url::Url;
 
 pub use docker::{DockerLogin, docker_login};
 
@@ -29,6 +31,7 @@ use crate::api::{LIST_MAX, Listed, PackRef, Store, check_range};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::key::{ObjectKey, ObjectKind};
 use crate::options::{StoreOptions, UrlTrust};
+use crate::retry::bounded;
 use crate::url::{RepositoryUrl, StoreUrl};
 use manifest::{Artifact, EMPTY, MANIFEST_LEN_MAX, MANIFEST_TYPE, TagList};
 use wire::Registry;
@@ -38,6 +41,7 @@ use wire::Registry;
 pub struct OciStore {
     registry: Registry,
     name: String,
+    page_timeout: Duration,
 }
 
 impl OciStore {
@@ -66,7 +70,11 @@ impl OciStore {
             .map_err(|e| invalid().detail("read the docker config").source(e))?,
         };
         let registry = Registry::new(repository, login).map_err(|e| invalid().source(e))?;
-        Ok(Self { registry, name })
+        Ok(Self {
+            registry,
+            name,
+            page_timeout: options.page_timeout(),
+        })
     }
 
     fn error(&self, kind: ErrorKind, operation: &'static str, key: &ObjectKey) -> StoreError {
@@ -93,6 +101,22 @@ impl OciStore {
                 .detail("its manifest is not one of ours")
         })?;
         Ok((artifact, bytes))
+    }
+
+    /// One page of the tags, and where the next one is; `None` for a repository that does not exist.
+    async fn page(&self, url: Url) -> Result<Option<(TagList, Option<Url>)>> {
+        let fail = |kind| StoreError::new(kind, "list", &self.name);
+        let request = wire::Request::to(Method::GET, url);
+        let response = match self.registry.send(request, fail).await {
+            Ok(response) => response,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let next = self.registry.next_page(&response);
+        let bytes = web::whole(response, manifest::TAGS_LEN_MAX, fail).await?;
+        let tags =
+            serde_json::from_slice(&bytes).map_err(|e| fail(ErrorKind::Corrupt).source(e))?;
+        Ok(Some((tags, next)))
     }
 
     async fn blob_exists(&self, digest: &Sha256Digest, len: u64, key: &ObjectKey) -> Result<bool> {
@@ -215,20 +239,13 @@ impl Store for OciStore {
                     fail(ErrorKind::Corrupt).detail("the registry's list of tags never ends")
                 );
             }
-            let response = match self
-                .registry
-                .send(wire::Request::to(Method::GET, url), fail)
-                .await
-            {
-                Ok(response) => response,
-                Err(error) if error.is_not_found() => break, // nothing was ever pushed
-                Err(error) => return Err(error),
+            let page = self.page(url);
+            let page = bounded(self.page_timeout, &self.name, "list", None, page).await?;
+            let Some((tags, following)) = page else {
+                break; // nothing was ever pushed
             };
-            next = self.registry.next_page(&response);
-            let bytes = web::whole(response, manifest::TAGS_LEN_MAX, fail).await?;
-            let page: TagList =
-                serde_json::from_slice(&bytes).map_err(|e| fail(ErrorKind::Corrupt).source(e))?;
-            let keys = page
+            next = following;
+            let keys = tags
                 .tags
                 .iter()
                 .flatten()

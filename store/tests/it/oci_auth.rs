@@ -1,14 +1,16 @@
 //! Logging in to a registry, and registries that lie.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lamina_store::conformance::sample_pack;
 use lamina_store::pack::SealedPack;
 use lamina_store::{
-    ErrorKind, ObjectKey, ObjectKind, PackRef, Store, StoreOptions, StoreUrl, UrlTrust, backend,
+    ChunkIndex, ErrorKind, LoadOptions, ObjectKey, ObjectKind, PackRef, Store, StoreOptions,
+    StoreSet, StoreUrl, UrlTrust, backend,
 };
 
-use crate::web::{Reply, Web};
+use crate::web::{Body, Reply, Web};
 
 fn open(url: &str) -> Arc<dyn Store> {
     let url: StoreUrl = url.parse().unwrap();
@@ -158,6 +160,41 @@ async fn pages_of_tags_are_followed_on_the_same_registry_only() {
     let listed = open(&url(&web)).list(ObjectKind::Pack).await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].key, ObjectKey::Pack(pack.record.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_hangs_ends_with_its_budget_whatever_a_long_one_may_take() {
+    let options = StoreOptions {
+        attempt_timeout: Duration::from_millis(100),
+        budget: Duration::from_millis(500),
+        ..StoreOptions::default()
+    };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let half = Web::start(|_| Reply::new(200, "").body(Body::Hang));
+    let second = Web::start(|request| match request.target.contains("last=") {
+        true => Reply::new(200, "").body(Body::Hang),
+        false => Reply::new(200, r#"{"tags": null}"#)
+            .header("Link", "</v2/team/packs/tags/list?last=x>; rel=\"next\""),
+    });
+    let silent_port = silent.local_addr().unwrap().port();
+    for port in [silent_port, half.port, second.port] {
+        for url in [
+            format!("oci://127.0.0.1:{port}/team/packs"),
+            format!("s3://key:secret@bucket?endpoint=http://127.0.0.1:{port}"),
+        ] {
+            let set = StoreSet::open(&[url.parse().unwrap()], options.clone()).unwrap();
+            let load = LoadOptions {
+                cache: None,
+                ..LoadOptions::default()
+            };
+            let loading = ChunkIndex::load(&set, &load);
+            // A tenth of what all pages together are allowed.
+            let loaded = tokio::time::timeout(Duration::from_secs(6), loading).await;
+            let error = loaded.expect("within its budget").unwrap_err();
+            let waited = [ErrorKind::Timeout, ErrorKind::Unavailable];
+            assert!(waited.contains(&error.kind()), "{url}: {error}");
+        }
+    }
 }
 
 #[test]
