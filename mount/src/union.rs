@@ -11,6 +11,7 @@
 //! puts it somewhere. Every option is given explicitly, so that a union
 //! behaves the same whatever the kernel's build-time defaults are.
 
+mod apart;
 pub mod upper;
 mod volatile;
 

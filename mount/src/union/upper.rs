@@ -10,7 +10,8 @@
 //!
 //! What always holds: `upper` and `work` are real directories (no symbolic
 //! link, whatever a previous writer left there) on one file system, UPPER is
-//! in no lower and no lower in UPPER, and no second union in reach uses it.
+//! in no lower and no lower in UPPER, and no second union in reach uses it, what
+//! is in it, or what it is in (see `apart.rs`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,12 +21,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::MountAttrFlags;
 
+use super::apart::{check_apart, check_not_mounted, check_not_nested};
 use super::volatile::VolatileState;
 use crate::fscontext::{FsContext, FsError};
-use crate::unmount::mountinfo::MountTable;
-
-/// Directories may be nested this deep before the containment check gives up.
-const DEPTH_MAX: usize = 4096;
 
 /// Where changes go.
 #[derive(Debug, Clone)]
@@ -62,6 +60,17 @@ pub enum UpperError {
     /// UPPER and a lower directory contain one another.
     #[error("{} and a lower directory are inside one another; choose another place for the changes", .0.display())]
     Overlap(PathBuf),
+    /// UPPER and that of a union in use contain one another.
+    #[error(
+        "{} and {}, where another union keeps its changes, are inside one another; choose another place for the changes",
+        path.display(), other.display()
+    )]
+    Nested {
+        /// UPPER.
+        path: PathBuf,
+        /// The other one.
+        other: PathBuf,
+    },
     /// Another union uses it.
     #[error("{} is in use by another union", .0.display())]
     InUse(PathBuf),
@@ -145,12 +154,16 @@ impl UpperDirs {
                 at
             }
         };
+        // Before anything is made: the other union would show it.
+        check_not_nested(&path)?;
         let base = open_base(&path)?;
         lock(&path, &base)?;
         check_apart(&path, &base, lowers)?;
         let upper = open_child(&path, &base, "upper")?;
         let work = open_child(&path, &base, "work")?;
-        check_not_mounted(&path, &upper)?;
+        if !upper.fresh {
+            check_not_mounted(&path, &upper.fd)?;
+        }
         check_one_file_system(&path, [&base, &upper.fd, &work.fd])?;
         if upper.fresh {
             copy_root_metadata(&path, lowers[0], &upper.fd, userxattr)?;
@@ -211,31 +224,6 @@ fn lock(path: &Path, base: &OwnedFd) -> Result<(), UpperError> {
     }
 }
 
-/// Two unions over one upper corrupt each other, and with `index=off` the
-/// kernel only warns. The lock catches unions whose maker still lives; this
-/// catches the others in this mount namespace.
-fn check_not_mounted(path: &Path, upper: &Child) -> Result<(), UpperError> {
-    if upper.fresh {
-        return Ok(());
-    }
-    let table = MountTable::read().map_err(|source| UpperError::Io {
-        what: "reading the mount table for",
-        path: path.to_owned(),
-        source,
-    })?;
-    let ours = rustix::fs::fstat(&upper.fd).map_err(io_error("inspecting", path))?;
-    let taken = table
-        .overlay_uppers()
-        // A name that means something else in every process.
-        .filter(|upper| !upper.starts_with("/proc"))
-        .filter_map(|upper| rustix::fs::stat(upper).ok())
-        .any(|stat| (stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino));
-    if taken {
-        return Err(UpperError::InUse(path.to_owned()));
-    }
-    Ok(())
-}
-
 fn check_one_file_system(path: &Path, fds: [&OwnedFd; 3]) -> Result<(), UpperError> {
     let mut devices = Vec::with_capacity(fds.len());
     for fd in fds {
@@ -250,46 +238,6 @@ fn check_one_file_system(path: &Path, fds: [&OwnedFd; 3]) -> Result<(), UpperErr
     } else {
         Err(UpperError::DifferentFileSystems(path.to_owned()))
     }
-}
-
-type FileId = (u64, u64);
-
-fn check_apart(path: &Path, base: &OwnedFd, lowers: &[BorrowedFd<'_>]) -> Result<(), UpperError> {
-    let id = |fd: BorrowedFd<'_>| {
-        let stat = rustix::fs::fstat(fd).map_err(io_error("inspecting a lower of", path))?;
-        Ok::<FileId, UpperError>((stat.st_dev, stat.st_ino))
-    };
-    let base_id = id(base.as_fd())?;
-    let base_parents = ancestors(path, base.as_fd())?;
-    for lower in lowers {
-        let lower_id = id(*lower)?;
-        let inside = lower_id == base_id
-            || base_parents.contains(&lower_id)
-            || ancestors(path, *lower)?.contains(&base_id);
-        if inside {
-            return Err(UpperError::Overlap(path.to_owned()));
-        }
-    }
-    Ok(())
-}
-
-/// The directories above `fd`, up to the root of this process.
-fn ancestors(path: &Path, fd: BorrowedFd<'_>) -> Result<Vec<FileId>, UpperError> {
-    let mut ids: Vec<FileId> = Vec::new();
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut here = rustix::fs::openat(fd, "..", flags, Mode::empty())
-        .map_err(io_error("walking up from", path))?;
-    while ids.len() < DEPTH_MAX {
-        let stat = rustix::fs::fstat(&here).map_err(io_error("walking up from", path))?;
-        let id = (stat.st_dev, stat.st_ino);
-        if ids.last() == Some(&id) {
-            break; // `..` of the root is the root
-        }
-        ids.push(id);
-        here = rustix::fs::openat(&here, "..", flags, Mode::empty())
-            .map_err(io_error("walking up from", path))?;
-    }
-    Ok(ids)
 }
 
 /// A fresh upper's root replaces the lower's in the union, so it must look

@@ -224,6 +224,32 @@ fn an_upper_in_use_is_refused() {
 }
 
 #[test]
+fn an_upper_inside_that_of_a_live_union_or_around_it_is_refused_and_leaves_nothing() {
+    let sandbox = overlay_sandbox!();
+    let (lower, target) = (lower(&sandbox), sandbox.dir("target"));
+    let home = sandbox.dir("home");
+    let upper = home.join("upper");
+    let nested = |at: &Path| {
+        let error = build(spec(&[&lower], on_disk(at))).expect_err("nested");
+        let UnionError::Upper(UpperError::Nested { path, other }) = &error else {
+            panic!("{error}");
+        };
+        assert_eq!((path.as_path(), other.as_path()), (at, upper.as_path()));
+    };
+    let dirs = attach(build(spec(&[&lower], on_disk(&upper))), &target);
+    for inside in ["upper/upper/new", "upper/upper", "upper/beside"] {
+        nested(&home.join(inside));
+    }
+    nested(&home);
+    assert!(!target.join("new").exists() && !upper.join("beside").exists());
+    assert_eq!(std::fs::read_dir(&home).expect("list").count(), 1);
+    build(spec(&[&lower], on_disk(&sandbox.path().join("other")))).expect("apart");
+    drop(dirs);
+    unmount(&target);
+    build(spec(&[&lower], on_disk(&upper.join("beside")))).expect("nobody uses it");
+}
+
+#[test]
 fn uppers_that_cannot_work_are_refused_by_name() {
     let sandbox = overlay_sandbox!();
     let lower = lower(&sandbox);
