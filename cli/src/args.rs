@@ -2,6 +2,7 @@
 
 use clap::builder::{OsStringValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Container file systems, instantly: pack, convert, mount.
@@ -41,7 +42,7 @@ pub(crate) enum Command {
     Umount(Umount),
     /// List mounts: mode, bytes local and fetched, hit rates
     Mounts(Mounts),
-    /// Write a flist's whole tree into a directory
+    /// Write a flist's whole tree into a directory (as root with owners, devices and setuid bits)
     Unpack(Unpack),
     /// Show a flist: digest, sizes, stores, tags, image config
     Inspect(Inspect),
@@ -176,6 +177,9 @@ pub(crate) struct Convert {
     /// Layers converted at once, 1 to 64
     #[arg(long, value_name = "N", value_parser = at_most(64))]
     pub(crate) parallel_layers: Option<usize>,
+    /// Refuse a layer that expands further than this; one that is mostly zeros may need more
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) decompression_ratio_max: u64,
     /// Do not compute what to fetch ahead: the command's access profile and the hints
     #[arg(long)]
     pub(crate) no_profile: bool,
@@ -317,6 +321,12 @@ pub(crate) struct Unpack {
     /// Write into a directory that is not empty
     #[arg(long)]
     pub(crate) force: bool,
+    /// Leave out device files
+    #[arg(long)]
+    pub(crate) no_devices: bool,
+    /// Leave out setuid and setgid bits of files, and file capabilities
+    #[arg(long)]
+    pub(crate) no_setuid: bool,
     #[command(flatten)]
     pub(crate) read: ReadAccess,
 }
@@ -335,7 +345,7 @@ pub(crate) struct Tree {
     pub(crate) flist: PathBuf,
     /// Directory inside it
     #[arg(default_value = "/")]
-    pub(crate) path: String,
+    pub(crate) path: OsString,
     /// Deepest level drawn
     #[arg(short = 'L', long)]
     pub(crate) depth: Option<usize>,
@@ -347,7 +357,7 @@ pub(crate) struct Ls {
     pub(crate) flist: PathBuf,
     /// Path inside it
     #[arg(default_value = "/")]
-    pub(crate) path: String,
+    pub(crate) path: OsString,
     /// Mode, owner, size, time
     #[arg(short, long)]
     pub(crate) long: bool,
@@ -364,7 +374,7 @@ pub(crate) struct Cat {
     pub(crate) flist: PathBuf,
     /// Files inside it
     #[arg(required = true)]
-    pub(crate) paths: Vec<String>,
+    pub(crate) paths: Vec<OsString>,
     #[command(flatten)]
     pub(crate) read: ReadAccess,
 }

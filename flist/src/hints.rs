@@ -119,6 +119,11 @@ impl Hints {
         self.shape.files == 0
     }
 
+    /// Number of needs of all files.
+    pub fn edge_count(&self) -> usize {
+        self.shape.edges
+    }
+
     /// The file that entry `entry` of blob `blob` belongs to; of several with
     /// the same content the first.
     pub fn file_at(&self, blob: u16, entry: u32) -> Option<u32> {

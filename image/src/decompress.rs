@@ -31,7 +31,9 @@ pub enum BombError {
         max: u64,
     },
     /// Too many bytes for what was read.
-    #[error("the layer expands more than {max}-fold")]
+    #[error(
+        "the layer expands more than {max}-fold; if it may, convert with a larger --decompression-ratio-max"
+    )]
     Ratio {
         /// The limit.
         max: u64,

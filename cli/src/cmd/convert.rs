@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use lamina_image::convert::{ConvertOptions, convert as convert_image};
 use lamina_image::progress::Progress;
 use lamina_image::registry::{CredentialSource, Credentials, RegistryOptions};
-use lamina_image::{Platform, Source};
+use lamina_image::{Limits, Platform, Source};
 use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 
@@ -46,6 +46,7 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
             .parallel_layers
             .unwrap_or(defaults.layers_in_flight)
             .max(1),
+        limits: limits(args),
         layers_dir: args.layers.clone(),
         store_urls: stores::recorded(&specs, args.tuning.keep_credentials),
         tags,
@@ -70,6 +71,13 @@ pub(crate) fn convert(args: &args::Convert) -> Result<()> {
     output::write_all(summary(&args.out, &converted.digest.to_string(), &stats).as_bytes())
 }
 
+fn limits(args: &args::Convert) -> Limits {
+    Limits {
+        ratio_max: args.decompression_ratio_max,
+        ..Limits::default()
+    }
+}
+
 fn credentials(args: &args::Convert) -> Result<CredentialSource> {
     let Some(username) = &args.username else {
         return Ok(CredentialSource::DockerConfig);
@@ -89,4 +97,25 @@ fn credentials(args: &args::Convert) -> Result<CredentialSource> {
         username: username.clone(),
         password: password.trim_end_matches(['\r', '\n']).to_owned(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[test]
+    fn the_decompression_ratio_is_the_limit_s_unless_another_is_given() {
+        let ratio = |more: &[&str]| {
+            let words = [&["lamina", "convert", "i", "-o", "o", "-s", "/s"], more].concat();
+            let parsed = args::Cli::try_parse_from(words).ok()?;
+            match parsed.command {
+                args::Command::Convert(args) => Some(limits(&args).ratio_max),
+                _ => None,
+            }
+        };
+        assert_eq!(ratio(&[]), Some(Limits::default().ratio_max));
+        assert_eq!(ratio(&["--decompression-ratio-max", "5000"]), Some(5000));
+        assert_eq!(ratio(&["--decompression-ratio-max", "0"]), None);
+    }
 }

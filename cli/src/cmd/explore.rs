@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use lamina_flist::{Device, FileType, Flist, FlistError, FollowSymlinks, Inode};
 use lamina_store::open_flist;
 use serde::Serialize;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// Opens a flist a user named.
@@ -48,8 +50,16 @@ struct Inspection {
     packs: usize,
     stored_bytes: u64,
     profile: Option<String>,
+    hints: Option<HintCounts>,
     #[serde(flatten)]
     meta: lamina_flist::FlistMeta,
+}
+
+/// How many files are known to need how many others.
+#[derive(Serialize)]
+struct HintCounts {
+    files: usize,
+    edges: usize,
 }
 
 #[derive(Serialize)]
@@ -79,6 +89,13 @@ impl Show for Inspection {
             (
                 "profile",
                 self.profile.clone().unwrap_or_else(|| "none".to_owned()),
+            ),
+            (
+                "hints",
+                self.hints.as_ref().map_or_else(
+                    || "none".to_owned(),
+                    |hints| format!("{} files, {} needs", hints.files, hints.edges),
+                ),
             ),
         ];
         rows.extend(
@@ -161,19 +178,24 @@ pub(crate) fn inspect(args: &args::Inspect) -> Result<()> {
         profile: flist
             .profile()
             .map(|profile| format!("{:?}", profile.source).to_lowercase()),
+        hints: flist.hints().map(|hints| HintCounts {
+            files: hints.len(),
+            edges: hints.edge_count(),
+        }),
         meta: flist.meta().clone(),
     };
     output::print(&inspection, args.output.output)
 }
 
-/// The inode at a path a user typed.
-pub(crate) fn find(flist: &Flist, path: &str, follow: FollowSymlinks) -> Result<Inode> {
-    flist
-        .resolve(path.as_bytes(), follow)
-        .map_err(|error| match error {
-            FlistError::NotFound => exit::NotFound(format!("{path} is not in the flist")).into(),
-            error => anyhow::Error::new(error).context(format!("look up {path}")),
-        })
+/// The inode at a path a user typed; names in a flist are bytes, so any will do.
+pub(crate) fn find(flist: &Flist, path: &OsStr, follow: FollowSymlinks) -> Result<Inode> {
+    let path = path.as_bytes();
+    flist.resolve(path, follow).map_err(|error| match error {
+        FlistError::NotFound => {
+            exit::NotFound(format!("{} is not in the flist", shown(path))).into()
+        }
+        error => anyhow::Error::new(error).context(format!("look up {}", shown(path))),
+    })
 }
 
 /// Entries of a directory in name order, without `.` and `..`.
@@ -192,7 +214,7 @@ pub(crate) fn tree(args: &args::Tree) -> Result<()> {
     let flist = open_checked(&args.flist)?;
     let root = find(&flist, &args.path, FollowSymlinks::Always)?;
     let mut counts = (0u64, 0u64);
-    output::write_all(format!("{}\n", args.path).as_bytes())?;
+    output::write_all(format!("{}\n", shown(args.path.as_bytes())).as_bytes())?;
     draw(
         &flist,
         &root,
@@ -315,7 +337,7 @@ pub(crate) fn ls(args: &args::Ls) -> Result<()> {
             open.extend(below.into_iter().rev());
         }
     } else {
-        entries.push(listed(&flist, args.path.clone(), &inode)?);
+        entries.push(listed(&flist, shown(args.path.as_bytes()), &inode)?);
     }
     output::print(
         &Listing {

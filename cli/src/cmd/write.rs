@@ -1,6 +1,6 @@
 //! Getting file contents out of a flist: `cat`, `unpack`.
 
-use super::explore::{find, open_checked};
+use super::explore::{find, open_checked, shown};
 use super::pack::Shown;
 use super::{runtime, stores};
 use crate::output;
@@ -9,6 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use lamina_flist::{BlobEntry, FileSpan, FileType, Flist, FollowSymlinks, Inode, SpanSource};
 use lamina_image::unpack::{UnpackError, UnpackOptions};
 use lamina_store::{ChunkReader, ChunkSource, ReadOptions};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// Chunks in memory at once while printing: at most 16 MiB.
@@ -26,18 +28,19 @@ pub(crate) fn cat(args: &args::Cat) -> Result<()> {
     for (path, inode) in inodes {
         for span in flist.file_map(&inode)? {
             print_span(args, &flist, &runtime, &mut reader, span)
-                .with_context(|| format!("read {path}"))?;
+                .with_context(|| format!("read {}", shown(path.as_bytes())))?;
         }
     }
     Ok(())
 }
 
-fn regular(flist: &Flist, path: &str) -> Result<Inode> {
+fn regular(flist: &Flist, path: &OsStr) -> Result<Inode> {
     let inode = find(flist, path, FollowSymlinks::Always)?;
     match inode.file_type() {
         FileType::File => Ok(inode),
         kind => bail!(exit::Usage(format!(
-            "{path} is no regular file but {}",
+            "{} is no regular file but {}",
+            shown(path.as_bytes()),
             named(kind)
         ))),
     }
@@ -142,6 +145,8 @@ pub(crate) fn unpack(args: &args::Unpack) -> Result<()> {
     };
     let options = UnpackOptions {
         into_existing: args.force,
+        devices: !args.no_devices,
+        setuid: !args.no_setuid,
         ..UnpackOptions::default()
     };
     let progress = Shown::new("unpacking");

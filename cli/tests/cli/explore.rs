@@ -1,7 +1,10 @@
 //! Looking into flists without mounting, and getting files out again.
 
-use crate::machine::{Machine, snapshot};
+use crate::machine::{Machine, snapshot, text};
 use crate::mounts::packed;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn unpack_gives_back_the_source() {
@@ -208,4 +211,48 @@ fn a_pipe_that_closes_early_is_no_error() {
         (Some(0), &b""[..])
     );
     let _ = Machine::new;
+}
+
+#[test]
+fn a_path_in_a_flist_may_be_any_bytes() {
+    let machine = packed();
+    let name = OsStr::from_bytes(b"na\xffme");
+    let ran = |verb: &str, path: &OsStr| machine.run(&[OsStr::new(verb), OsStr::new("x.fl"), path]);
+    assert_eq!(ran("cat", name).stdout, b"\xff\xfebad");
+    assert_eq!(text(&ran("ls", name).stdout).trim(), "na\\xffme");
+    for verb in ["cat", "ls", "tree"] {
+        let refused = ran(verb, OsStr::from_bytes(b"no\xff"));
+        assert_eq!(refused.status.code(), Some(3), "{verb}");
+        let said = text(&refused.stderr);
+        assert!(said.contains("no\\xff is not in the flist"), "{said}");
+    }
+}
+
+#[test]
+fn unpack_leaves_out_devices_and_setuid_bits_when_told_to() {
+    let machine = packed();
+    machine.ok(&["unpack", "x.fl", "out", "--no-devices", "--no-setuid"]);
+    assert!(!machine.path("out/null").exists());
+    let mode = |path: &str| {
+        std::fs::metadata(machine.path(path))
+            .unwrap()
+            .permissions()
+            .mode()
+    };
+    assert_eq!(mode("out/a/hello") & 0o7777, 0o755);
+    assert_eq!(mode("out/empty") & 0o7777, 0o1777);
+    assert_eq!(mode("source/a/hello") & 0o7777, 0o4755);
+    assert!(machine.path("out/fifo").exists());
+}
+
+#[test]
+fn inspect_counts_hints() {
+    let machine = packed();
+    assert!(machine.ok(&["inspect", "x.fl"]).contains("hints"));
+    let shown = machine.json(&["inspect", "x.fl"]);
+    let hints = shown.get("hints").expect("said, if only as null");
+    assert!(
+        hints.is_null() || hints["files"].as_u64() > Some(0),
+        "{hints}"
+    );
 }

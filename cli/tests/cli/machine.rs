@@ -1,5 +1,6 @@
 //! A machine of one's own for a test: directories, the command, and an end that leaves nothing.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Machine {
     }
 
     /// Runs `lamina` and gives what came of it.
-    pub(crate) fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[impl AsRef<OsStr>]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
         command
             .args(args)

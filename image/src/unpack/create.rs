@@ -49,6 +49,9 @@ pub(super) fn create<'t>(
             creation.pending.directories.push((path, &node.meta));
             continue;
         }
+        if !creation.target.options.devices && is_device(&node.kind) {
+            continue;
+        }
         let linked = !node.kind.is_directory() && tree.nlink(id) > 1;
         creation.add(path, node, linked.then_some(id))?;
         creation.target.report.entries += 1;
@@ -209,11 +212,7 @@ impl<'t> Creation<'_, '_, 't> {
             _ => Err(Errno::INVAL),
         };
         let created = result.is_ok();
-        let device = matches!(
-            node.kind,
-            NodeKind::CharDevice(_) | NodeKind::BlockDevice(_)
-        );
-        if device {
+        if is_device(&node.kind) {
             self.target.tolerate(result, "create", path, "device")?;
             self.done(parent, path, "create", Ok(()))?;
         } else {
@@ -225,6 +224,10 @@ impl<'t> Creation<'_, '_, 't> {
             Ok(())
         }
     }
+}
+
+fn is_device(kind: &NodeKind) -> bool {
+    matches!(kind, NodeKind::CharDevice(_) | NodeKind::BlockDevice(_))
 }
 
 fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {

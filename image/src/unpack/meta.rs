@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use lamina_flist::{Metadata, Node, NodeKind};
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, lsetxattr,
-    setxattr, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat,
+    lsetxattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -28,12 +28,18 @@ impl Target<'_> {
         let (uid, gid) = owner(meta);
         let owned = rustix::fs::chown(&link, uid, gid);
         self.tolerate(owned, "set the owner of", path, "owner")?;
+        let io = |e| UnpackError::io("set mode and time of", &self.path(path), e);
+        let strips = !self.options.setuid && !is_directory(fd).map_err(io)?;
         for (name, value) in &meta.xattrs {
+            if strips && name.as_slice() == CAPABILITIES {
+                continue;
+            }
             let set = setxattr(&link, name.as_slice(), value, XattrFlags::empty());
             let what = String::from_utf8_lossy(name);
             self.tolerate(set, "set an attribute of", path, &what)?;
         }
-        rustix::fs::chmod(&link, Mode::from_raw_mode(u32::from(meta.perm)))
+        let kept = if strips { !SETUID_SETGID } else { !0 };
+        rustix::fs::chmod(&link, Mode::from_raw_mode(u32::from(meta.perm) & kept))
             .and_then(|()| utimensat(CWD, &link, &times(meta), AtFlags::empty()))
             .map_err(|e| UnpackError::io("set mode and time of", &self.path(path), e))
     }
@@ -64,6 +70,15 @@ impl Target<'_> {
         utimensat(&parent, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| UnpackError::io("set the time of", &self.path(path), e))
     }
+}
+
+/// What else gives a program its file's rights.
+const CAPABILITIES: &[u8] = b"security.capability";
+const SETUID_SETGID: u32 = 0o6000;
+
+fn is_directory(fd: &OwnedFd) -> Result<bool, Errno> {
+    let mode = rustix::fs::fstat(fd)?.st_mode;
+    Ok(FileType::from_raw_mode(mode).is_dir())
 }
 
 type Owner = (Option<Uid>, Option<Gid>);

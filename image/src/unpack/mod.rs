@@ -34,6 +34,10 @@ pub struct UnpackOptions {
     /// Go on without owners, devices and privileged xattrs where the kernel
     /// denies them. The default unless we are root.
     pub tolerate_denied: bool,
+    /// Make device files.
+    pub devices: bool,
+    /// Keep setuid and setgid bits of files, and file capabilities.
+    pub setuid: bool,
     /// How to read packs.
     pub read: ReadOptions,
 }
@@ -43,6 +47,8 @@ impl Default for UnpackOptions {
         Self {
             into_existing: false,
             tolerate_denied: !rustix::process::geteuid().is_root(),
+            devices: true,
+            setuid: true,
             read: ReadOptions::default(),
         }
     }
