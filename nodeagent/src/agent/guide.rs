@@ -3,14 +3,14 @@
 //! Each file is followed once per live flist: what its needs led to is fetched or waits to be, and a
 //! reader that gets there first is served on demand.
 
+use crate::agent::profile::RANGES_MAX;
 use lamina_flist::{Flist, Hints, Profile, ProfileRange, ProfileSource};
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Files followed at once at most: a start needs thousands, a hostile table may link a million.
+/// Files followed at once at most, beside the ranges of a profile: a start needs thousands, a hostile
+/// table may link a million.
 const FILES_MAX: usize = 20_000;
-/// Ranges they may have together, for the same reason.
-const RANGES_MAX: usize = 65_536;
 
 /// The hints of a live flist, and how far they were followed.
 #[derive(Debug)]

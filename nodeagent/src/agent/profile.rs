@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Ranges kept at most: an image's start touches hundreds; a full scan is no profile.
-const RANGES_MAX: usize = 65_536;
+pub(crate) const RANGES_MAX: usize = 65_536;
 /// Entries of them: about 16 GiB.
 const ENTRIES_MAX: usize = 1 << 18;
 /// Starts in a row that did not read a range before it is forgotten: images run more than one command.
