@@ -43,7 +43,7 @@ pub use blob::{BlobFile, OpenReport, Trust};
 pub use error::CacheError;
 pub use evict::Swept;
 pub use reader::{BlobReader, FileIdentity, MapCheck, TryRead};
-pub use seal::wait_for_next_tick;
+pub use seal::{Seal, wait_for_next_tick};
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,6 @@
-//! The seal: how a blob's data file was left, so that the next opener knows
-//! whether the bitmap can be believed.
+//! The seal: how a file was left, so that the next opener knows whether what
+//! was found out about it still holds: of a blob's data file, that its bitmap
+//! can be believed; of a flist's copy, that it was checked.
 
 use std::fs::File;
 use std::io;
@@ -13,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::CacheError;
 use super::files;
 
-/// What is written to `seal`.
+/// What is written to a seal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Seal {
-    /// `true`: nobody writes the blob and `data` looks as below. `false`: it
-    /// was opened for writing and not closed yet.
+pub struct Seal {
+    /// `true`: nobody writes the file and it looks as below. `false`: it was
+    /// opened for writing and not closed yet.
     pub(super) closed: bool,
     pub(super) boot_id: String,
     pub(super) ino: u64,
@@ -39,8 +40,17 @@ impl Seal {
         })
     }
 
+    /// Of a file that nobody writes any more; it must be a regular one.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be looked at.
+    pub fn of_closed(path: &Path) -> Result<Self, CacheError> {
+        let file = files::open_regular(path, false)?;
+        Self::of(&file, true).map_err(|source| CacheError::io("stat", path, source))
+    }
+
     /// Reads a seal; anything unreadable is no seal.
-    pub(super) fn load(path: &Path) -> Option<Self> {
+    pub fn load(path: &Path) -> Option<Self> {
         use std::io::Read;
         let mut text = String::new();
         files::open_regular(path, false)
@@ -51,13 +61,17 @@ impl Seal {
         serde_json::from_str(&text).ok()
     }
 
-    pub(super) fn store(&self, path: &Path) -> Result<(), CacheError> {
+    /// Puts it in the place of whatever has this name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn store(&self, path: &Path) -> Result<(), CacheError> {
         let bytes = serde_json::to_vec(self).expect("a seal is plain data");
         files::replace_bytes(path, &bytes)
     }
 
     /// Left alone since a clean close in this boot.
-    pub(super) fn proves_untouched(&self, now: &Self) -> bool {
+    pub fn proves_untouched(&self, now: &Self) -> bool {
         self.closed
             && Self {
                 closed: true,

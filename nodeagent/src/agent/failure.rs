@@ -80,6 +80,7 @@ impl AdmitError {
         match self {
             Self::Read { source, .. } | Self::Copy { source, .. } => of_io(source),
             Self::Refused { .. } => FailureKind::Integrity,
+            Self::Seal(error) => of_cache(error),
             Self::NoRoom { .. } => FailureKind::Exhausted,
         }
     }

@@ -11,12 +11,11 @@
 
 use crate::agent::space::{Item, Lease, NoRoom, Reservation, Space};
 use lamina_flist::{Flist, FlistDigest, FlistError, Limits};
-use lamina_mount::cache::wait_for_next_tick;
+use lamina_mount::cache::{CacheError, Seal, wait_for_next_tick};
 use lamina_store::{OpenFlistError, open_flist};
-use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +40,8 @@ pub(crate) enum AdmitError {
     Refused { path: PathBuf, source: FlistError },
     #[error("keep a copy of the flist as {}", .path.display())]
     Copy { path: PathBuf, source: io::Error },
+    #[error("seal the copy of the flist")]
+    Seal(#[from] CacheError),
     #[error("keep a copy of the flist {}", .path.display())]
     NoRoom { path: PathBuf, source: NoRoom },
 }
@@ -95,10 +96,7 @@ impl FlistDir {
         let flist = open(&path)?;
         if !Self::is_sealed(&path) {
             self.check(&flist, &path)?;
-            seal(&path).map_err(|source| AdmitError::Copy {
-                path: path.clone(),
-                source,
-            })?;
+            seal(&path)?;
         }
         Ok(Admitted {
             flist,
@@ -139,7 +137,7 @@ impl FlistDir {
         self.check(&flist, from)?;
         std::fs::rename(&partial, copy).map_err(failed)?;
         drop(guard);
-        seal(copy).map_err(failed)?;
+        seal(copy)?;
         room.land(copied);
         // Checking touched every page; a fresh mapping has only what is used from now on.
         drop(flist);
@@ -169,45 +167,21 @@ impl FlistDir {
     }
 
     fn is_sealed(copy: &Path) -> bool {
-        let Ok(bytes) = std::fs::read(seal_path(copy)) else {
+        let Some(seal) = Seal::load(&seal_path(copy)) else {
             return false;
         };
-        let Ok(seal) = serde_json::from_slice::<Seal>(&bytes) else {
-            return false;
-        };
-        Seal::of(copy).is_ok_and(|now| now == seal)
+        Seal::of_closed(copy).is_ok_and(|now| seal.proves_untouched(&now))
     }
 }
 
-/// Identity of a checked file: any write or replacement changes it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seal {
-    ino: u64,
-    size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
-    boot: String,
-}
-
-impl Seal {
-    fn of(path: &Path) -> io::Result<Self> {
-        let meta = std::fs::symlink_metadata(path)?;
-        if !meta.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        Ok(Self {
-            ino: meta.ino(),
-            size: meta.len(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
-        })
-    }
-}
-
-fn seal(copy: &Path) -> io::Result<()> {
-    wait_for_next_tick(&File::open(copy)?)?;
-    std::fs::write(seal_path(copy), serde_json::to_vec(&Seal::of(copy)?)?)
+fn seal(copy: &Path) -> Result<(), AdmitError> {
+    let file = File::open(copy);
+    file.and_then(|file| wait_for_next_tick(&file))
+        .map_err(|source| AdmitError::Copy {
+            path: copy.to_owned(),
+            source,
+        })?;
+    Ok(Seal::of_closed(copy)?.store(&seal_path(copy))?)
 }
 
 fn seal_path(copy: &Path) -> PathBuf {

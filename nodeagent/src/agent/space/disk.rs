@@ -59,10 +59,12 @@ impl Disk {
         }
         remove_named(&blobs, |name| name.starts_with(EVICTED))?;
         remove_named(&flists, |name| {
-            name.starts_with('.')
-                && Path::new(name)
+            let is_partial = || {
+                Path::new(name)
                     .extension()
                     .is_some_and(|last| last == "tmp")
+            };
+            name.ends_with(".seal.new") || name.starts_with('.') && is_partial()
         })?;
         Ok(Self { blobs, flists })
     }
