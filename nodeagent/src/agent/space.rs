@@ -14,18 +14,23 @@
 //! made. Nothing blocks under their lock: looking and removing happen on threads that may block, one
 //! such thread at a time.
 
+mod books;
 mod clock;
 mod disk;
 mod disk_full;
 mod limits;
+mod no_room;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use books::{Lease, Reservation};
 pub(crate) use clock::{Cold, Press};
 pub(crate) use disk::Item;
+pub(crate) use no_room::NoRoom;
 
 use crate::agent::fetch::Urgency;
+use books::Books;
 use clock::Clock;
 use disk::{Disk, OnDisk};
 use limits::Limits;
@@ -74,63 +79,6 @@ pub(crate) struct Space {
     given_back: Notify,
     /// How often something was freed because the disk was full.
     frees: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Books {
-    used: u64,
-    /// Of them, what arrived since the disk was last looked at.
-    arrived: u64,
-    reserved: u64,
-    max: u64,
-    limits: Limits,
-    leases: HashMap<Item, usize>,
-    /// Being removed: not to be leased before they are gone.
-    doomed: HashSet<Item>,
-}
-
-impl Books {
-    fn fits(&self, bytes: u64) -> bool {
-        self.used
-            .saturating_add(self.reserved)
-            .saturating_add(bytes)
-            <= self.max
-    }
-}
-
-/// Room kept for data under way. What lands moves from here to the bytes used; the rest is given
-/// back on drop.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    space: Arc<Space>,
-    bytes: u64,
-}
-
-/// Protection of an item from eviction, for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    space: Arc<Space>,
-    item: Item,
-}
-
-/// Why there is no room.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoRoom {
-    #[error(
-        "the cache is full and nothing in it can be dropped: raise --cache-size (now {max} bytes) or unmount something"
-    )]
-    Full { max: u64 },
-    #[error(
-        "the cache is full of what other readers wait for: raise --cache-size (now {max} bytes)"
-    )]
-    Taken { max: u64 },
-    #[error("{needed} bytes are needed at once, and the cache may hold {max}: raise --cache-size")]
-    TooSmall { needed: u64, max: u64 },
-    #[error(
-        "the disk of the cache {} is full (the cache has {used} bytes of the {max} it may) and nothing in the cache can be dropped: free space on that disk, unmount something, or put the cache elsewhere with --cache",
-        .cache.display()
-    )]
-    DiskFull { cache: PathBuf, used: u64, max: u64 },
 }
 
 /// What making room came to.
@@ -423,49 +371,6 @@ impl Space {
         drop(books);
         tracing::info!(item = %found.item, bytes = found.bytes, "evicted from the cache");
         found.bytes
-    }
-}
-
-impl Reservation {
-    /// Bytes that may still come.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Counts bytes that arrived on disk.
-    pub(crate) fn land(&mut self, bytes: u64) {
-        let mut books = self.space.books();
-        books.used += bytes;
-        books.arrived += bytes;
-        let covered = bytes.min(self.bytes);
-        books.reserved -= covered;
-        self.bytes -= covered;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.space.books().reserved -= self.bytes;
-        self.space.given_back.notify_waiters();
-    }
-}
-
-impl Lease {
-    /// The cache the item is in.
-    pub(crate) fn space(&self) -> &Arc<Space> {
-        &self.space
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut books = self.space.books();
-        if let Some(count) = books.leases.get_mut(&self.item) {
-            *count -= 1;
-            if *count == 0 {
-                books.leases.remove(&self.item);
-            }
-        }
     }
 }
 
