@@ -6,6 +6,7 @@ mod doctor;
 mod explore;
 mod foreground;
 mod gc;
+mod inspect;
 mod maintain;
 mod mount;
 mod mounts;
@@ -35,7 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Prefetch(args) => mount::prefetch(&args),
         Command::Unpack(args) => write::unpack(&args),
         Command::Cat(args) => write::cat(&args),
-        Command::Inspect(args) => explore::inspect(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Tree(args) => explore::tree(&args),
         Command::Ls(args) => explore::ls(&args),
         Command::Diff(args) => compare::diff(&args),
