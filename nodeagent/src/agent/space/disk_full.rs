@@ -137,9 +137,10 @@ impl Space {
     /// The first time is worth telling: somebody else fills the disk.
     fn note_freed(&self, bytes: u64) {
         let cache = self.cache.display();
-        match self.frees.fetch_add(1, Ordering::Release) {
-            0 => tracing::warn!(%cache, bytes, "the disk is full; evicted from the cache"),
-            _ => tracing::debug!(%cache, bytes, "the disk is full; evicted from the cache"),
+        if self.frees.fetch_add(1, Ordering::Release) == 0 {
+            tracing::warn!(%cache, bytes, "the disk is full; evicted from the cache");
+        } else {
+            tracing::debug!(%cache, bytes, "the disk is full; evicted from the cache");
         }
     }
 }
