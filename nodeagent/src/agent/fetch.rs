@@ -278,9 +278,19 @@ impl Landing<'_> {
         }
     }
 
+    /// All flights are gone before anybody hears: who tries again would join the rest of them.
     fn all(&mut self, error: &FetchError) {
-        for entry in self.open.keys().copied().collect::<Vec<_>>() {
-            self.one(entry, Err(error.clone()));
+        let open = std::mem::take(&mut self.open);
+        if open.is_empty() {
+            return;
+        }
+        let mut flights = self.fetcher.flights.lock().expect("no panic while landing");
+        for entry in open.keys() {
+            flights.remove(&(self.blob, *entry));
+        }
+        drop(flights);
+        for sender in open.into_values() {
+            sender.send_replace(Some(Err(error.clone())));
         }
     }
 }

@@ -253,3 +253,46 @@ fn a_demand_that_joined_a_fetch_ahead_does_not_fail_for_its_want_of_room() {
     let (used_now, max, _) = scene.space.report();
     assert!(used_now <= max, "{used_now} of {max}");
 }
+
+/// Counts the flights whenever it is woken.
+struct Looks {
+    fetcher: Arc<Fetcher>,
+    seen: Mutex<Vec<usize>>,
+}
+
+impl std::task::Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let left = self.fetcher.flights.lock().unwrap().len();
+        self.seen.lock().unwrap().push(left);
+    }
+}
+
+/// Woken one by one, a demand that joined a fetch ahead spent all its tries on one failure of it.
+#[test]
+fn flights_that_fail_together_are_gone_before_anybody_hears() {
+    let scene = Scene::hasty();
+    let (blob, fetcher) = (BlobId::of(b"any"), Arc::clone(&scene.fetcher));
+    let mut open = BTreeMap::new();
+    let mut receivers = Vec::new();
+    for entry in 0..3 {
+        let (sender, receiver) = watch::channel(None);
+        let mut flights = fetcher.flights.lock().unwrap();
+        flights.insert((blob, entry), receiver.clone());
+        open.insert(entry, sender);
+        receivers.push(receiver);
+    }
+    let seen = Mutex::default();
+    let looks = Arc::new(Looks { fetcher, seen });
+    let waker = Arc::clone(&looks).into();
+    let mut heard = std::pin::pin!(receivers[0].wait_for(Option::is_some));
+    let mut context = std::task::Context::from_waker(&waker);
+    assert!(heard.as_mut().poll(&mut context).is_pending());
+    let fetcher = &scene.fetcher;
+    let mut landing = Landing {
+        fetcher,
+        blob,
+        open,
+    };
+    landing.all(&FetchError::Lost { blob });
+    assert_eq!(*looks.seen.lock().unwrap(), [0]);
+}
