@@ -14,6 +14,7 @@ CARGO_DENY := $(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 CARGO_FUZZ_VERSION := 0.13.2
 CARGO_FUZZ := $(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)/bin/cargo-fuzz
 SECONDS ?= 60
+export PROVIDER ?= local
 DIST_MAX_BYTES := 25000000
 
 ##@ Build
@@ -80,6 +81,17 @@ bench: build ## Measure everything against native ext4 and peers; writes docs/be
 bench-quick: build ## The same in under ten minutes: fewer rounds, small images
 	python3 -m bench --quick
 
+##@ Kubernetes on this machine
+.PHONY: cluster cluster-down cluster-smoke
+cluster: deps ## Two nodes and a registry, without Docker (PROVIDER=kind where Docker is)
+	python3 -m e2e.cluster up
+
+cluster-down: ## Remove every trace of it
+	python3 -m e2e.cluster down
+
+cluster-smoke: deps ## Bring one up, try it, take it down, look for traces
+	python3 -m e2e.cluster smoke
+
 ##@ Housekeeping
 .PHONY: deps clean help
 deps: ## Install the Debian packages that are missing (needs root or sudo)
@@ -90,4 +102,4 @@ clean: ## Remove build output (the cache in $(CACHE) stays)
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	  /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile

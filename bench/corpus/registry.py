@@ -75,7 +75,7 @@ def push(address: str, image: Image) -> str:
     """Builds `image` if needed and uploads what the registry lacks; its full reference."""
     built = images.build(image)
     manifest, config = images.describe(image, built)
-    client = _Client(address)
+    client = Client(address)
     name = f"demo/{image.name}"
     for layer in built:
         client.put_blob(name, layer.digest, layer.blob)
@@ -84,7 +84,7 @@ def push(address: str, image: Image) -> str:
     return f"{address}/{image.ref}"
 
 
-class _Client:
+class Client:
     """As much of the distribution API as pushing takes."""
 
     def __init__(self, address: str):
@@ -98,14 +98,16 @@ class _Client:
             raise RuntimeError(f"{method} {path}: {response.status} {text[:300]!r}")
         return response
 
-    def put_blob(self, name: str, digest: str, source) -> None:
+    def put_blob(self, name: str, digest: str, source, size: int | None = None) -> None:
+        """Uploads bytes, a file by its path, or an open file of `size` bytes, unless the registry has it."""
         path = f"/v2/{name}/blobs"
         if self.call("HEAD", f"{path}/{digest}", ok=(200, 404)).status == 200:
             return
         start = self.call("POST", f"{path}/uploads/", ok=(202,)).headers["Location"]
         where = urllib.parse.urlsplit(start)
         target = f"{where.path}?{where.query}{'&' if where.query else ''}digest={urllib.parse.quote(digest)}"
-        size = source.stat().st_size if isinstance(source, pathlib.Path) else len(source)
+        if size is None:
+            size = source.stat().st_size if isinstance(source, pathlib.Path) else len(source)
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         if isinstance(source, pathlib.Path):
             with open(source, "rb") as body:
@@ -113,6 +115,6 @@ class _Client:
         else:
             self.call("PUT", target, source, headers, ok=(201,))
 
-    def put_manifest(self, name: str, tag: str, manifest: bytes) -> None:
-        media = "application/vnd.oci.image.manifest.v1+json"
+    def put_manifest(self, name: str, tag: str, manifest: bytes, media: str = "application/vnd.oci.image.manifest.v1+json") -> None:
+        """Uploads a manifest, after all that it names."""
         self.call("PUT", f"/v2/{name}/manifests/{tag}", manifest, {"Content-Type": media}, ok=(201,))

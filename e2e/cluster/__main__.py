@@ -1,0 +1,111 @@
+"""The test cluster's commands. `--provider` (or PROVIDER) is local or kind; see docs/cluster.md.
+
+    up                         brings it up; does nothing when it is up
+    down                       removes every trace of it, however far it came up
+    status                     up, down, or what is broken; exit status 0, 3, 1
+    kubeconfig                 prints the path for KUBECONFIG
+    nodes                      prints the names of the nodes
+    load-image ARCHIVE         makes an OCI archive's images available on every node
+    node-exec NODE CMD...      runs a command as root in a node
+    kill-kubelet NODE          SIGKILL; it stays away
+    restart-kubelet NODE       starts it, ending it first where it runs
+    registry                   the local registry's addresses: in the cluster, on this machine
+    build                      builds the programs that the cache lacks
+    diagnose                   collects what can be found out; prints the folder
+    smoke                      brings a cluster up, tries it, takes it down, looks for traces
+"""
+
+import argparse
+import pathlib
+import signal
+import subprocess
+import sys
+
+from . import provider, tools
+from .provider import ClusterError, Provider
+
+
+def main(words: list[str]) -> int:
+    """Runs one command; its exit status."""
+    parser = argparse.ArgumentParser(prog="python3 -m e2e.cluster", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--provider", choices=["local", "kind"])
+    parser.add_argument("verb", choices=sorted(VERBS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return VERBS[given.verb](provider(given.provider), *given.arguments) or 0
+    except (ClusterError, KeyError, RuntimeError) as error:
+        print(f"e2e.cluster {given.verb}: {error.args[0]}", file=sys.stderr)
+        return 1
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        parser.error(f"{given.verb}: {error}")
+
+
+def up(cluster: Provider) -> None:
+    """Brings it up and says how to use it."""
+    cluster.up()
+    print(f"export KUBECONFIG={cluster.kubeconfig()}")
+    if folder := cluster.programs():
+        print(f"export PATH={folder}:$PATH  # kubectl and helm of this cluster")
+
+
+def status(cluster: Provider) -> int:
+    """Prints the status."""
+    said = cluster.status()
+    print(said)
+    return {"up": 0, "down": 3}.get(said, 1)
+
+
+def load_image(cluster: Provider, archive: str) -> None:
+    """Prints the names that were loaded."""
+    for name in cluster.load_image(pathlib.Path(archive)):
+        print(name)
+
+
+def node_exec(cluster: Provider, node: str, *command: str) -> int:
+    """Runs a command with this process's input and output."""
+    return subprocess.run(cluster.node_exec(node, list(command) or ["bash"])).returncode
+
+
+def registry(cluster: Provider) -> None:
+    """Prints both addresses."""
+    for address in cluster.registry():
+        print(address)
+
+
+def diagnose(cluster: Provider) -> None:
+    """Prints the folder."""
+    from .diagnose import collect
+
+    print(collect(cluster))
+
+
+def smoke(cluster: Provider) -> int:
+    """Runs the story."""
+    from .smoke import story
+
+    return story(cluster)
+
+
+VERBS = {
+    "up": up,
+    "down": lambda cluster: cluster.down(),
+    "status": status,
+    "kubeconfig": lambda cluster: print(cluster.kubeconfig()),
+    "nodes": lambda cluster: print(*cluster.nodes(), sep="\n"),
+    "load-image": load_image,
+    "node-exec": node_exec,
+    "kill-kubelet": lambda cluster, node: cluster.kill_kubelet(node),
+    "restart-kubelet": lambda cluster, node: cluster.restart_kubelet(node),
+    "registry": registry,
+    "build": lambda cluster: tools.build(),
+    "diagnose": diagnose,
+    "smoke": smoke,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
