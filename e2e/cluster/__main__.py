@@ -27,22 +27,30 @@ from .provider import ClusterError, Provider
 
 def main(words: list[str]) -> int:
     """Runs one command; its exit status."""
-    parser = argparse.ArgumentParser(prog="python3 -m e2e.cluster", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--provider", choices=["local", "kind"])
-    parser.add_argument("verb", choices=sorted(VERBS))
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    given = parser.parse_args(words)
+    given = parse(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return VERBS[given.verb](provider(given.provider), *given.arguments) or 0
-    except (ClusterError, KeyError, RuntimeError) as error:
-        print(f"e2e.cluster {given.verb}: {error.args[0]}", file=sys.stderr)
+    except (ClusterError, OSError, RuntimeError) as error:
+        print(f"e2e.cluster {given.verb}: {error}", file=sys.stderr)
         return 1
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        parser.error(f"{given.verb}: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: make cluster-down removes what is there", file=sys.stderr)
+        return 130
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line: a verb, and as many arguments as it takes."""
+    parser = argparse.ArgumentParser(prog="python3 -m e2e.cluster", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--provider", choices=["local", "kind"])
+    parser.add_argument("verb", choices=VERBS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args(words)
+    least, most = ARGUMENTS.get(given.verb, (0, 0))
+    if not least <= len(given.arguments) <= most:
+        parser.error(f"{given.verb} takes {least or 'no'} argument{'' if least == 1 else 's'}, see --help")
+    return given
 
 
 def up(cluster: Provider) -> None:
@@ -106,6 +114,9 @@ VERBS = {
     "diagnose": diagnose,
     "smoke": smoke,
 }
+
+# How many arguments a verb takes, where it takes any: at least, at most.
+ARGUMENTS = {"load-image": (1, 1), "node-exec": (1, sys.maxsize), "kill-kubelet": (1, 1), "restart-kubelet": (1, 1)}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -29,7 +29,7 @@ def write(file: pathlib.Path, name: str, manifest: bytes, blobs: list[bytes | pa
                  "platform": {"architecture": "amd64", "os": "linux"},
                  "annotations": {NAME: name, REF: name.rpartition(":")[2]}}
     index = {"schemaVersion": 2, "mediaType": LISTS[0], "manifests": [described]}
-    scratch = file.with_suffix(".new")
+    scratch = file.with_suffix(f".{os.getpid()}")
     with tarfile.open(scratch, "w") as tar:
         _add(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         _add(tar, "index.json", json.dumps(index).encode())

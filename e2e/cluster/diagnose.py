@@ -23,6 +23,8 @@ SECONDS = 15
 def collect(cluster: Provider) -> pathlib.Path:
     """Collects what Kubernetes says, what each node says, and all logs; the folder, which `down` removes."""
     state = cluster.kubeconfig().parent
+    if not state.is_dir():
+        raise ClusterError("no cluster is up: there is nothing to collect")
     folder = state / time.strftime("diagnostics-%Y%m%d-%H%M%S")
     folder.mkdir(exist_ok=True)
     if (state / "log").is_dir():

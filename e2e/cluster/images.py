@@ -75,7 +75,6 @@ def small() -> dict[str, Image]:
 
 def make_all() -> list[pathlib.Path]:
     """Makes the archives that the cache lacks; all of them."""
-    IMAGES.mkdir(parents=True, exist_ok=True)
     return [make(name, image) for name, image in small().items()]
 
 
@@ -85,5 +84,6 @@ def make(name: str, image: Image) -> pathlib.Path:
     manifest, config = corpus.describe(image, layers)
     file = IMAGES / f"{image.name}-{hashlib.sha256(name.encode() + manifest).hexdigest()[:12]}.tar"
     if not file.exists():
+        IMAGES.mkdir(parents=True, exist_ok=True)
         archive.write(file, name, manifest, [config, *(layer.blob for layer in layers)])
     return file

@@ -17,7 +17,7 @@ import urllib.request
 
 from . import addons, archive, cgroups, config, diagnose, images, loops, pki, plan, process, supervise, tools
 from .plan import Node, Plan
-from .provider import ClusterError, Provider, Steps, locked, run, wait
+from .provider import ClusterError, Provider, Steps, alone, run, wait
 
 API_SECONDS = 180
 NODE_SECONDS = 180
@@ -34,13 +34,17 @@ class Local(Provider):
     def up(self) -> None:
         """Brings the cluster up; removes the rest of one that is broken first."""
         require_root()
+        with alone(self.plan.tag):
+            self._up()
+
+    def _up(self) -> None:
         status = self.status()
         if status == "up":
             print(f"the cluster is up (state in {self.plan.state})")
             return
         if status != "down":
             print(f"the cluster is {status}: removing it first")
-            self.down()
+            self._down()
         steps = Steps()
         cgroups.check()
         tools.build()
@@ -48,11 +52,10 @@ class Local(Provider):
         made = images.make_all()
         steps.done("programs and images are there")
         make_state(self.plan)
-        with locked(self.plan.state):
-            try:
-                self._start(steps, made)
-            except (ClusterError, OSError, RuntimeError) as error:
-                raise ClusterError(f"{error}\nwhat could be found out is in {diagnose.collect(self)}") from error
+        try:
+            self._start(steps, made)
+        except (ClusterError, OSError, RuntimeError) as error:
+            raise ClusterError(f"{error}\nwhat could be found out is in {diagnose.collect(self)}") from error
 
     def _start(self, steps: Steps, made: list[pathlib.Path]) -> None:
         pki.make(self.plan)
@@ -62,6 +65,7 @@ class Local(Provider):
         for node in self.plan.nodes:
             start_node(self.plan, node)
         steps.done("nodes started")
+        self._wait("the registry answers", END_SECONDS, lambda: registry_answers(self.registry()[1]))
         for image in made:
             self.load_image(image)
         steps.done("images in the registry")
@@ -84,6 +88,10 @@ class Local(Provider):
     def down(self) -> None:
         """Ends what was started, by pid, then removes what it left."""
         require_root()
+        with alone(self.plan.tag):
+            self._down()
+
+    def _down(self) -> None:
         if not self.plan.state.exists() and not process.marked(self.plan.state):
             print("no cluster is up")
             return
@@ -114,7 +122,7 @@ class Local(Provider):
             trust = ssl.create_default_context(cafile=str(self.plan.keys / "ca.crt"))
             with urllib.request.urlopen(f"https://127.0.0.1:{read_ports(self.plan)['api']}/readyz", timeout=5, context=trust):
                 return True
-        except OSError:
+        except (ClusterError, OSError):
             return False
 
     def _members(self) -> list[str]:
@@ -152,16 +160,25 @@ class Local(Provider):
         return plan.REGISTRY, f"127.0.0.1:{read_ports(self.plan)['registry']}"
 
     def node_exec(self, node: str, command: list[str]) -> list[str]:
-        first = first_process(self.plan, self.plan.node(node).name)
+        first = first_process(self.plan, self._node(node).name)
         return ["nsenter", f"--target={first}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd",
-                "--", "/usr/bin/env", "-u", plan.MARK, f"PATH={search_path()}", *command]
+                "--", "/usr/bin/env", f"PATH={search_path()}", *command]
 
     def kill_kubelet(self, node: str) -> None:
-        supervise.ask(self.plan.node(node).control, "kill", "kubelet")
+        supervise.ask(self._node(node).control, "kill", "kubelet")
 
     def restart_kubelet(self, node: str) -> None:
         self.kill_kubelet(node)
-        supervise.ask(self.plan.node(node).control, "start", "kubelet")
+        supervise.ask(self._node(node).control, "start", "kubelet")
+
+    def _node(self, name: str) -> Node:
+        """A node that runs."""
+        try:
+            node = self.plan.node(name)
+        except KeyError as error:
+            raise ClusterError(error.args[0]) from error
+        first_process(self.plan, name)
+        return node
 
 
 def require_root() -> None:
@@ -204,7 +221,19 @@ def listen() -> socket.socket:
 
 def read_ports(cluster: Plan) -> dict[str, int]:
     """The ports on the host: `api` and `registry`."""
-    return json.loads(cluster.ports.read_text())
+    try:
+        return json.loads(cluster.ports.read_text())
+    except FileNotFoundError as error:
+        raise ClusterError("no cluster is up: run make cluster") from error
+
+
+def registry_answers(address: str) -> bool:
+    """Whether the registry serves requests."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/v2/", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def write_clients(cluster: Plan) -> None:

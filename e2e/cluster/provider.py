@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import pathlib
+import socket
 import subprocess
 import time
 from typing import Callable, Iterator
@@ -95,14 +96,11 @@ def run(command: list, seconds: float = 60, **options) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """One `up` or `down` at a time: a lock on the folder itself, so that no file is left behind."""
-    import fcntl
-    import os
-
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def alone(tag: str) -> Iterator[None]:
+    """One `up` or `down` at a time. The lock is a name that the kernel forgets with its process: no file is left."""
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0{tag}")
+        except OSError as error:
+            raise ClusterError("another up or down of this cluster is at work: wait for it") from error
         yield
-    finally:
-        os.close(handle)
