@@ -95,6 +95,9 @@ def pods(cluster: Provider) -> list[dict]:
         pod("mounter", first, mounts, container={"securityContext": {"privileged": True}, **sees("Bidirectional")}, volumes=[shared]),
         pod("reader", first, "until cat /host/m/file; do sleep 0.2; done; exec sleep 100000", container=sees("HostToContainer"),
             volumes=[shared]),
+        pod("image-volume", second, "ls /image/bin/busybox; exec sleep 100000",
+            container={"volumeMounts": [{"name": "image", "mountPath": "/image"}]},
+            volumes=[{"name": "image", "image": {"reference": plan.BUSYBOX_IMAGE}}]),
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "server", "namespace": NAMESPACE},
          "spec": {"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]}},
     ]
@@ -140,6 +143,15 @@ def propagation(cluster: Provider) -> None:
     expect(lambda: on_node(cluster, node, "cat /var/lib/lamina/smoke/m/file"), "seen")
 
 
+def image_volume(cluster: Provider) -> None:
+    expect(lambda: addons.kubectl(cluster, "-n", NAMESPACE, "logs", "image-volume"), "/image/bin/busybox")
+
+
+def helm(cluster: Provider) -> None:
+    program = str(cluster.programs() / "helm") if cluster.programs() else "helm"
+    assert "NAMESPACE" in run([program, "list", "--all-namespaces", "--kubeconfig", str(cluster.kubeconfig())])
+
+
 def file_backed_mounts(cluster: Provider) -> None:
     """EROFS on a file, and a union on top, as the node plugin will mount them."""
     script = """set -e; cd /var/lib/lamina; mkdir -p t/tree t/low t/up t/work t/all; echo erofs > t/tree/f
@@ -168,6 +180,8 @@ CHECKS: dict[str, Callable[[Provider], None]] = {
     "pod to pod across nodes": pod_to_pod,
     "a service": service,
     "Bidirectional propagation and /dev/fuse": propagation,
+    "an image volume": image_volume,
+    "helm answers": helm,
     "EROFS on a file and a union in a node": file_backed_mounts,
     "kubelet killed and restarted": kubelet_restart,
 }

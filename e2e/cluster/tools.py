@@ -138,6 +138,8 @@ def _locked(name: str):
 
 
 def _build(group: Set) -> None:
+    for killed in TOOLS.glob(f".cluster-{group.name}.*/"):
+        shutil.rmtree(killed)
     work = pathlib.Path(tempfile.mkdtemp(prefix=f".cluster-{group.name}.", dir=TOOLS))
     try:
         module, done = work / "module", work / "done"
@@ -187,7 +189,8 @@ def _compile(one: Program, module: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def _go(where: pathlib.Path, *words: str, cgo: bool = False) -> str:
-    environment = {**os.environ, "CGO_ENABLED": "1" if cgo else "0", "GOWORK": "off"}
+    # GOGC: the compiler may use more memory and takes a sixth less time.
+    environment = {"GOGC": "400", **os.environ, "CGO_ENABLED": "1" if cgo else "0", "GOWORK": "off"}
     done = subprocess.run(["nice", "-n", "10", "go", *words], cwd=where, env=environment,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:
