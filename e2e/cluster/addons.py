@@ -1,23 +1,15 @@
 """What runs in every cluster: rights of its own parts, and cluster DNS."""
 
 import json
-import os
 
 from . import plan
-from .provider import ClusterError, Provider, run
-
-
-def kubectl(cluster: Provider, *words: str, text: str | None = None, seconds: float = 60) -> str:
-    """kubectl's output."""
-    program = str(cluster.programs() / "kubectl") if cluster.programs() else "kubectl"
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig())}
-    return run([program, *words], seconds, env=environment, input=text)
+from .provider import ClusterError, Provider
 
 
 def ready_nodes(cluster: Provider) -> list[str]:
     """The names of the nodes that are Ready."""
     try:
-        nodes = json.loads(kubectl(cluster, "get", "nodes", "-o", "json"))["items"]
+        nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
     except ClusterError:
         return []
     return [node["metadata"]["name"] for node in nodes if condition(node, "Ready")]
@@ -26,8 +18,8 @@ def ready_nodes(cluster: Provider) -> list[str]:
 def usable(cluster: Provider) -> bool:
     """Whether pods can be made and resolve names: the default account appears some seconds after the apiserver."""
     try:
-        kubectl(cluster, "-n", "default", "get", "serviceaccount", "default", "-o", "name")
-        dns = json.loads(kubectl(cluster, "-n", "kube-system", "get", "deployment", "coredns", "-o", "json"))
+        cluster.kubectl("-n", "default", "get", "serviceaccount", "default", "-o", "name")
+        dns = json.loads(cluster.kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", "json"))
     except ClusterError:
         return False
     return condition(dns, "Available")
@@ -40,7 +32,7 @@ def condition(item: dict, kind: str) -> bool:
 
 def install(cluster: Provider) -> None:
     """Applies the objects below."""
-    kubectl(cluster, "apply", "--server-side", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects()}))
+    cluster.kubectl("apply", "--server-side", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects()}))
 
 
 def objects() -> list[dict]:

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import time
 
-from . import addons
 from .provider import ClusterError, Provider
 
 ASKED = {
@@ -30,7 +29,7 @@ def collect(cluster: Provider) -> pathlib.Path:
     if (state / "log").is_dir():
         shutil.copytree(state / "log", folder / "log", dirs_exist_ok=True)
     for name, words in ASKED.items():
-        _keep(folder / f"{name}.txt", lambda words=words: addons.kubectl(cluster, "--request-timeout=5s", *words, seconds=SECONDS))
+        _keep(folder / f"{name}.txt", lambda words=words: cluster.kubectl("--request-timeout=5s", *words, seconds=SECONDS))
     for node in cluster.nodes():
         for name, command in INSIDE.items():
             _keep(folder / f"{node}-{name}.txt", lambda node=node, command=command: _inside(cluster, node, command))

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 
 from . import archive as archives
-from .addons import kubectl, ready_nodes
+from .addons import ready_nodes
 from .plan import here
 from .provider import ClusterError, Provider, run
 
@@ -49,7 +49,7 @@ class Kind(Provider):
 
     def nodes(self) -> list[str]:
         """The nodes that run pods: kind taints its control plane."""
-        found = kubectl(self, "get", "nodes", "--selector=!node-role.kubernetes.io/control-plane", "-o", "name")
+        found = self.kubectl("get", "nodes", "--selector=!node-role.kubernetes.io/control-plane", "-o", "name")
         return [line.removeprefix("node/") for line in found.split()]
 
     def load_image(self, archive: pathlib.Path) -> list[str]:

@@ -192,6 +192,7 @@ def make_state(cluster: Plan) -> None:
     for folder in (cluster.logs, cluster.pids, cluster.programs, *(node.home for node in cluster.nodes)):
         folder.mkdir(parents=True)
     os.chmod(cluster.state, 0o700)
+    loops.note(cluster)
     for name in ("kubectl", "helm"):
         (cluster.programs / name).symlink_to(tools.program(name))
 

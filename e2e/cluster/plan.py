@@ -122,6 +122,11 @@ class Plan:
         return self.state / "cgroups"
 
     @property
+    def loops(self) -> pathlib.Path:
+        """The machine's loop devices before the cluster."""
+        return self.state / "loops.json"
+
+    @property
     def control(self) -> pathlib.Path:
         """The socket of the control plane's first process."""
         return self.state / "control"

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import os
 import pathlib
 import socket
 import subprocess
@@ -35,6 +36,12 @@ class Provider(abc.ABC):
     @abc.abstractmethod
     def programs(self) -> pathlib.Path | None:
         """A folder with kubectl and helm, or nothing where the machine's own ones serve."""
+
+    def kubectl(self, *words: str, text: str | None = None, seconds: float = 60) -> str:
+        """kubectl's output; `text` is its input."""
+        folder = self.programs()
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig())}
+        return run([folder / "kubectl" if folder else "kubectl", *words], seconds, env=environment, input=text)
 
     @abc.abstractmethod
     def nodes(self) -> list[str]:

@@ -44,22 +44,32 @@ class Cgroups(unittest.TestCase):
 
 
 class Loops(unittest.TestCase):
-    def test_only_devices_on_the_clusters_own_files_are_detached(self):
-        with tempfile.TemporaryDirectory() as folder:
-            cluster = Plan(pathlib.Path(folder))
-            image = cluster.nodes[1].home / "lamina/image"
-            image.parent.mkdir(parents=True)
-            image.touch()
-            inode = image.stat().st_ino
-            listed = f"""{{"loopdevices": [
-                {{"name": "/dev/loop0", "back-ino": {inode}, "back-file": "/var/lib/lamina/image"}},
-                {{"name": "/dev/loop1", "back-ino": {inode + 1}, "back-file": "/var/lib/lamina/image"}},
-                {{"name": "/dev/loop2", "back-ino": {inode}, "back-file": "/elsewhere/image"}},
-                {{"name": "/dev/loop3", "back-ino": {inode}, "back-file": "{image}"}}]}}"""
-            self.assertEqual(loops.ours(cluster, listed), ["/dev/loop0", "/dev/loop3"])
+    def setUp(self):
+        self.cluster = Plan(pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())))
+        self.image = self.cluster.nodes[1].home / "lamina/image"
+        self.image.parent.mkdir(parents=True)
+        self.image.touch()
+        status = self.image.stat()
+        self.inode, self.disk = status.st_ino, f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+
+    def is_ours(self, path, inode=None, filesystem=None):
+        device = loops.Device("/dev/loop0", inode or self.inode, filesystem or self.disk, str(path))
+        return loops.ours(self.cluster, device, {self.disk})
+
+    def test_a_file_of_a_node_is_known_by_every_path_it_may_be_shown_by(self):
+        for path in ("/var/lib/lamina/image", self.image, "/image"):
+            self.assertTrue(self.is_ours(path), path)
+
+    def test_other_files_of_the_same_name_are_left_alone(self):
+        self.assertFalse(self.is_ours("/var/lib/lamina/image", inode=self.inode + 1))
+        self.assertFalse(self.is_ours("/elsewhere/image"))
+        self.assertFalse(self.is_ours("/image (deleted)"))
+
+    def test_a_file_system_that_is_mounted_nowhere_was_a_nodes(self):
+        self.assertTrue(self.is_ours("/etc/hosts", filesystem="0:99"))
 
     def test_a_machine_without_loop_devices_lists_nothing(self):
-        self.assertEqual(loops.ours(Plan(pathlib.Path("/state")), ""), [])
+        self.assertEqual(loops.parse(""), [])
 
 
 class Processes(unittest.TestCase):
