@@ -9,6 +9,8 @@
     node-exec NODE CMD...      runs a command as root in a node
     kill-kubelet NODE          SIGKILL; it stays away
     restart-kubelet NODE       starts it, ending it first where it runs
+    kill-node NODE             ends a whole node, as a power cut would; its disk stays
+    start-node NODE            starts it again
     registry                   the local registry's addresses: in the cluster, on this machine
     build                      builds the programs that the cache lacks
     diagnose                   collects what can be found out; prints the folder
@@ -109,6 +111,8 @@ VERBS = {
     "node-exec": node_exec,
     "kill-kubelet": lambda cluster, node: cluster.kill_kubelet(node),
     "restart-kubelet": lambda cluster, node: cluster.restart_kubelet(node),
+    "kill-node": lambda cluster, node: cluster.kill_node(node),
+    "start-node": lambda cluster, node: cluster.start_node(node),
     "registry": registry,
     "build": lambda cluster: tools.build(),
     "diagnose": diagnose,
@@ -116,7 +120,8 @@ VERBS = {
 }
 
 # How many arguments a verb takes, where it takes any: at least, at most.
-ARGUMENTS = {"load-image": (1, 1), "node-exec": (1, sys.maxsize), "kill-kubelet": (1, 1), "restart-kubelet": (1, 1)}
+ARGUMENTS = {"node-exec": (1, sys.maxsize)}
+ARGUMENTS |= {verb: (1, 1) for verb in ("load-image", "kill-kubelet", "restart-kubelet", "kill-node", "start-node")}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -67,5 +67,11 @@ class Kind(Provider):
         run(self.node_exec(node, ["systemctl", "kill", "--signal=KILL", "kubelet"]))
         run(self.node_exec(node, ["systemctl", "stop", "kubelet"]))
 
+    def kill_node(self, node: str) -> None:
+        run(["docker", "kill", node])
+
+    def start_node(self, node: str) -> None:
+        run(["docker", "start", node])
+
     def restart_kubelet(self, node: str) -> None:
         run(self.node_exec(node, ["systemctl", "restart", "kubelet"]))

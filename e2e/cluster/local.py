@@ -171,6 +171,17 @@ class Local(Provider):
         self.kill_kubelet(node)
         supervise.ask(self._node(node).control, "start", "kubelet")
 
+    def kill_node(self, node: str) -> None:
+        left = process.kill([process.recorded(self.plan.pids, self._node(node).name)], END_SECONDS)
+        if left:
+            raise ClusterError(f"{node} has not ended within {END_SECONDS} s")
+
+    def start_node(self, node: str) -> None:
+        first_process(self.plan, CONTROL)
+        if process.recorded(self.plan.pids, node) is not None:
+            raise ClusterError(f"{node} is running")
+        start_node(self.plan, self.plan.node(node))
+
     def _node(self, name: str) -> Node:
         """A node that runs."""
         try:
@@ -249,6 +260,8 @@ def start_node(cluster: Plan, node: Node) -> None:
     start(cluster, node.name, [sys.executable, "-m", "e2e.cluster.node", "enter", node.name])
     wait(f"{node.name} has its namespaces", END_SECONDS, lambda: has_first(cluster, node.name))
     plug = ["nsenter", f"--target={first_process(cluster, CONTROL)}", "--net", "--", "ip"]
+    # The cable of a node that was killed goes a moment after it.
+    wait(f"the old cable of {node.name} is gone", END_SECONDS, lambda: f" {node.name}@" not in run([*plug, "-o", "link"]))
     for line in plug_commands(node, first_process(cluster, node.name)):
         run([*plug, *line.split()])
 

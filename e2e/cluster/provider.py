@@ -40,7 +40,7 @@ class Provider(abc.ABC):
     def kubectl(self, *words: str, text: str | None = None, seconds: float = 60) -> str:
         """kubectl's output; `text` is its input."""
         folder = self.programs()
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig())}
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig()), "KUBECACHEDIR": str(self.kubeconfig().with_name("kubectl-cache"))}
         return run([folder / "kubectl" if folder else "kubectl", *words], seconds, env=environment, input=text)
 
     @abc.abstractmethod
@@ -66,6 +66,14 @@ class Provider(abc.ABC):
     @abc.abstractmethod
     def restart_kubelet(self, node: str) -> None:
         """Starts a node's kubelet, ending it first where it runs."""
+
+    @abc.abstractmethod
+    def kill_node(self, node: str) -> None:
+        """Ends a whole node at once, as a power cut would; what is on its disk stays."""
+
+    @abc.abstractmethod
+    def start_node(self, node: str) -> None:
+        """Starts a node that was killed. It is Ready some seconds later."""
 
 
 class Steps:
