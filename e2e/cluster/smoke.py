@@ -177,6 +177,16 @@ def kubelet_restart(cluster: Provider) -> None:
     expect(lambda: inside(cluster, "client", "echo", "still here"), "still here")
 
 
+def node_restart(cluster: Provider) -> None:
+    """A node that lost its power comes back with what was on its disk, and its pods run again."""
+    node = cluster.nodes()[1]
+    cluster.kill_node(node)
+    wait(f"{node} is missed", 60, lambda: node not in addons.ready_nodes(cluster), pause=0.3)
+    cluster.start_node(node)
+    wait(f"{node} is Ready again", 90, lambda: node in addons.ready_nodes(cluster), pause=0.3)
+    expect(lambda: inside(cluster, "client", "echo", "back"), "back", POD_SECONDS)
+
+
 CHECKS: dict[str, Callable[[Provider], None]] = {
     "two nodes are Ready": nodes_are_ready,
     "a pod prints through logs": pod_logs,
@@ -192,16 +202,6 @@ CHECKS: dict[str, Callable[[Provider], None]] = {
 }
 # What takes programs that only the machine's own root has.
 OWN_CHECKS = {"EROFS on a file and a union in a node": file_backed_mounts}
-
-
-def node_restart(cluster: Provider) -> None:
-    """A node that lost its power comes back with what was on its disk, and its pods run again."""
-    node = cluster.nodes()[1]
-    cluster.kill_node(node)
-    wait(f"{node} is missed", 60, lambda: node not in addons.ready_nodes(cluster), pause=0.3)
-    cluster.start_node(node)
-    wait(f"{node} is Ready again", 90, lambda: node in addons.ready_nodes(cluster), pause=0.3)
-    expect(lambda: inside(cluster, "client", "echo", "back"), "back", POD_SECONDS)
 
 
 def inside(cluster: Provider, name: str, *command: str) -> str:
