@@ -75,6 +75,7 @@ class Local(Provider):
         self._wait("every node is Ready", NODE_SECONDS, lambda: set(addons.ready_nodes(self)) == set(self.nodes()))
         steps.done("nodes ready")
         self._wait("the default service account and cluster DNS are there", NODE_SECONDS, lambda: addons.usable(self))
+        self.plan.complete.touch()
         steps.done("cluster DNS and service accounts ready")
 
     def _wait(self, what: str, seconds: float, ready) -> None:
@@ -109,11 +110,13 @@ class Local(Provider):
         steps.done("nothing is left")
 
     def status(self) -> str:
-        """Up means: every program runs and the apiserver is ready."""
+        """Up means: it came up completely, every program runs and the apiserver is ready."""
         if not self.plan.state.exists():
             return "down"
         if gone := self._gone():
             return f"broken: {', '.join(gone)} not running"
+        if not self.plan.complete.exists():
+            return "broken: it did not come up completely"
         return "up" if self._ready() else "broken: the apiserver is not ready"
 
     def _ready(self) -> bool:

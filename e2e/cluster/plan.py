@@ -122,6 +122,11 @@ class Plan:
         return self.state / "cgroups"
 
     @property
+    def complete(self) -> pathlib.Path:
+        """There once `up` has done all it does."""
+        return self.state / "complete"
+
+    @property
     def loops(self) -> pathlib.Path:
         """The machine's loop devices before the cluster."""
         return self.state / "loops.json"
