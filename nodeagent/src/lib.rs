@@ -6,6 +6,7 @@ pub mod holder;
 pub mod instance;
 pub mod logfile;
 pub mod mountd;
+pub mod node;
 pub mod rundir;
 mod sys;
 pub mod wire;

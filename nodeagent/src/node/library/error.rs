@@ -1,0 +1,181 @@
+//! Why a source's flist is not to be had, by what the caller can do about it.
+//!
+//! The kinds are the status codes named at the top of `node.proto`, one to one, so that the service
+//! translates them without looking at texts. An error is shared by everybody who waited for the same work,
+//! hence `Clone`; no text of it holds a credential.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use lamina_flist::FlistError;
+use lamina_image::convert::{ConvertError, LayerFailure, StreamError};
+use lamina_image::manifest::ManifestError;
+use lamina_image::registry::RegistryError;
+use lamina_image::source::SourceError;
+use lamina_store::{ErrorKind, SinkError, StoreError};
+
+/// What can be done about it: the gRPC status code it becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EnsureErrorKind {
+    /// The request makes no sense: `INVALID_ARGUMENT`.
+    InvalidArgument,
+    /// There is no such image or flist: `NOT_FOUND`.
+    NotFound,
+    /// Registry or store refused: `PERMISSION_DENIED`.
+    PermissionDenied,
+    /// It was given up half-way and can be asked for again: `ABORTED`.
+    Aborted,
+    /// Registry or store cannot be reached: `UNAVAILABLE`.
+    Unavailable,
+    /// Nothing came in time: `DEADLINE_EXCEEDED`.
+    DeadlineExceeded,
+    /// Bytes do not match their digest: `DATA_LOSS`.
+    DataLoss,
+    /// A queue, a disk or a limit is full: `RESOURCE_EXHAUSTED`.
+    ResourceExhausted,
+    /// Somebody uses it: `FAILED_PRECONDITION`.
+    FailedPrecondition,
+    /// Our own disk or a bug: `INTERNAL`.
+    Internal,
+}
+
+/// A flist is not to be had.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what}")]
+pub struct EnsureError {
+    kind: EnsureErrorKind,
+    what: String,
+    #[source]
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl EnsureError {
+    /// A failure that explains itself: what was tried, what is wrong, what to do.
+    pub fn new(kind: EnsureErrorKind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            source: None,
+        }
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What can be done about it.
+    pub fn kind(&self) -> EnsureErrorKind {
+        self.kind
+    }
+
+    /// Our own disk.
+    pub(super) fn disk(what: impl Into<String>, source: std::io::Error) -> Self {
+        let kind = match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                EnsureErrorKind::ResourceExhausted
+            }
+            _ => EnsureErrorKind::Internal,
+        };
+        Self::new(kind, what).because(source)
+    }
+
+    /// A store.
+    pub(super) fn store(what: impl Into<String>, source: StoreError) -> Self {
+        Self::new(of_store(source.kind()), what).because(source)
+    }
+
+    /// A flist that is not sound.
+    pub(super) fn flist(what: impl Into<String>, source: FlistError) -> Self {
+        Self::new(EnsureErrorKind::DataLoss, what).because(source)
+    }
+
+    /// A registry.
+    pub(super) fn registry(what: impl Into<String>, source: RegistryError) -> Self {
+        Self::new(of_registry(&source), what).because(source)
+    }
+
+    /// A conversion.
+    pub(super) fn convert(what: impl Into<String>, source: ConvertError) -> Self {
+        Self::new(of_convert(&source), what).because(source)
+    }
+}
+
+fn of_store(kind: ErrorKind) -> EnsureErrorKind {
+    match kind {
+        ErrorKind::NotFound => EnsureErrorKind::NotFound,
+        ErrorKind::Denied => EnsureErrorKind::PermissionDenied,
+        ErrorKind::Unavailable => EnsureErrorKind::Unavailable,
+        ErrorKind::Timeout => EnsureErrorKind::DeadlineExceeded,
+        ErrorKind::Corrupt => EnsureErrorKind::DataLoss,
+        ErrorKind::Full => EnsureErrorKind::ResourceExhausted,
+        ErrorKind::Invalid | ErrorKind::Unsupported => EnsureErrorKind::InvalidArgument,
+        _ => EnsureErrorKind::Internal,
+    }
+}
+
+fn of_registry(error: &RegistryError) -> EnsureErrorKind {
+    match error {
+        RegistryError::NotFound { .. } => EnsureErrorKind::NotFound,
+        RegistryError::Denied { .. } | RegistryError::Redirect { .. } => {
+            EnsureErrorKind::PermissionDenied
+        }
+        RegistryError::Credentials(_) => EnsureErrorKind::InvalidArgument,
+        RegistryError::Manifest(error) => of_manifest(error),
+        RegistryError::TooLong { .. } => EnsureErrorKind::DataLoss,
+        RegistryError::RateLimited { .. }
+        | RegistryError::Status { .. }
+        | RegistryError::Transport { .. }
+        | RegistryError::Short { .. }
+        | RegistryError::Protocol { .. } => EnsureErrorKind::Unavailable,
+    }
+}
+
+fn of_manifest(error: &ManifestError) -> EnsureErrorKind {
+    match error {
+        ManifestError::WrongDigest { .. } | ManifestError::WrongSize { .. } => {
+            EnsureErrorKind::DataLoss
+        }
+        ManifestError::NoPlatform { .. } | ManifestError::WrongPlatform { .. } => {
+            EnsureErrorKind::NotFound
+        }
+        _ => EnsureErrorKind::InvalidArgument,
+    }
+}
+
+fn of_convert(error: &ConvertError) -> EnsureErrorKind {
+    match error {
+        ConvertError::Source(SourceError::Registry(error)) => of_registry(error),
+        ConvertError::Source(SourceError::Manifest(error)) => of_manifest(error),
+        ConvertError::Layer { source, .. } => of_layer(source),
+        ConvertError::Cancelled => EnsureErrorKind::Aborted,
+        ConvertError::NoTarget => EnsureErrorKind::Internal,
+        _ => EnsureErrorKind::InvalidArgument,
+    }
+}
+
+fn of_layer(failure: &LayerFailure) -> EnsureErrorKind {
+    match failure {
+        LayerFailure::Store(error) => of_store(error.kind()),
+        LayerFailure::Sink(SinkError::Store(error)) => of_store(error.kind()),
+        LayerFailure::Stream(StreamError::Read(error)) | LayerFailure::Open(error) => {
+            of_stream(error)
+        }
+        LayerFailure::Stream(StreamError::TrailingData) | LayerFailure::Layer(_) => {
+            EnsureErrorKind::InvalidArgument
+        }
+        LayerFailure::Stream(_) => EnsureErrorKind::DataLoss,
+        LayerFailure::Cancelled => EnsureErrorKind::Aborted,
+        LayerFailure::Sink(_) | LayerFailure::Place(_) | LayerFailure::Record(_) => {
+            EnsureErrorKind::Internal
+        }
+    }
+}
+
+/// A registry's answer that broke off is inside; anything else is bytes that make no sense.
+fn of_stream(error: &std::io::Error) -> EnsureErrorKind {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    inner.map_or(EnsureErrorKind::InvalidArgument, of_registry)
+}

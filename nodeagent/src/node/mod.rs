@@ -1,0 +1,3 @@
+//! The node as the cluster sees it: what `lamina node` serves.
+
+pub mod library;
