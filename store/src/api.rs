@@ -1,5 +1,5 @@
-//! The trait every store and every wrapper implements. Small on purpose: objects never change, so there
-//! is nothing to update, lock or compare.
+//! The trait every store and every wrapper implements. Small on purpose: objects never change, but for
+//! pointers, of which the last written counts, so there is nothing to lock or compare.
 
 use std::fmt;
 use std::ops::Range;
@@ -72,7 +72,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Length of an object, or `NotFound`.
     async fn head(&self, key: &ObjectKey) -> Result<u64>;
 
-    /// Writes an object; it is durable, and visible only as a whole. Writing it again is fine.
+    /// Writes an object; it is durable, and visible only as a whole. Writing it again is fine; one of a
+    /// mutable kind ([`ObjectKind::is_mutable`]) is replaced.
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<()>;
 
     /// Every object of a kind, in no order. Foreign objects are skipped.

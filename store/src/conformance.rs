@@ -3,12 +3,13 @@
 //! Each check panics with what went wrong. A store must be empty and writable, and its own.
 
 use bytes::Bytes;
-use lamina_flist::{ChunkId, Codec, FlistDigest, IndexId, PackId};
+use lamina_flist::{ChunkId, Codec, FlistDigest, IndexId, PackId, Sha256Digest};
 
 use crate::api::{PackRef, Store};
 use crate::error::ErrorKind;
 use crate::key::{ObjectKey, ObjectKind};
 use crate::pack::{PackBuilder, SealedPack};
+use crate::pointer::ImagePointer;
 
 /// Runs all checks.
 pub async fn check(store: &dyn Store) {
@@ -16,6 +17,7 @@ pub async fn check(store: &dyn Store) {
     objects_come_back_whole_and_in_parts(store).await;
     writing_again_is_fine(store).await;
     wrong_ranges_and_lengths_are_refused(store).await;
+    the_last_pointer_written_counts(store).await;
     listing_finds_each_kind(store).await;
     deleted_objects_are_gone(store).await;
 }
@@ -139,6 +141,27 @@ async fn wrong_ranges_and_lengths_are_refused(store: &dyn Store) {
     }
 }
 
+/// A pointer that leads to the flist of this name.
+pub fn sample_pointer(flist: &[u8]) -> ImagePointer {
+    ImagePointer {
+        flist: FlistDigest::of(flist),
+        manifest: Sha256Digest::from_bytes([5; 32]),
+        platform: "linux/amd64".to_owned(),
+    }
+}
+
+async fn the_last_pointer_written_counts(store: &dyn Store) {
+    // Of equal length: a store that looks whether something of that length is there would keep the first.
+    let (first, second) = (sample_pointer(b"first"), sample_pointer(b"second"));
+    let key = ObjectKey::Image(first.key());
+    store.put(&key, first.to_bytes()).await.unwrap();
+    store.put(&key, second.to_bytes()).await.unwrap();
+    assert_eq!(store.get(&key, 4096).await.unwrap(), second.to_bytes());
+    store.put(&key, first.to_bytes()).await.unwrap();
+    assert_eq!(store.get(&key, 4096).await.unwrap(), first.to_bytes());
+    assert_eq!(store.list(ObjectKind::Image).await.unwrap().len(), 1);
+}
+
 async fn listing_finds_each_kind(store: &dyn Store) {
     let pack = sample_pack(4, 100);
     let index = Bytes::from_static(b"index object");
@@ -148,8 +171,10 @@ async fn listing_finds_each_kind(store: &dyn Store) {
         ObjectKey::Pack(pack.record.id),
         ObjectKey::Index(IndexId::of(&index)),
         ObjectKey::Flist(FlistDigest::of(&flist[..1024])),
+        ObjectKey::Image(sample_pointer(b"x").key()),
     ];
-    for (key, bytes) in keys.iter().zip([pack.bytes, index, flist.into()]) {
+    let pointer = sample_pointer(b"x").to_bytes();
+    for (key, bytes) in keys.iter().zip([pack.bytes, index, flist.into(), pointer]) {
         store.put(key, bytes.clone()).await.unwrap();
         assert_eq!(store.get(key, 10_000).await.unwrap(), bytes, "{key}");
         let listed = store.list(key.kind()).await.unwrap();

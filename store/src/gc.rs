@@ -2,7 +2,7 @@
 //!
 //! Mark: the packs of every kept flist, those given and those published in the stores. Sweep, per store:
 //!
-//! 1. flists that are not kept are removed (their packs are about to go),
+//! 1. pointers to flists that are not kept, then those flists are removed (their packs are about to go),
 //! 2. new index objects are written for the packs that stay out of indexes that change,
 //! 3. the changed indexes are removed,
 //! 4. packs that are not needed are removed.
@@ -26,6 +26,7 @@ use crate::api::Store;
 use crate::chunk_index::load_store;
 use crate::error::Result;
 use crate::key::{ObjectKey, ObjectKind};
+use crate::pointer::{self, ImageKey};
 use crate::set::StoreSet;
 
 /// Deletes at the same time per store.
@@ -58,6 +59,25 @@ pub struct GcOptions {
     pub age_min: Duration,
     /// Flists published in the stores count as kept. If not, those not given are removed.
     pub keep_published: bool,
+    /// Remove this flist and what only it needs, and nothing else.
+    pub only: Option<Forgotten>,
+}
+
+/// A flist to remove from stores although it is published.
+#[derive(Debug, Clone)]
+pub struct Forgotten {
+    pub(crate) flist: FlistDigest,
+    pub(crate) packs: HashSet<PackId>,
+}
+
+impl Forgotten {
+    /// Its name and its packs.
+    pub fn new(flist: &Flist) -> Self {
+        Self {
+            flist: flist.digest(),
+            packs: flist.packs().map(|pack| pack.id).collect(),
+        }
+    }
 }
 
 impl Default for GcOptions {
@@ -65,6 +85,7 @@ impl Default for GcOptions {
         Self {
             age_min: Duration::from_hours(1),
             keep_published: true,
+            only: None,
         }
     }
 }
@@ -82,6 +103,8 @@ pub struct StorePlan {
     pub packs: Vec<PackId>,
     /// Bytes that frees, as far as the store tells lengths.
     pub bytes: u64,
+    /// Pointers to remove: their flist goes, or is gone.
+    pub pointers: Vec<ImageKey>,
     /// Published flists to remove.
     pub flists: Vec<FlistDigest>,
     /// Index objects to write.
@@ -108,26 +131,36 @@ impl GcPlan {
     pub async fn make(set: &StoreSet, roots: &GcRoots, options: &GcOptions) -> Result<Self> {
         let mut roots = roots.clone();
         let stores: Vec<_> = set.stores().collect();
+        // Before the flists: a flist is published before its pointer, so that of every pointer seen is too.
+        let mut pointers = Vec::with_capacity(stores.len());
+        for (_, store) in &stores {
+            pointers.push(pointers_of(store.as_ref()).await?);
+        }
+        let forgotten = options.only.as_ref().map(|only| only.flist);
         if options.keep_published {
             for (_, store) in &stores {
-                keep_published(store.as_ref(), &mut roots).await?;
+                keep_published(store.as_ref(), &mut roots, forgotten).await?;
             }
         }
         let mut plans = Vec::with_capacity(stores.len());
-        for (range, store) in stores {
+        for ((range, store), pointers) in stores.into_iter().zip(pointers) {
             // Indexes first: a writer puts packs before their index, so every pack listed is then seen.
             let holdings = load_store(store.as_ref(), None).await?;
             let packs = store.list(ObjectKind::Pack).await?;
             let flists = store.list(ObjectKind::Flist).await?;
             let now = SystemTime::now();
+            let seen = plan::Seen {
+                packs,
+                flists,
+                pointers,
+                holdings,
+            };
             plans.push(plan::plan_store(
                 store.name(),
                 range,
-                &packs,
-                &flists,
-                holdings,
+                seen,
                 &roots,
-                options.age_min,
+                options,
                 now,
             ));
         }
@@ -149,6 +182,7 @@ impl GcPlan {
 
 impl StorePlan {
     async fn apply(&self, store: Arc<dyn Store>) -> Result<()> {
+        delete_all(&store, self.pointers.iter().map(|id| ObjectKey::Image(*id))).await?;
         delete_all(&store, self.flists.iter().map(|id| ObjectKey::Flist(*id))).await?;
         for (id, bytes) in &self.new_indexes {
             store.put(&ObjectKey::Index(*id), bytes.clone()).await?;
@@ -170,13 +204,34 @@ async fn delete_all(store: &Arc<dyn Store>, keys: impl Iterator<Item = ObjectKey
         .await
 }
 
+/// The pointers in a store and where they lead; nowhere if damaged.
+async fn pointers_of(store: &dyn Store) -> Result<Vec<(ImageKey, Option<FlistDigest>)>> {
+    let found = store.list(ObjectKind::Image).await?;
+    let keys = found.into_iter().filter_map(|found| match found.key {
+        ObjectKey::Image(key) => Some(key),
+        _ => None,
+    });
+    let reads = keys.map(|key| async move {
+        let target = pointer::target(store, &ObjectKey::Image(key)).await?;
+        Ok((key, target))
+    });
+    stream::iter(reads)
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
+}
+
 /// Marks the flists published in a store. A flist is read whole, checked, and forgotten.
-async fn keep_published(store: &dyn Store, roots: &mut GcRoots) -> Result<()> {
+async fn keep_published(
+    store: &dyn Store,
+    roots: &mut GcRoots,
+    but: Option<FlistDigest>,
+) -> Result<()> {
     for found in store.list(ObjectKind::Flist).await? {
         let ObjectKey::Flist(digest) = found.key else {
             continue;
         };
-        if roots.flists.contains(&digest) {
+        if roots.flists.contains(&digest) || but == Some(digest) {
             continue;
         }
         let packs = crate::flists::packs_of(store, digest).await?;

@@ -4,14 +4,18 @@
 //! packs/ab/<hex>      a pack, named by the BLAKE3 of its bytes (fanned out by its first byte)
 //! index/<hex>.idx     an index object, named by the BLAKE3 of its bytes
 //! flists/<hex>.fl     a published flist, named by its digest
+//! images/<hex>.json   a pointer: which flist an image was converted to
 //! ```
-//! Every name is a hash of the content, so an object never changes and any copy can be checked.
+//! Every name but a pointer's is a hash of the content, so the object never changes and any copy can be
+//! checked. A pointer is named by the image it is about ([`ImageKey`]); the last one written counts.
 
 use std::fmt;
 
 use lamina_flist::{Flist, FlistDigest, IndexId, PackId};
 
-/// The three kinds of objects.
+use crate::pointer::{ImageKey, ImagePointer, POINTER_LEN_MAX};
+
+/// The kinds of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ObjectKind {
     /// Packs of chunks.
@@ -20,11 +24,13 @@ pub enum ObjectKind {
     Index,
     /// Published flists.
     Flist,
+    /// Pointers from images to flists.
+    Image,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Pack, Self::Index, Self::Flist];
+    pub const ALL: [Self; 4] = [Self::Pack, Self::Index, Self::Flist, Self::Image];
 
     /// Folder that holds this kind.
     pub fn folder(self) -> &'static str {
@@ -32,6 +38,7 @@ impl ObjectKind {
             Self::Pack => "packs",
             Self::Index => "index",
             Self::Flist => "flists",
+            Self::Image => "images",
         }
     }
 
@@ -42,7 +49,23 @@ impl ObjectKind {
             Self::Index => crate::index::INDEX_LEN_MAX,
             // Flists of tens of millions of entries are a few GiB; published ones go through memory.
             Self::Flist => 4 << 30,
+            Self::Image => POINTER_LEN_MAX,
         }
+    }
+
+    /// Singular, as in tags and media types.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Pack => "pack",
+            Self::Index => "index",
+            Self::Flist => "flist",
+            Self::Image => "image",
+        }
+    }
+
+    /// Whether an object of this kind may be replaced by another of the same name.
+    pub fn is_mutable(self) -> bool {
+        self == Self::Image
     }
 }
 
@@ -55,6 +78,8 @@ pub enum ObjectKey {
     Index(IndexId),
     /// A flist.
     Flist(FlistDigest),
+    /// A pointer.
+    Image(ImageKey),
 }
 
 impl ObjectKey {
@@ -64,6 +89,7 @@ impl ObjectKey {
             Self::Pack(_) => ObjectKind::Pack,
             Self::Index(_) => ObjectKind::Index,
             Self::Flist(_) => ObjectKind::Flist,
+            Self::Image(_) => ObjectKind::Image,
         }
     }
 
@@ -73,6 +99,7 @@ impl ObjectKey {
             Self::Pack(id) => id.as_bytes(),
             Self::Index(id) => id.as_bytes(),
             Self::Flist(id) => id.as_bytes(),
+            Self::Image(id) => id.as_bytes(),
         }
     }
 
@@ -88,16 +115,13 @@ impl ObjectKey {
             Self::Pack(_) => format!("packs/{}/{hex}", &hex[..2]),
             Self::Index(_) => format!("index/{hex}.idx"),
             Self::Flist(_) => format!("flists/{hex}.fl"),
+            Self::Image(_) => format!("images/{hex}.json"),
         }
     }
 
     /// The tag of this object in an OCI registry.
     pub fn tag(&self) -> String {
-        let kind = match self {
-            Self::Pack(_) => "pack",
-            Self::Index(_) => "index",
-            Self::Flist(_) => "flist",
-        };
+        let kind = self.kind().noun();
         format!("{kind}-{}", hex::encode(self.hash_bytes()))
     }
 
@@ -111,6 +135,8 @@ impl ObjectKey {
             Self::Pack(parse(hex)?)
         } else if let Some(rest) = path.strip_prefix("index/") {
             Self::Index(parse(rest.strip_suffix(".idx")?)?)
+        } else if let Some(rest) = path.strip_prefix("images/") {
+            Self::Image(parse(rest.strip_suffix(".json")?)?)
         } else {
             Self::Flist(parse(path.strip_prefix("flists/")?.strip_suffix(".fl")?)?)
         };
@@ -124,11 +150,12 @@ impl ObjectKey {
             "pack" => parse(hex).map(Self::Pack),
             "index" => parse(hex).map(Self::Index),
             "flist" => parse(hex).map(Self::Flist),
+            "image" => parse(hex).map(Self::Image),
             _ => None,
         }
     }
 
-    /// Whether `bytes` are the whole object of this name.
+    /// Whether `bytes` are the whole object of this name; for a pointer: one about this image.
     pub fn names(&self, bytes: &bytes::Bytes) -> bool {
         match self {
             Self::Pack(id) => PackId::of(bytes) == *id,
@@ -136,6 +163,7 @@ impl ObjectKey {
             // The digest covers the header, the header covers every section.
             Self::Flist(digest) => Flist::parse(bytes.clone())
                 .is_ok_and(|flist| flist.digest() == *digest && flist.verify_sections().is_ok()),
+            Self::Image(key) => ImagePointer::parse(bytes).is_some_and(|p| p.key() == *key),
         }
     }
 }
@@ -161,6 +189,10 @@ mod tests {
             ObjectKey::Pack(PackId::of(b"p")),
             ObjectKey::Index(IndexId::of(b"i")),
             ObjectKey::Flist(FlistDigest::of(b"f")),
+            ObjectKey::Image(ImageKey::new(
+                &lamina_flist::Sha256Digest::from_bytes([1; 32]),
+                "linux/arm64",
+            )),
         ];
         for key in keys {
             assert_eq!(ObjectKey::from_path(&key.path()), Some(key));
@@ -181,6 +213,8 @@ mod tests {
             format!("packs/{}/{hex}.tmp", &hex[..2]),
             format!("index/{hex}"),
             format!("flists/../{hex}.fl"),
+            format!("images/{hex}"),
+            format!("images/{hex}.fl"),
         ] {
             assert_eq!(ObjectKey::from_path(&path), None, "{path}");
         }

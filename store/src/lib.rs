@@ -5,7 +5,8 @@
 //!   what is already stored.
 //! - [`Store`] is the trait below them; `conformance` holds the tests every implementation passes.
 //!
-//! What always holds: objects are named by the hash of their content and never change; nothing is listed
+//! What always holds: objects are named by the hash of their content and never change (but for the small
+//! [`ImagePointer`]s, named by what they are about); nothing is listed
 //! before it is durable; no byte is handed out that does not match its name.
 
 mod api;
@@ -25,6 +26,7 @@ pub mod index;
 mod key;
 mod options;
 pub mod pack;
+mod pointer;
 mod reader;
 mod retry;
 mod set;
@@ -40,9 +42,10 @@ pub use codec::{ChunkError, decode};
 pub use copy::{CopyReport, copy_packs};
 pub use error::{ErrorKind, Result, StoreError};
 pub use flists::{fetch_flist, publish_flist};
-pub use gc::{GcOptions, GcPlan, GcRoots, StorePlan};
+pub use gc::{Forgotten, GcOptions, GcPlan, GcRoots, StorePlan};
 pub use key::{ObjectKey, ObjectKind};
 pub use options::{Environment, StoreOptions, UrlTrust};
+pub use pointer::{ImageKey, ImagePointer, fetch_pointer, publish_pointer};
 pub use reader::{ChunkReader, ChunkSource, ReadError, ReadOptions};
 pub use retry::Retry;
 pub use set::StoreSet;

@@ -324,9 +324,10 @@ impl StoreSet {
     }
 }
 
-/// Writes unless the object is there: on resume, a look-up costs less than 8 MiB.
+/// Writes unless the object is there: on resume, a look-up costs less than 8 MiB. What may change is
+/// written in any case.
 pub(crate) async fn put_once(store: &dyn Store, key: &ObjectKey, bytes: Bytes) -> Result<()> {
-    if has_object(store, key, bytes.len() as u64).await? {
+    if !key.kind().is_mutable() && has_object(store, key, bytes.len() as u64).await? {
         return Ok(());
     }
     store.put(key, bytes).await

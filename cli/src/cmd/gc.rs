@@ -82,6 +82,7 @@ pub(crate) fn gc(args: &args::Gc) -> Result<()> {
     let options = GcOptions {
         age_min: args.grace,
         keep_published: !args.keep_none,
+        ..GcOptions::default()
     };
     let plan = runtime()?.block_on(async {
         let plan = GcPlan::make(&set, &roots, &options)

@@ -1,7 +1,7 @@
 //! `dir://`: objects as files in a local folder.
 //!
 //! ```text
-//! <root>/packs/ab/<hex>   index/<hex>.idx   flists/<hex>.fl   tmp/<name being written>
+//! <root>/packs/ab/<hex>   index/<hex>.idx   flists/<hex>.fl   images/<hex>.json   tmp/<being written>
 //! ```
 //! A file is visible under its name only when it is complete and synced (temporary file, fsync, rename,
 //! fsync of the folder). Below the root no symbolic link is ever followed and only regular files are
@@ -124,9 +124,9 @@ impl Store for DirStore {
     }
 
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<()> {
-        let path = key.path();
+        let (path, replace) = (key.path(), key.kind().is_mutable());
         self.run("write", Some(*key), move |root| {
-            write_object(root, &path, &bytes)
+            write_object(root, &path, &bytes, replace)
         })
         .await
     }
@@ -215,8 +215,8 @@ fn read_whole(root: &Path, path: &str, len_max: u64) -> io::Result<Result<Bytes,
     Ok(Ok(bytes.into()))
 }
 
-fn write_object(root: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
-    if open_object(root, path).is_ok_and(|(_, len)| len == bytes.len() as u64) {
+fn write_object(root: &Path, path: &str, bytes: &[u8], replace: bool) -> io::Result<()> {
+    if !replace && open_object(root, path).is_ok_and(|(_, len)| len == bytes.len() as u64) {
         return Ok(()); // named by its content: it is there
     }
     let (folder, file) = split(path);

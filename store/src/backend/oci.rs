@@ -6,8 +6,8 @@
 //!                       layers: [ the pack's bytes, by their sha256 ]
 //! ```
 //! Packs are read straight from their blob, since a flist knows the sha256; the tagged manifest keeps the
-//! registry's garbage collection away and makes packs listable. Indexes and flists are the same with
-//! `index-<hex>` and `flist-<hex>`.
+//! registry's garbage collection away and makes packs listable. Indexes, flists and pointers are the same
+//! with `index-<hex>`, `flist-<hex>` and `image-<hex>`; writing a pointer again moves its tag.
 
 mod auth;
 mod docker;

@@ -3,43 +3,48 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use lamina_flist::{IndexId, PackId};
+use lamina_flist::{FlistDigest, IndexId, PackId};
 
-use super::{GcRoots, StorePlan};
+use super::{GcOptions, GcRoots, StorePlan};
 use crate::api::Listed;
 use crate::chunk_index::Holdings;
 use crate::index::{self, IndexedPack};
 use crate::key::ObjectKey;
+use crate::pointer::ImageKey;
 use crate::spec::ShardRange;
 
 /// Packs in a rewritten index: 4,096 packs of 8 MiB give an index of about 25 MiB.
 const PACKS_PER_INDEX: usize = 4096;
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a pure function of all that was seen"
-)]
+/// What a store holds.
+pub(super) struct Seen {
+    pub(super) packs: Vec<Listed>,
+    pub(super) flists: Vec<Listed>,
+    pub(super) pointers: Vec<(ImageKey, Option<FlistDigest>)>,
+    pub(super) holdings: Holdings,
+}
+
 pub(super) fn plan_store(
     name: &str,
     range: ShardRange,
-    packs: &[Listed],
-    flists: &[Listed],
-    holdings: Holdings,
+    seen: Seen,
     roots: &GcRoots,
-    age_min: Duration,
+    options: &GcOptions,
     now: SystemTime,
 ) -> StorePlan {
+    let only = options.only.as_ref();
     let mut plan = StorePlan {
         store: name.to_owned(),
         ..StorePlan::default()
     };
     let mut kept: HashSet<PackId> = HashSet::new();
-    for found in packs {
+    for found in &seen.packs {
         let ObjectKey::Pack(id) = found.key else {
             continue;
         };
-        let needed = roots.packs.contains(&id);
-        let young = is_young(found.modified, now, age_min);
+        let spared = only.is_some_and(|only| !only.packs.contains(&id));
+        let needed = spared || roots.packs.contains(&id);
+        let young = is_young(found.modified, now, options.age_min);
         if needed || young {
             kept.insert(id);
             plan.kept_packs += 1;
@@ -55,14 +60,25 @@ pub(super) fn plan_store(
         .filter(|id| range.contains(id.as_bytes()[0]));
     plan.missing = owned.filter(|id| !kept.contains(id)).copied().collect();
     plan.missing.sort_unstable();
-    plan.flists = flists
+    let goes = |digest: &FlistDigest| match only {
+        Some(only) => only.flist == *digest,
+        None => !roots.flists.contains(digest),
+    };
+    plan.flists = seen
+        .flists
         .iter()
         .filter_map(|found| match found.key {
-            ObjectKey::Flist(digest) if !roots.flists.contains(&digest) => Some(digest),
+            ObjectKey::Flist(digest) if goes(&digest) => Some(digest),
             _ => None,
         })
         .collect();
-    rewrite_indexes(&mut plan, holdings, &kept);
+    plan.pointers = seen
+        .pointers
+        .iter()
+        .filter(|(_, target)| target.as_ref().map_or(only.is_none(), goes))
+        .map(|(key, _)| *key)
+        .collect();
+    rewrite_indexes(&mut plan, seen.holdings, &kept);
     plan
 }
 

@@ -17,6 +17,7 @@ use crate::{ErrorKind, StoreOptions, StoreSpec, StoreUrl};
 const NOW: GcOptions = GcOptions {
     age_min: Duration::ZERO,
     keep_published: true,
+    only: None,
 };
 
 fn set_of(stores: Vec<Arc<dyn Store>>) -> StoreSet {
@@ -252,8 +253,8 @@ async fn missing_packs_are_reported_per_shard() {
     assert!(plan.stores.iter().all(|store| store.packs.is_empty()));
 }
 
-/// A flist without files that needs one pack.
-fn flist_of(pack: &SealedPack) -> lamina_flist::Flist {
+/// A flist without files that needs these packs.
+fn flist_of(packs: &[&SealedPack]) -> Flist {
     let root = lamina_flist::Metadata {
         perm: 0o755,
         uid: 0,
@@ -261,24 +262,20 @@ fn flist_of(pack: &SealedPack) -> lamina_flist::Flist {
         ..lamina_flist::Metadata::default()
     };
     let mut builder = lamina_flist::FlistBuilder::new(lamina_flist::Tree::new(root));
-    let entry = pack.entries[0];
-    let (id, offset, stored_len, len, codec) = (
-        entry.id,
-        entry.offset,
-        entry.stored_len,
-        entry.len,
-        entry.codec,
-    );
-    builder.chunks = vec![lamina_flist::ChunkRecord {
-        id,
-        pack: 0,
-        offset,
-        stored_len,
-        len,
-        codec,
-    }];
-    builder.packs = vec![pack.record];
-    lamina_flist::Flist::parse(builder.build().unwrap().bytes.into()).unwrap()
+    let chunk = |(pack, sealed): (usize, &&SealedPack)| {
+        let entry = sealed.entries[0];
+        lamina_flist::ChunkRecord {
+            id: entry.id,
+            pack: pack as u32,
+            offset: entry.offset,
+            stored_len: entry.stored_len,
+            len: entry.len,
+            codec: entry.codec,
+        }
+    };
+    builder.chunks = packs.iter().enumerate().map(chunk).collect();
+    builder.packs = packs.iter().map(|pack| pack.record).collect();
+    Flist::parse(builder.build().unwrap().bytes.into()).unwrap()
 }
 
 #[tokio::test]
@@ -286,7 +283,7 @@ async fn published_flists_keep_their_packs_until_told_otherwise() {
     let root = tempfile::tempdir().unwrap();
     let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
     let packs = fill(&set).await;
-    let (one, two) = (flist_of(&packs[1]), flist_of(&packs[6]));
+    let (one, two) = (flist_of(&[&packs[1]]), flist_of(&[&packs[6]]));
     crate::publish_flist(&set, &one).await.unwrap();
     crate::publish_flist(&set, &two).await.unwrap();
     assert_eq!(
@@ -329,7 +326,7 @@ async fn a_damaged_published_flist_stops_everything() {
     let root = tempfile::tempdir().unwrap();
     let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
     let packs = fill(&set).await;
-    let flist = flist_of(&packs[1]);
+    let flist = flist_of(&[&packs[1]]);
     let key = crate::publish_flist(&set, &flist).await.unwrap();
     let path = root.path().join(key.path());
     let mut bytes = std::fs::read(&path).unwrap();
@@ -340,4 +337,87 @@ async fn a_damaged_published_flist_stops_everything() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+/// A flist of these packs and a pointer to it, both published.
+async fn publish(set: &StoreSet, name: u8, packs: &[&SealedPack]) -> (Flist, ImageKey) {
+    let flist = flist_of(packs);
+    crate::publish_flist(set, &flist).await.unwrap();
+    let pointer = crate::ImagePointer {
+        flist: flist.digest(),
+        manifest: lamina_flist::Sha256Digest::from_bytes([name; 32]),
+        platform: "linux/amd64".to_owned(),
+    };
+    crate::publish_pointer(set, &pointer).await.unwrap();
+    (flist, pointer.key())
+}
+
+async fn pointers(set: &StoreSet) -> BTreeSet<ObjectKey> {
+    let mut found = BTreeSet::new();
+    for (_, store) in set.stores() {
+        let listed = store.list(ObjectKind::Image).await.unwrap();
+        found.extend(listed.into_iter().map(|found| found.key));
+    }
+    found
+}
+
+#[tokio::test]
+async fn pointers_go_and_stay_with_their_flist() {
+    let root = tempfile::tempdir().unwrap();
+    let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
+    let packs = fill(&set).await;
+    let (kept, pointer) = publish(&set, 1, &[&packs[0]]).await;
+    let (_, other) = publish(&set, 2, &[&packs[1]]).await;
+    let damaged = ObjectKey::Image(ImageKey::new(
+        &lamina_flist::Sha256Digest::from_bytes([3; 32]),
+        "linux/amd64",
+    ));
+    let (_, store) = set.stores().next().unwrap();
+    store
+        .put(&damaged, Bytes::from_static(b"{}"))
+        .await
+        .unwrap();
+
+    let plan = GcPlan::make(&set, &GcRoots::default(), &NOW).await.unwrap();
+    plan.apply(&set).await.unwrap();
+    let both = [pointer, other].map(ObjectKey::Image);
+    assert_eq!(pointers(&set).await, BTreeSet::from(both));
+
+    let mut roots = GcRoots::default();
+    roots.keep_flist(&kept);
+    let options = GcOptions {
+        keep_published: false,
+        ..NOW
+    };
+    let plan = GcPlan::make(&set, &roots, &options).await.unwrap();
+    plan.apply(&set).await.unwrap();
+    assert_eq!(
+        pointers(&set).await,
+        BTreeSet::from([ObjectKey::Image(pointer)])
+    );
+}
+
+#[tokio::test]
+async fn forgetting_one_flist_leaves_what_others_and_nobody_use() {
+    let root = tempfile::tempdir().unwrap();
+    let set = set_of(vec![Arc::new(DirStore::new(root.path()))]);
+    let packs = fill(&set).await;
+    let (gone, _) = publish(&set, 1, &[&packs[0], &packs[1]]).await;
+    let (_, other) = publish(&set, 2, &[&packs[1], &packs[2]]).await;
+    let options = GcOptions {
+        only: Some(Forgotten::new(&gone)),
+        ..NOW
+    };
+    let plan = GcPlan::make(&set, &GcRoots::default(), &options)
+        .await
+        .unwrap();
+    assert_eq!(plan.stores[0].packs, [packs[0].record.id]);
+    assert_eq!(plan.stores[0].flists, [gone.digest()]);
+    plan.apply(&set).await.unwrap();
+    assert_eq!(
+        pointers(&set).await,
+        BTreeSet::from([ObjectKey::Image(other)])
+    );
+    let rest: Vec<usize> = (1..packs.len()).collect();
+    assert_sound(root.path(), &packs, &rest).await;
 }

@@ -248,7 +248,7 @@ async fn story(make_url: impl Fn(&str) -> String) {
     roots.keep(FlistDigest::of(b"kept"), packed.packs[..1].iter().copied());
     let options = GcOptions {
         age_min: Duration::ZERO,
-        keep_published: true,
+        ..GcOptions::default()
     };
     GcPlan::make(&set, &roots, &options)
         .await

@@ -67,11 +67,7 @@ impl Artifact {
     }
 
     pub(super) fn render(&self, kind: ObjectKind) -> Vec<u8> {
-        let kind = match kind {
-            ObjectKind::Pack => "pack",
-            ObjectKind::Index => "index",
-            ObjectKind::Flist => "flist",
-        };
+        let kind = kind.noun();
         let media_type = format!("application/vnd.lamina.{kind}.v1");
         let empty = crate::pack::sha256(EMPTY).to_string();
         let manifest = Manifest {
