@@ -48,6 +48,16 @@ impl ImageRef {
         self.digest.as_ref()
     }
 
+    /// The same repository at this manifest.
+    #[must_use]
+    pub fn pinned(&self, digest: Sha256Digest) -> Self {
+        Self {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
+        }
+    }
+
     /// The tag or digest to ask the registry for.
     pub fn selector(&self) -> String {
         match (&self.digest, &self.tag) {

@@ -11,7 +11,7 @@ use lamina_store::{ChunkIndex, ObjectKey, PackSink, PackStats, PackTarget, Packe
 use tokio::runtime::Handle;
 
 use super::record::{self, Embedded};
-use super::stream::LayerStream;
+use super::stream::{Expected, LayerStream, Seen};
 use super::{ConvertOptions, ConvertedLayer, LayerFailure, PackPlace, RecordError};
 use crate::layer::{
     BoxError, ChunkSink, LayerDraft, LayerError, LayerStats, PlacedLayer, place_content,
@@ -25,10 +25,24 @@ use crate::source::{SourceImage, SourceLayer};
 pub(super) struct LayerJob {
     pub(super) image: Arc<SourceImage>,
     pub(super) place: PackPlace,
+    pub(super) work: Work,
+}
+
+/// How any tar is packed, a layer's or an archive's.
+#[derive(Clone)]
+pub(super) struct Work {
     pub(super) options: ConvertOptions,
     pub(super) progress: Arc<dyn Progress>,
     pub(super) handle: Handle,
     pub(super) cancel: Arc<AtomicBool>,
+}
+
+/// A tar in packs.
+pub(super) struct Streamed {
+    pub(super) placed: PlacedLayer,
+    pub(super) stats: LayerStats,
+    pub(super) packed: PackStats,
+    pub(super) seen: Seen,
 }
 
 type Outcome = (PlacedLayer, ConvertedLayer);
@@ -48,12 +62,12 @@ impl LayerJob {
                     file,
                 ),
             ),
-            None => match &self.options.layers_dir {
+            None => match &self.work.options.layers_dir {
                 None => self.to_stores(index)?,
                 Some(dir) => self.to_file(index, dir)?,
             },
         };
-        self.progress.layer_done(index, outcome.1.reused);
+        self.work.progress.layer_done(index, outcome.1.reused);
         Ok(outcome)
     }
 
@@ -63,6 +77,7 @@ impl LayerJob {
         layer: &SourceLayer,
     ) -> Result<Option<(PlacedLayer, Option<PathBuf>)>, LayerFailure> {
         let file = self
+            .work
             .options
             .layers_dir
             .as_ref()
@@ -84,7 +99,7 @@ impl LayerJob {
     fn all_there(&self, stores: &StoreSet, packs: &[PackRecord]) -> Result<bool, LayerFailure> {
         for pack in packs {
             let key = ObjectKey::Pack(pack.id);
-            if !self.handle.block_on(stores.has(&key, pack.len))? {
+            if !self.work.handle.block_on(stores.has(&key, pack.len))? {
                 return Ok(false);
             }
         }
@@ -93,8 +108,12 @@ impl LayerJob {
 
     /// A record stands for a layer *and* how it was packed.
     fn record_path(&self, layer: &SourceLayer) -> Option<PathBuf> {
-        let dir = self.options.records.as_ref()?;
-        Some(record::record_path(dir, layer, self.options.pack.level))
+        let dir = self.work.options.records.as_ref()?;
+        Some(record::record_path(
+            dir,
+            layer,
+            self.work.options.pack.level,
+        ))
     }
 
     fn to_stores(&self, index: usize) -> Result<Outcome, LayerFailure> {
@@ -144,7 +163,7 @@ impl LayerJob {
     ) -> Result<(), LayerFailure> {
         for pack in records {
             let key = ObjectKey::Pack(pack.id);
-            if self.handle.block_on(stores.has(&key, pack.len))? {
+            if self.work.handle.block_on(stores.has(&key, pack.len))? {
                 continue;
             }
             let mut bytes = vec![0; pack.len as usize];
@@ -155,12 +174,13 @@ impl LayerJob {
                     path: path.to_owned(),
                     source,
                 })?;
-            self.handle.block_on(stores.put(&key, Bytes::from(bytes)))?;
+            self.work
+                .handle
+                .block_on(stores.put(&key, Bytes::from(bytes)))?;
         }
         Ok(())
     }
 
-    /// The work itself.
     fn stream(
         &self,
         index: usize,
@@ -170,14 +190,29 @@ impl LayerJob {
         let layer = &self.image.layers[index];
         let input = self
             .image
-            .open_layer(index, &self.handle)
+            .open_layer(index, &self.work.handle)
             .map_err(LayerFailure::Open)?;
+        let done = self.work.run(index, input, layer.into(), target, known)?;
+        Ok((done.placed, done.stats, done.packed))
+    }
+}
+
+impl Work {
+    /// Packs the tar in `input`, which must be what is expected.
+    pub(super) fn run(
+        &self,
+        index: usize,
+        input: Box<dyn Read + Send>,
+        expected: Expected,
+        target: PackTarget,
+        known: Arc<ChunkIndex>,
+    ) -> Result<Streamed, LayerFailure> {
         let input = Box::new(Cancellable {
             input,
             cancel: Arc::clone(&self.cancel),
         });
         let on_bytes = |n| self.progress.layer_bytes(index, n);
-        let mut stream = LayerStream::open(input, layer, &self.options.limits, on_bytes)?;
+        let mut stream = LayerStream::open(input, expected, &self.options.limits, on_bytes)?;
         let sink = PackSink::new(target, known, &self.options.pack, self.handle.clone())?;
         let mut sink = SinkAdapter(sink);
         let mut told = 0;
@@ -198,9 +233,9 @@ impl LayerJob {
             Err(error) => return Err(self.why(error, sink, &stream)),
         };
         self.progress.advanced(draft.stats.entries - told, 0);
-        stream.finish()?;
+        let seen = stream.finish()?;
         let packed = sink.0.finish()?;
-        place(draft, packed)
+        place(draft, packed, seen)
     }
 
     /// The first cause: a sink that takes no more knows it better, and bytes
@@ -221,10 +256,7 @@ impl LayerJob {
     }
 }
 
-fn place(
-    draft: LayerDraft,
-    packed: Packed,
-) -> Result<(PlacedLayer, LayerStats, PackStats), LayerFailure> {
+fn place(draft: LayerDraft, packed: Packed, seen: Seen) -> Result<Streamed, LayerFailure> {
     let LayerDraft {
         mut tree,
         files,
@@ -240,8 +272,8 @@ fn place(
         stats: pack_stats,
         ..
     } = packed;
-    Ok((
-        PlacedLayer {
+    Ok(Streamed {
+        placed: PlacedLayer {
             tree,
             blob,
             chunks,
@@ -249,8 +281,9 @@ fn place(
             scans,
         },
         stats,
-        pack_stats,
-    ))
+        packed: pack_stats,
+        seen,
+    })
 }
 
 fn converted(

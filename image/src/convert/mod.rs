@@ -6,6 +6,7 @@
 //! its record, if the stores still hold its packs. Nothing of an image is
 //! returned before every digest of it was checked.
 
+mod archive;
 mod combine;
 mod layer;
 mod record;
@@ -33,6 +34,7 @@ use crate::progress::Progress;
 use crate::registry::RegistryOptions;
 use crate::source::{Source, SourceError, SourceImage};
 use crate::stack::{StackError, stack_layers};
+pub use archive::{Archive, ConvertedArchive, convert_archive};
 use combine::Combined;
 pub use record::RecordError;
 pub use stream::StreamError;
@@ -141,6 +143,14 @@ pub enum ConvertError {
         /// Why.
         source: LayerFailure,
     },
+    /// An archive is refused.
+    #[error("convert {url}")]
+    Archive {
+        /// Where it is, secrets removed.
+        url: String,
+        /// Why.
+        source: LayerFailure,
+    },
     /// Its layers do not fit on each other.
     #[error(transparent)]
     Stack(#[from] StackError),
@@ -245,10 +255,12 @@ async fn convert_layers(
     let job = layer::LayerJob {
         image: Arc::clone(image),
         place: place.clone(),
-        options: options.clone(),
-        progress,
-        handle: Handle::current(),
-        cancel,
+        work: layer::Work {
+            options: options.clone(),
+            progress,
+            handle: Handle::current(),
+            cancel,
+        },
     };
     let mut running = futures::stream::iter(0..image.layers.len())
         .map(|index| {
@@ -291,15 +303,7 @@ fn build_flist(
     placed: Vec<PlacedLayer>,
     options: &ConvertOptions,
 ) -> Result<FlistHead, ConvertError> {
-    let Combined {
-        layers,
-        blobs,
-        chunks,
-        packs,
-        blob_ids,
-        scans,
-    } = combine::combine(placed);
-    let tree = stack_layers(layers)?;
+    let combined = combine::combine(placed);
     let mut provenance = Provenance::default();
     if options.provenance {
         provenance = Provenance {
@@ -309,11 +313,11 @@ fn build_flist(
             layers: image
                 .layers
                 .iter()
-                .zip(blob_ids)
+                .zip(&combined.blob_ids)
                 .map(|(layer, blob)| LayerOrigin {
                     digest: layer.digest.unwrap_or(layer.diff_id),
                     diff_id: Some(layer.diff_id),
-                    blob,
+                    blob: *blob,
                 })
                 .collect(),
         };
@@ -325,9 +329,22 @@ fn build_flist(
         provenance,
         ..FlistMeta::default()
     };
-    let graph = options
-        .profile
-        .then(|| Graph::new(&tree, &scans, &image.config.json));
+    assemble(combined, meta, options.profile)
+}
+
+/// The flist of these layers; `profile`: with hints and the command's profile.
+fn assemble(combined: Combined, meta: FlistMeta, profile: bool) -> Result<FlistHead, ConvertError> {
+    let Combined {
+        layers,
+        blobs,
+        chunks,
+        packs,
+        blob_ids: _,
+        scans,
+    } = combined;
+    let tree = stack_layers(layers)?;
+    let config = meta.image.as_ref().unwrap_or(&serde_json::Value::Null);
+    let graph = profile.then(|| Graph::new(&tree, &scans, config));
     let builder = FlistBuilder {
         profile: graph
             .as_ref()

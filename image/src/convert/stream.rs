@@ -33,6 +33,12 @@ pub enum StreamError {
         /// Received, at least.
         got: u64,
     },
+    /// More than an archive may have.
+    #[error("it has more than {max} bytes")]
+    TooLong {
+        /// The limit.
+        max: u64,
+    },
     /// Not the bytes that were asked for.
     #[error("the layer has digest {got}, expected {want}")]
     WrongDigest {
@@ -54,11 +60,55 @@ pub enum StreamError {
     TrailingData,
 }
 
+/// What is known beforehand of a layer's bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Expected {
+    /// Stored bytes; `None` where nobody said.
+    pub(super) size: Option<u64>,
+    /// Most stored bytes.
+    pub(super) size_max: u64,
+    /// Digest of the stored bytes.
+    pub(super) digest: Option<Sha256Digest>,
+    /// Digest of the plain tar.
+    pub(super) diff_id: Option<Sha256Digest>,
+}
+
+impl From<&SourceLayer> for Expected {
+    fn from(layer: &SourceLayer) -> Self {
+        Self {
+            size: Some(layer.size),
+            size_max: layer.size,
+            digest: layer.digest,
+            diff_id: Some(layer.diff_id),
+        }
+    }
+}
+
+impl Expected {
+    fn too_long(&self, got: u64) -> StreamError {
+        match self.size {
+            Some(want) => StreamError::WrongSize { want, got },
+            None => StreamError::TooLong { max: self.size_max },
+        }
+    }
+}
+
+/// What the bytes turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// Digest of the stored bytes, if one was expected or asked for.
+    pub(super) digest: Option<Sha256Digest>,
+    /// Digest of the plain tar.
+    pub(super) diff_id: Sha256Digest,
+    /// Stored bytes.
+    pub(super) size: u64,
+}
+
 /// The plain tar of one layer.
 pub(super) struct LayerStream<'a> {
     plain: Box<dyn Read + Send + 'a>,
     stored: Arc<Mutex<Checked<'a>>>,
-    layer: SourceLayer,
+    expected: Expected,
     hash: Sha256,
     buffer: Box<[u8]>,
     start: usize,
@@ -70,26 +120,27 @@ impl<'a> LayerStream<'a> {
     /// `on_bytes` hears about stored bytes as they arrive.
     pub(super) fn open(
         input: Box<dyn Read + Send>,
-        layer: &SourceLayer,
+        expected: Expected,
         limits: &Limits,
         on_bytes: impl FnMut(u64) + Send + 'a,
     ) -> Result<Self, StreamError> {
         let stored = Arc::new(Mutex::new(Checked {
             input,
-            size: layer.size,
-            hash: layer.digest.map(|_| Sha256::new()),
+            // A layer that has no digest at its source needs none; an archive's is recorded.
+            hash: (expected.digest.is_some() || expected.diff_id.is_none()).then(Sha256::new),
+            expected: expected.clone(),
             have: 0,
             digest: None,
             on_bytes: Box::new(on_bytes),
         }));
         let plain = match decompressed(Shared(Arc::clone(&stored)), limits) {
             Ok(plain) => plain,
-            Err(error) => return Err(blame(&stored, layer).unwrap_or(StreamError::Read(error))),
+            Err(error) => return Err(blame(&stored).unwrap_or(StreamError::Read(error))),
         };
         Ok(Self {
             plain,
             stored,
-            layer: layer.clone(),
+            expected,
             hash: Sha256::new(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
             start: 0,
@@ -101,11 +152,11 @@ impl<'a> LayerStream<'a> {
     /// After a failure: whether the stored bytes themselves are not what was
     /// announced, which then is the better explanation. Reads the rest of them.
     pub(super) fn blame(&self) -> Option<StreamError> {
-        blame(&self.stored, &self.layer)
+        blame(&self.stored)
     }
 
     /// Reads what is left and compares everything.
-    pub(super) fn finish(mut self) -> Result<(), StreamError> {
+    pub(super) fn finish(mut self) -> Result<Seen, StreamError> {
         loop {
             let n = match self.fill_buf() {
                 Ok(buf) => buf.len(),
@@ -120,28 +171,33 @@ impl<'a> LayerStream<'a> {
         if !stored.is_complete() {
             return Err(StreamError::TrailingData);
         }
-        stored.compare(&self.layer)?;
+        stored.compare()?;
         let got = Sha256Digest::from_bytes(self.hash.finalize().into());
-        let want = self.layer.diff_id;
-        if got != want {
+        if let Some(want) = self.expected.diff_id
+            && got != want
+        {
             return Err(StreamError::WrongDiffId { want, got });
         }
-        Ok(())
+        Ok(Seen {
+            digest: stored.digest,
+            diff_id: got,
+            size: stored.have,
+        })
     }
 }
 
-fn blame(stored: &Mutex<Checked<'_>>, layer: &SourceLayer) -> Option<StreamError> {
+fn blame(stored: &Mutex<Checked<'_>>) -> Option<StreamError> {
     let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = vec![0; BUFFER];
     while !stored.is_complete() {
         // Ends at the size announced; what cannot be read explains nothing.
         match stored.read(&mut buffer) {
-            Err(_) if stored.have > stored.size => break,
+            Err(_) if stored.have > stored.expected.size_max => break,
             Err(_) => return None,
             Ok(_) => {}
         }
     }
-    stored.compare(layer).err()
+    stored.compare().err()
 }
 
 impl Read for LayerStream<'_> {
@@ -172,7 +228,7 @@ impl BufRead for LayerStream<'_> {
 /// Counts and hashes stored bytes; stops what is longer than announced.
 struct Checked<'a> {
     input: Box<dyn Read + Send>,
-    size: u64,
+    expected: Expected,
     /// Until the end is seen.
     hash: Option<Sha256>,
     have: u64,
@@ -186,14 +242,12 @@ impl Checked<'_> {
         self.digest.is_some()
     }
 
-    fn compare(&self, layer: &SourceLayer) -> Result<(), StreamError> {
-        if self.have != layer.size {
-            return Err(StreamError::WrongSize {
-                want: layer.size,
-                got: self.have,
-            });
+    fn compare(&self) -> Result<(), StreamError> {
+        let size = self.expected.size.unwrap_or(self.have);
+        if self.have != size || self.have > self.expected.size_max {
+            return Err(self.expected.too_long(self.have));
         }
-        match (layer.digest, self.digest) {
+        match (self.expected.digest, self.digest) {
             (Some(want), Some(got)) if got != want => Err(StreamError::WrongDigest { want, got }),
             _ => Ok(()),
         }
@@ -204,9 +258,8 @@ impl Read for Checked<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buf)?;
         self.have += n as u64;
-        if self.have > self.size {
-            let (want, got) = (self.size, self.have);
-            return Err(io::Error::other(StreamError::WrongSize { want, got }));
+        if self.have > self.expected.size_max {
+            return Err(io::Error::other(self.expected.too_long(self.have)));
         }
         if let Some(hash) = &mut self.hash {
             hash.update(&buf[..n]);

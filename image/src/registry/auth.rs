@@ -113,7 +113,9 @@ impl Authorizer {
                 .query_pairs_mut()
                 .append_pair("service", service)
                 .append_pair("scope", scope);
-            let response = fetcher.send(&realm, url, &[], self.basic()).await?;
+            let response = fetcher
+                .send(&reqwest::Method::GET, &realm, url, &[], self.basic())
+                .await?;
             judge(response, &without_query(&realm))?
         };
         let body = read_body(response, url, ANSWER_MAX).await?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, RANGE};
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -31,6 +31,18 @@ pub struct BlobReader {
 }
 
 impl BlobReader {
+    /// The rest of an answer whose length nobody announced, up to `max` bytes.
+    pub(super) fn of_response(response: Response, url: String, max: u64, handle: &Handle) -> Self {
+        let (sender, pieces) = mpsc::channel(QUEUE);
+        let task = handle.spawn(pass_on(response, url, max, sender));
+        Self {
+            pieces,
+            current: Bytes::new(),
+            failed: false,
+            task: task.abort_handle(),
+        }
+    }
+
     pub(super) fn start(fetcher: Arc<Fetcher>, url: String, size: u64, handle: &Handle) -> Self {
         let (sender, pieces) = mpsc::channel(QUEUE);
         let transfer = Transfer {
@@ -73,6 +85,40 @@ impl Read for BlobReader {
         let n = self.current.len().min(buf.len());
         buf[..n].copy_from_slice(&self.current.split_to(n));
         Ok(n)
+    }
+}
+
+/// Sends an answer's pieces; a piece too many, or a broken transfer, is the last thing sent.
+async fn pass_on(
+    mut response: Response,
+    url: String,
+    max: u64,
+    sender: mpsc::Sender<Result<Bytes, RegistryError>>,
+) {
+    let mut have = 0;
+    loop {
+        let piece = match response.chunk().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return,
+            Err(error) => {
+                let (Failure::Final(error) | Failure::Again(_, error)) = transport(&url, error);
+                let _ = sender.send(Err(error)).await;
+                return;
+            }
+        };
+        have += piece.len() as u64;
+        let sent = match have > max {
+            true => Err(RegistryError::TooLong {
+                url: url.clone(),
+                max,
+            }),
+            false => Ok(piece),
+        };
+        let ends = sent.is_err();
+        // A reader that is gone needs nothing.
+        if sender.send(sent).await.is_err() || ends {
+            return;
+        }
     }
 }
 
@@ -129,7 +175,7 @@ impl Transfer {
         if self.have > 0 {
             headers.push((RANGE, format!("bytes={}-", self.have)));
         }
-        let mut response = self.fetcher.once(&self.url, &headers).await?;
+        let mut response = self.fetcher.once(&Method::GET, &self.url, &headers).await?;
         let mut skip = self.start_of(&response)?;
         while let Some(mut piece) = response
             .chunk()

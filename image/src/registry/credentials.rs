@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -56,6 +57,37 @@ pub enum CredentialSource {
     File(PathBuf),
     /// These.
     Explicit(Credentials),
+    /// A config's content from somebody who may not run programs here: its helpers are not asked.
+    Given(GivenConfig),
+}
+
+/// The content of a docker config; kept in memory only.
+#[derive(Clone)]
+pub struct GivenConfig(Arc<[u8]>);
+
+impl GivenConfig {
+    /// Takes the JSON as it is; it is read when credentials are looked for.
+    pub fn new(json: impl Into<Arc<[u8]>>) -> Self {
+        Self(json.into())
+    }
+
+    fn find(&self, host: &str) -> Result<Credentials, CredentialError> {
+        // The parser's message may quote what it stumbled over: it is dropped.
+        let config: DockerConfig =
+            serde_json::from_slice(&self.0).map_err(|_| CredentialError::MalformedGiven)?;
+        match names(host).find_map(|name| config.auths.get(&name)) {
+            Some(auth) => decode(auth).ok_or_else(|| CredentialError::BadGiven {
+                host: host.to_owned(),
+            }),
+            None => Ok(Credentials::Anonymous),
+        }
+    }
+}
+
+impl fmt::Debug for GivenConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenConfig(***)")
+    }
 }
 
 /// Why credentials cannot be had.
@@ -82,6 +114,15 @@ pub enum CredentialError {
     BadAuth {
         /// The file.
         path: PathBuf,
+        /// Which entry.
+        host: String,
+    },
+    /// The config given is none.
+    #[error("the registry credentials given are no docker config.json")]
+    MalformedGiven,
+    /// An `auth` value of the config given is no base64 of `user:password`.
+    #[error("the registry credentials given hold no user:password for {host}")]
+    BadGiven {
         /// Which entry.
         host: String,
     },
@@ -129,6 +170,7 @@ impl CredentialSource {
     pub async fn find(&self, host: &str) -> Result<Credentials, CredentialError> {
         let path = match self {
             Self::Explicit(credentials) => return Ok(credentials.clone()),
+            Self::Given(config) => return config.find(host),
             Self::File(path) => path.clone(),
             Self::DockerConfig => match default_config() {
                 Some(path) if path.exists() => path,
@@ -331,6 +373,22 @@ mod tests {
                 Credentials::Anonymous
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_config_given_by_a_guest_runs_no_helper_and_is_never_shown() {
+        let given = |json: &str| CredentialSource::Given(GivenConfig::new(json.as_bytes()));
+        let json = r#"{"auths":{"r.io":{"username":"u","password":"p"}},
+            "credsStore":"lamina-test-no-such","credHelpers":{"r.io":"lamina-test-no-such"}}"#;
+        assert_eq!(given(json).find("r.io").await.unwrap(), basic("u", "p"));
+        let other = given(json).find("q.io").await.unwrap();
+        assert_eq!(other, Credentials::Anonymous);
+        assert!(!format!("{:?}", given(json)).contains("r.io"));
+        let error = given(r#"{"auths":"secret"}"#)
+            .find("r.io")
+            .await
+            .unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("secret"), "{error}");
     }
 
     #[tokio::test]

@@ -1,9 +1,11 @@
 //! One GET: redirects followed by hand, retries with back-off, bounded bodies.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{AUTHORIZATION, HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use url::{Host, Origin, Url};
 
 use super::auth::Authorizer;
@@ -19,6 +21,34 @@ pub(super) struct Fetcher {
     loopback: bool,
     pub(super) options: RegistryOptions,
     authorizer: Authorizer,
+}
+
+/// Where requests may end up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The server is this machine: anywhere.
+    Local,
+    /// Not where the text of a redirect says this machine.
+    Remote,
+    /// Nor where a name resolves to this machine.
+    Guarded,
+}
+
+/// Resolves names to addresses that are not this machine's.
+struct Guarded;
+
+impl reqwest::dns::Resolve for Guarded {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let remote: Vec<_> = found.filter(|at| !is_local(at.ip())).collect();
+            if remote.is_empty() {
+                let why = format!("{} leads to this machine", name.as_str());
+                return Err(std::io::Error::other(why).into());
+            }
+            Ok(Box::new(remote.into_iter()) as reqwest::dns::Addrs)
+        })
+    }
 }
 
 /// Why one try failed, and whether another may help.
@@ -40,15 +70,18 @@ impl Fetcher {
         base: &str,
         options: RegistryOptions,
         authorizer: Authorizer,
-        loopback: bool,
+        reach: Reach,
     ) -> Result<Self, RegistryError> {
+        let loopback = reach == Reach::Local;
         let mut builder = Client::builder()
             .user_agent(concat!("lamina/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(options.connect_timeout)
             .read_timeout(options.read_timeout);
-        if loopback {
-            builder = builder.no_proxy();
+        match reach {
+            Reach::Local => builder = builder.no_proxy(),
+            Reach::Remote => {}
+            Reach::Guarded => builder = builder.dns_resolver(Arc::new(Guarded)),
         }
         let broken = |source| RegistryError::Transport {
             url: base.to_owned(),
@@ -66,17 +99,18 @@ impl Fetcher {
         })
     }
 
-    /// GETs `url` and reads the answer with `read`, trying again while that
+    /// Asks for `url` and reads the answer with `read`, trying again while that
     /// may help.
     pub(super) async fn retried<T>(
         &self,
+        method: Method,
         url: &str,
         headers: &[(HeaderName, String)],
         read: impl AsyncFn(Response) -> Result<T, Failure>,
     ) -> Result<T, RegistryError> {
         let mut attempt = 1;
         loop {
-            let result = match self.once(url, headers).await {
+            let result = match self.once(&method, url, headers).await {
                 Ok(response) => read(response).await,
                 Err(failure) => Err(failure),
             };
@@ -109,13 +143,14 @@ impl Fetcher {
         tokio::time::sleep(wait).await;
     }
 
-    /// One GET with redirects and, once, a fresh token.
+    /// One request with redirects and, once, a fresh token.
     pub(super) async fn once(
         &self,
+        method: &Method,
         url: &str,
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Failure> {
-        let mut response = self.follow(url, headers).await?;
+        let mut response = self.follow(method, url, headers).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let challenge = response
                 .headers()
@@ -125,13 +160,14 @@ impl Fetcher {
                 .collect::<Vec<_>>()
                 .join(", ");
             self.authorizer.answer(self, url, &challenge).await?;
-            response = self.follow(url, headers).await?;
+            response = self.follow(method, url, headers).await?;
         }
         judge(response, url)
     }
 
     async fn follow(
         &self,
+        method: &Method,
         url: &str,
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Failure> {
@@ -141,7 +177,7 @@ impl Fetcher {
                 true => self.authorizer.header().await,
                 false => None,
             };
-            let response = self.send(&at, url, headers, authorization).await?;
+            let response = self.send(method, &at, url, headers, authorization).await?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
@@ -157,12 +193,13 @@ impl Fetcher {
     /// One request as it is; `authorization` is the caller's decision.
     pub(super) async fn send(
         &self,
+        method: &Method,
         at: &Url,
         url: &str,
         headers: &[(HeaderName, String)],
         authorization: Option<String>,
     ) -> Result<Response, Failure> {
-        let mut request = self.client.get(at.clone());
+        let mut request = self.client.request(method.clone(), at.clone());
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -225,19 +262,29 @@ impl Fetcher {
         if self.loopback {
             return Ok(());
         }
-        let local = match next.host() {
-            Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
-            Some(Host::Ipv6(ip)) => {
-                ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified()
-            }
-            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-            None => true,
-        };
-        if local {
+        if is_this_machine(next) {
             Err("its target is this machine")
         } else {
             Ok(())
         }
+    }
+}
+
+/// Whether a URL's host says that it is this machine or its metadata service.
+pub(super) fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => is_local(ip.into()),
+        Some(Host::Ipv6(ip)) => is_local(ip.into()),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => true,
+    }
+}
+
+/// Whether an address is this machine's or its metadata service's.
+pub(super) fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
     }
 }
 
@@ -385,6 +432,48 @@ fn unit_random() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn fetcher(reach: Reach) -> Fetcher {
+        let nobody = Authorizer::new(super::super::Credentials::Anonymous, String::new());
+        Fetcher::new("https://a.io/x", RegistryOptions::default(), nobody, reach)
+            .ok()
+            .unwrap()
+    }
+
+    #[test]
+    fn redirects_never_lead_from_outside_to_this_machine() {
+        let hop = |reach, from: &str, to: &str| {
+            let (from, to) = (Url::parse(from).unwrap(), Url::parse(to).unwrap());
+            fetcher(reach).check_hop(&from, &to)
+        };
+        for here in [
+            "http://169.254.169.254/latest",
+            "http://127.0.0.1:1/x",
+            "http://[::1]/x",
+            "http://[fe80::1]/x",
+            "http://[::ffff:169.254.169.254]/x",
+            "http://0.0.0.0/x",
+            "http://localhost/x",
+            "http://a.localhost/x",
+        ] {
+            for reach in [Reach::Remote, Reach::Guarded] {
+                assert!(hop(reach, "http://b.io/", here).is_err(), "{here}");
+            }
+            assert!(
+                hop(Reach::Local, "http://127.0.0.1/", here).is_ok(),
+                "{here}"
+            );
+        }
+        assert!(hop(Reach::Guarded, "https://b.io/", "http://c.io/").is_err());
+        assert!(hop(Reach::Guarded, "https://b.io/", "https://10.0.0.1/").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_is_not_followed() {
+        use reqwest::dns::Resolve as _;
+        let found = Guarded.resolve("localhost".parse().unwrap()).await;
+        assert!(found.is_err());
+    }
 
     #[test]
     fn http_dates_are_read() {

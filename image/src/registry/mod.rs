@@ -10,18 +10,23 @@
 mod auth;
 mod blob;
 pub mod credentials;
+mod download;
 mod http;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use lamina_flist::Sha256Digest;
+use reqwest::Method;
 
 use crate::limits::Limits;
 use crate::manifest::{MANIFEST_TYPES, ManifestError};
 use crate::reference::ImageRef;
 use auth::Authorizer;
 pub use blob::BlobReader;
-pub use credentials::{CredentialError, CredentialSource, Credentials};
-use http::{Fetcher, read_body};
+pub use credentials::{CredentialError, CredentialSource, Credentials, GivenConfig};
+pub use download::{Download, download};
+use http::{Fetcher, Reach, read_body};
 
 /// How to talk to registries.
 #[derive(Debug, Clone)]
@@ -143,6 +148,25 @@ pub enum RegistryError {
     Manifest(#[from] ManifestError),
 }
 
+impl RegistryError {
+    /// The same with another URL in its text, one without secrets.
+    fn about(mut self, shown: &str) -> Self {
+        match &mut self {
+            Self::NotFound { url }
+            | Self::Denied { url, .. }
+            | Self::RateLimited { url, .. }
+            | Self::Status { url, .. }
+            | Self::Transport { url, .. }
+            | Self::TooLong { url, .. }
+            | Self::Short { url, .. }
+            | Self::Protocol { url, .. }
+            | Self::Redirect { url, .. } => shown.clone_into(url),
+            Self::Credentials(_) | Self::Manifest(_) => {}
+        }
+        self
+    }
+}
+
 /// A manifest as served.
 #[derive(Debug, Clone)]
 pub struct Served {
@@ -178,7 +202,11 @@ impl Registry {
         let credentials = options.credentials.find(reference.registry()).await?;
         let scope = format!("repository:{}:pull", reference.repository());
         let authorizer = Authorizer::new(credentials, scope);
-        let fetcher = Fetcher::new(&base, options.clone(), authorizer, reference.is_loopback())?;
+        let reach = match reference.is_loopback() {
+            true => Reach::Local,
+            false => Reach::Remote,
+        };
+        let fetcher = Fetcher::new(&base, options.clone(), authorizer, reach)?;
         Ok(Self {
             fetcher: Arc::new(fetcher),
             base,
@@ -195,17 +223,43 @@ impl Registry {
         let headers = vec![(reqwest::header::ACCEPT, accept)];
         let max = limits.manifest_bytes_max;
         self.fetcher
-            .retried(&url, &headers, async |response: reqwest::Response| {
-                let content_type = response
-                    .headers()
-                    .get(reqwest::header::CONTENT_TYPE)
-                    .and_then(|v| v.to_str().ok())
-                    .map(str::to_owned);
-                Ok(Served {
-                    bytes: read_body(response, &url, max).await?,
-                    content_type,
-                })
-            })
+            .retried(
+                Method::GET,
+                &url,
+                &headers,
+                async |response: reqwest::Response| {
+                    let content_type = response
+                        .headers()
+                        .get(reqwest::header::CONTENT_TYPE)
+                        .and_then(|v| v.to_str().ok())
+                        .map(str::to_owned);
+                    Ok(Served {
+                        bytes: read_body(response, &url, max).await?,
+                        content_type,
+                    })
+                },
+            )
+            .await
+    }
+
+    /// The digest a tag or digest stands for, without fetching the manifest; `None` from a registry that
+    /// does not say. Success also says that the caller's credentials may have it.
+    ///
+    /// # Errors
+    /// When the registry refuses or has no such thing.
+    pub async fn head(&self, selector: &str) -> Result<Option<Sha256Digest>, RegistryError> {
+        let url = format!("{}/manifests/{selector}", self.base);
+        let headers = vec![(reqwest::header::ACCEPT, MANIFEST_TYPES.join(", "))];
+        self.fetcher
+            .retried(
+                Method::HEAD,
+                &url,
+                &headers,
+                async |response: reqwest::Response| {
+                    let digest = response.headers().get("docker-content-digest");
+                    Ok(digest.and_then(|value| value.to_str().ok()?.parse().ok()))
+                },
+            )
             .await
     }
 
@@ -220,7 +274,7 @@ impl Registry {
     ) -> Result<Vec<u8>, RegistryError> {
         let url = self.blob_url(digest);
         self.fetcher
-            .retried(&url, &[], async |response| {
+            .retried(Method::GET, &url, &[], async |response| {
                 read_body(response, &url, size).await
             })
             .await
