@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use lamina_flist::FlistError;
 use lamina_image::convert::{ConvertError, LayerFailure, StreamError};
+use lamina_image::decompress::BombError;
 use lamina_image::manifest::ManifestError;
 use lamina_image::registry::RegistryError;
 use lamina_image::source::SourceError;
@@ -124,7 +125,7 @@ fn of_registry(error: &RegistryError) -> EnsureErrorKind {
         }
         RegistryError::Credentials(_) => EnsureErrorKind::InvalidArgument,
         RegistryError::Manifest(error) => of_manifest(error),
-        RegistryError::TooLong { .. } => EnsureErrorKind::DataLoss,
+        RegistryError::TooLong { .. } => EnsureErrorKind::ResourceExhausted,
         RegistryError::RateLimited { .. }
         | RegistryError::Status { .. }
         | RegistryError::Transport { .. }
@@ -146,10 +147,15 @@ fn of_manifest(error: &ManifestError) -> EnsureErrorKind {
 }
 
 fn of_convert(error: &ConvertError) -> EnsureErrorKind {
+    if let Some(kind) = of_bytes(error) {
+        return kind;
+    }
     match error {
         ConvertError::Source(SourceError::Registry(error)) => of_registry(error),
         ConvertError::Source(SourceError::Manifest(error)) => of_manifest(error),
-        ConvertError::Layer { source, .. } => of_layer(source),
+        ConvertError::Layer { source, .. } | ConvertError::Archive { source, .. } => {
+            of_layer(source)
+        }
         ConvertError::Cancelled => EnsureErrorKind::Aborted,
         ConvertError::NoTarget => EnsureErrorKind::Internal,
         _ => EnsureErrorKind::InvalidArgument,
@@ -160,22 +166,41 @@ fn of_layer(failure: &LayerFailure) -> EnsureErrorKind {
     match failure {
         LayerFailure::Store(error) => of_store(error.kind()),
         LayerFailure::Sink(SinkError::Store(error)) => of_store(error.kind()),
-        LayerFailure::Stream(StreamError::Read(error)) | LayerFailure::Open(error) => {
-            of_stream(error)
+        LayerFailure::Sink(SinkError::Vanished(_)) | LayerFailure::Cancelled => {
+            EnsureErrorKind::Aborted
         }
-        LayerFailure::Stream(StreamError::TrailingData) | LayerFailure::Layer(_) => {
-            EnsureErrorKind::InvalidArgument
-        }
+        LayerFailure::Stream(StreamError::TooLong { .. }) => EnsureErrorKind::ResourceExhausted,
+        LayerFailure::Stream(StreamError::Read(_) | StreamError::TrailingData)
+        | LayerFailure::Open(_)
+        | LayerFailure::Layer(_) => EnsureErrorKind::InvalidArgument,
         LayerFailure::Stream(_) => EnsureErrorKind::DataLoss,
-        LayerFailure::Cancelled => EnsureErrorKind::Aborted,
         LayerFailure::Sink(_) | LayerFailure::Place(_) | LayerFailure::Record(_) => {
             EnsureErrorKind::Internal
         }
     }
 }
 
-/// A registry's answer that broke off is inside; anything else is bytes that make no sense.
-fn of_stream(error: &std::io::Error) -> EnsureErrorKind {
-    let inner = error.get_ref().and_then(|e| e.downcast_ref());
-    inner.map_or(EnsureErrorKind::InvalidArgument, of_registry)
+/// What stopped the stream of bytes, which travels inside an I/O error.
+fn of_bytes(error: &(dyn StdError + 'static)) -> Option<EnsureErrorKind> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>();
+        if let Some(inner) = inner.and_then(std::io::Error::get_ref) {
+            if let Some(error) = inner.downcast_ref::<RegistryError>() {
+                return Some(of_registry(error));
+            }
+            if inner.is::<BombError>() {
+                return Some(EnsureErrorKind::ResourceExhausted);
+            }
+            match inner.downcast_ref::<StreamError>() {
+                Some(StreamError::TooLong { .. }) => {
+                    return Some(EnsureErrorKind::ResourceExhausted);
+                }
+                Some(_) => return Some(EnsureErrorKind::DataLoss),
+                None => {}
+            }
+        }
+        cause = error.source();
+    }
+    None
 }

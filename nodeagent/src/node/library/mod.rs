@@ -1,17 +1,49 @@
 //! The node's library of flists: from "this image" to a checked flist on this node's disk.
+//!
+//! ```text
+//! reference ──resolve (registry, as the caller)──> manifest ──known here?──> flist
+//!                                                     │ no: once, for all who ask
+//!                                                     ├──pointer in the stores──> fetch, check
+//!                                                     └──else convert, publish flist and pointer
+//! ```
+//! What always holds: nobody gets an image the registry does not show them; credentials are never stored;
+//! a flist handed out was checked as a whole, digests and structure; a kill at any point leaves a library
+//! that opens and goes on.
 
+mod card;
+mod disk;
 mod error;
+mod flight;
+mod forget;
+mod make;
+mod notes;
+mod queue;
+mod resolve;
+mod shelf;
+mod stores;
+mod wanted;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use lamina_flist::FlistDigest;
 use lamina_proto::lamina::v1::{FlistInfo, Source};
+use lamina_store::UrlTrust;
+use tokio::sync::RwLock;
+
+use card::Card;
+use flight::{Flights, on_thread};
+use queue::Queue;
+use resolve::resolve;
+use shelf::Shelf;
+use stores::Stores;
+use wanted::{Archive, Image, Pull, Wanted, WantedFlist};
 
 pub use error::{EnsureError, EnsureErrorKind};
 
 /// Where a library is and what it may cost.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LibraryConfig {
     /// Its directory; made if missing, used by one process at a time.
     pub dir: PathBuf,
@@ -21,6 +53,14 @@ pub struct LibraryConfig {
     pub insecure_registries: Vec<String>,
     /// What it may cost.
     pub limits: LibraryLimits,
+}
+
+impl fmt::Debug for LibraryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("LibraryConfig");
+        shown.field("dir", &self.dir).field("limits", &self.limits);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Bounds of a library.
@@ -76,7 +116,7 @@ impl Phase {
 }
 
 /// A flist on this node. While it or a clone lives, the library keeps the file.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Have {
     /// The flist's file.
     pub flist: PathBuf,
@@ -84,12 +124,31 @@ pub struct Have {
     pub info: FlistInfo,
     /// Stores to read its data from, credentials included: not for logs.
     pub stores: Vec<String>,
+    _lease: Arc<shelf::Lease>,
 }
 
-/// The library.
-#[derive(Debug)]
+// Store URLs may hold passwords.
+impl fmt::Debug for Have {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Have");
+        shown.field("flist", &self.flist).field("info", &self.info);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// The library. Work goes on in threads of the runtime that `ensure` is called in; end that one with
+/// `shutdown_background`, or it waits for what is being converted.
 pub struct Library {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     config: LibraryConfig,
+    shelf: Shelf,
+    flights: Arc<Flights>,
+    queue: Queue,
+    /// Held for reading while something is written to stores, for writing while packs are deleted there.
+    collecting: RwLock<()>,
 }
 
 impl Library {
@@ -99,45 +158,177 @@ impl Library {
     /// The directory cannot be used, another process uses it, or a store of the configuration makes no
     /// sense.
     pub fn open(config: LibraryConfig) -> Result<Arc<Self>, EnsureError> {
-        Ok(Arc::new(Self { config }))
+        Stores::open(&config.stores, UrlTrust::User)?;
+        let shelf = Shelf::open(&config.dir, &config.limits)?;
+        let queue = Queue::new(config.limits.conversions_max, config.limits.queue_max);
+        let inner = Inner {
+            config,
+            shelf,
+            flights: Arc::default(),
+            queue,
+            collecting: RwLock::new(()),
+        };
+        Ok(Arc::new(Self {
+            inner: Arc::new(inner),
+        }))
     }
 
     /// Makes the source's flist available here. What it begins goes on when the caller is gone; the next
-    /// equal call finds it. `stores` empty: the node's own.
+    /// equal call finds it. `stores` empty: the node's own; results are published there. `progress` is
+    /// called on the caller's task and must return at once.
     ///
     /// # Errors
     /// By kind, see [`EnsureErrorKind`].
     pub async fn ensure(
-        self: &Arc<Self>,
+        &self,
         source: Source,
         stores: &[String],
         progress: impl Fn(Phase, u64, u64) + Send + Sync + 'static,
     ) -> Result<Have, EnsureError> {
-        let _ = (source, stores, &self.config);
+        let wanted = Wanted::parse(source)?;
+        let stores = self.inner.stores(stores)?;
         progress(Phase::Resolve, 0, 0);
-        Err(EnsureError::new(
-            EnsureErrorKind::Internal,
-            "ensure: this build cannot",
-        ))
+        match wanted {
+            Wanted::Image(image) => self.inner.image(&image, &stores, &progress).await,
+            Wanted::Archive(archive) => self.inner.archive(&archive, &stores, &progress).await,
+            Wanted::Flist(flist) => self.inner.flist(flist, &stores, &progress).await,
+        }
     }
 
-    /// Every flist here.
+    /// Every flist here, by reference.
     pub fn list(&self) -> Vec<FlistInfo> {
-        Vec::new()
+        self.inner.shelf.cards().iter().map(Card::info).collect()
     }
 
-    /// Forgets a flist; `delete_stored`: also deletes it from its stores with the packs no other flist
-    /// there needs. Gives the bytes freed. One that is not here is no failure.
+    /// Forgets a flist; `delete_stored`: also deletes it from `stores` (empty: the node's own) with the packs
+    /// no other flist there or here needs. Gives the bytes freed. One that is not here is no failure.
     ///
     /// # Errors
-    /// `FailedPrecondition` while somebody holds it ([`Have`]) or a conversion runs; else a store's.
+    /// `FailedPrecondition` while somebody holds it ([`Have`]) or, with `delete_stored`, while something is
+    /// converted here; else a store's.
     pub async fn forget(
-        self: &Arc<Self>,
+        &self,
         digest: FlistDigest,
         delete_stored: bool,
         stores: &[String],
     ) -> Result<u64, EnsureError> {
-        let _ = (digest, delete_stored, stores);
-        Ok(0)
+        let (inner, stores) = (Arc::clone(&self.inner), stores.to_vec());
+        on_thread(move || async move { inner.forget(digest, delete_stored, &stores).await }).await
     }
 }
+
+impl fmt::Debug for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dir = &self.inner.config.dir;
+        f.debug_struct("Library")
+            .field("dir", dir)
+            .finish_non_exhaustive()
+    }
+}
+
+type Tell<'a> = &'a (dyn Fn(Phase, u64, u64) + Send + Sync);
+
+impl Inner {
+    fn stores(&self, given: &[String]) -> Result<Stores, EnsureError> {
+        let urls = match given.is_empty() {
+            true => &self.config.stores,
+            false => given,
+        };
+        Stores::open(urls, UrlTrust::User)
+    }
+
+    async fn image(
+        self: &Arc<Self>,
+        image: &Image,
+        stores: &Stores,
+        progress: Tell<'_>,
+    ) -> Result<Have, EnsureError> {
+        let manifest = {
+            let (inner, image) = (Arc::clone(self), image.clone());
+            on_thread(move || async move { resolve(&inner.config, &inner.shelf, &image).await })
+        };
+        let manifest = manifest.await?;
+        if let Some(have) = self.find(&manifest, image, stores) {
+            return Ok(have);
+        }
+        if image.pull == Pull::Never {
+            let what = format!(
+                "{} ({}) was resolved before, but its flist is not on this node any more, and pullPolicy \
+                 Never forbids to make it: use IfNotPresent",
+                image.reference, image.platform
+            );
+            return Err(EnsureError::new(EnsureErrorKind::NotFound, what));
+        }
+        let key = format!("image {manifest} {} {}", image.platform, stores.name());
+        loop {
+            let (inner, image, stores) = (Arc::clone(self), image.clone(), stores.clone());
+            let work = move |teller| inner.make_image(manifest, image, stores, teller);
+            let landed = self.flights.join(key.clone(), progress, work).await;
+            let others_rights = matches!(
+                landed.result.as_ref().map_err(EnsureError::kind),
+                Err(EnsureErrorKind::PermissionDenied | EnsureErrorKind::NotFound)
+            );
+            // It was refused to whoever began it, from another repository or with other credentials.
+            if !(landed.joined && others_rights) {
+                return landed.result;
+            }
+        }
+    }
+
+    async fn archive(
+        self: &Arc<Self>,
+        archive: &Archive,
+        stores: &Stores,
+        progress: Tell<'_>,
+    ) -> Result<Have, EnsureError> {
+        if let Some(have) = self.find_archive(archive, stores) {
+            return Ok(have);
+        }
+        let sha256 = archive.sha256.map_or_else(String::new, |s| s.to_string());
+        let key = format!("archive {sha256} {} {}", stores.name(), archive.url);
+        let (inner, archive, stores) = (Arc::clone(self), archive.clone(), stores.clone());
+        let work = move |teller| inner.make_archive(archive, stores, teller);
+        self.flights.join(key, progress, work).await.result
+    }
+
+    async fn flist(
+        self: &Arc<Self>,
+        wanted: WantedFlist,
+        own: &Stores,
+        progress: Tell<'_>,
+    ) -> Result<Have, EnsureError> {
+        let digest = wanted.digest;
+        // Named by whoever wrote the source: read from, never written to, and no file of the node opened.
+        let stores = match wanted.stores.is_empty() {
+            true => own.clone(),
+            false => Stores::open(&wanted.stores, UrlTrust::Flist)?,
+        };
+        if let Some(held) = self.shelf.get(&digest) {
+            return Ok(make::have(held, &stores, None));
+        }
+        let key = format!("flist {digest} {}", stores.name());
+        let inner = Arc::clone(self);
+        let work = move |teller| inner.take(digest, stores, teller);
+        let absent = match self.flights.join(key, progress, work).await.result {
+            Err(error) if make::is_absent(&error) => error,
+            result => return result,
+        };
+        let have = match (&wanted.image, &wanted.archive) {
+            (Some(image), _) => self.image(image, own, progress).await?,
+            (None, Some(archive)) => self.archive(archive, own, progress).await?,
+            (None, None) => return Err(absent),
+        };
+        if have.info.digest != digest.to_string() {
+            let what = format!(
+                "no store has the flist {digest}, and what it was made from gives {} today: use that, or \
+                 publish the flist to a store again",
+                have.info.digest
+            );
+            return Err(EnsureError::new(EnsureErrorKind::DataLoss, what));
+        }
+        Ok(have)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! The stores of one request: parsed, opened, named.
+
+use lamina_store::{StoreOptions, StoreSet, StoreSpec, UrlTrust};
+
+use super::error::{EnsureError, EnsureErrorKind};
+
+/// Stores, opened.
+#[derive(Debug, Clone)]
+pub(super) struct Stores {
+    pub(super) set: StoreSet,
+    specs: Vec<StoreSpec>,
+}
+
+impl Stores {
+    /// Opens the stores with these URLs; nothing is contacted.
+    pub(super) fn open(urls: &[String], url_trust: UrlTrust) -> Result<Self, EnsureError> {
+        let specs = urls.iter().map(|url| parse(url));
+        let specs = specs.collect::<Result<Vec<_>, _>>()?;
+        let options = StoreOptions {
+            url_trust,
+            ..StoreOptions::default()
+        };
+        let set = StoreSet::open(&specs, options)
+            .map_err(|error| EnsureError::store("open the stores", error))?;
+        Ok(Self { set, specs })
+    }
+
+    /// As they were given, credentials included.
+    pub(super) fn exposed(&self) -> Vec<String> {
+        self.specs.iter().map(StoreSpec::expose).collect()
+    }
+
+    /// As they may be shown and recorded.
+    pub(super) fn shown(&self) -> Vec<String> {
+        let shown = |spec: &StoreSpec| spec.strip_credentials().expose();
+        self.specs.iter().map(shown).collect()
+    }
+
+    /// A short name for this list of stores, whatever the credentials.
+    pub(super) fn name(&self) -> String {
+        let hash = blake3::hash(self.shown().join("\n").as_bytes());
+        hex::encode(&hash.as_bytes()[..8])
+    }
+}
+
+fn parse(url: &str) -> Result<StoreSpec, EnsureError> {
+    url.parse().map_err(|error: lamina_store::StoreUrlError| {
+        let redacted = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
+        let what = format!("understand the store `{redacted}`: see docs/stores.md");
+        EnsureError::new(EnsureErrorKind::InvalidArgument, what).because(error)
+    })
+}

@@ -1,0 +1,218 @@
+//! A registry and web server in this process: what it serves can be changed, and it counts.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lamina_image::manifest::sha256;
+use serde_json::json;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+#[derive(Default)]
+pub(super) struct Content {
+    /// Tag -> manifest.
+    tags: BTreeMap<String, Vec<u8>>,
+    manifests: BTreeMap<String, Vec<u8>>,
+    blobs: BTreeMap<String, Vec<u8>>,
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    /// Whoever does not send this is refused.
+    pub(super) authorization: Option<String>,
+    /// Layers are begun and not finished while this holds.
+    pub(super) stalled: bool,
+    log: Vec<String>,
+}
+
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) content: Arc<Mutex<Content>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(super) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let content = Arc::new(Mutex::new(Content::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, ended) = (Arc::clone(&content), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (Ok(stream), shared) = (stream, Arc::clone(&shared)) else {
+                    continue;
+                };
+                // A client that goes away is the client's business.
+                std::thread::spawn(move || serve(&stream, &shared));
+            }
+        });
+        Self {
+            address,
+            content,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Pushes an image of these layers (plain tars) as `a/b:tag`; gives its manifest's digest.
+    pub(super) fn push(&self, tag: &str, layers: &[Vec<u8>]) -> String {
+        let diff_ids: Vec<String> = layers.iter().map(|l| sha256(l).to_string()).collect();
+        let config = json!({
+            "os": "linux", "architecture": lamina_image::Platform::host().arch,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config = config.to_string().into_bytes();
+        let layer = |bytes: &Vec<u8>| {
+            json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                    "digest": sha256(bytes).to_string(), "size": bytes.len() })
+        };
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
+                        "digest": sha256(&config).to_string(), "size": config.len() },
+            "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        });
+        let manifest = manifest.to_string().into_bytes();
+        let digest = sha256(&manifest).to_string();
+        let mut content = self.content.lock().unwrap();
+        for blob in layers.iter().chain([&config]) {
+            content.blobs.insert(sha256(blob).to_string(), blob.clone());
+        }
+        content.manifests.insert(digest.clone(), manifest.clone());
+        content.tags.insert(tag.to_owned(), manifest);
+        digest
+    }
+
+    pub(super) fn image(&self, selector: &str) -> String {
+        format!("{}/a/b{selector}", self.address)
+    }
+
+    /// Requests so far that begin with this, as in `GET /v2/a/b/blobs/`.
+    pub(super) fn count(&self, start: &str) -> usize {
+        let content = self.content.lock().unwrap();
+        content
+            .log
+            .iter()
+            .filter(|line| line.starts_with(start))
+            .count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split(' ');
+    let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let mut authorization = None;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        match header.trim_end().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
+                authorization = Some(value.to_owned());
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut served = content.lock().unwrap();
+    served.log.push(format!("{method} {path}"));
+    let refused = served.authorization.is_some() && served.authorization != authorization;
+    let mut out = stream;
+    if refused && path.starts_with("/v2/") {
+        let challenge = "WWW-Authenticate: Basic realm=\"t\"\r\n";
+        return write!(
+            out,
+            "HTTP/1.1 401 X\r\n{challenge}Connection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+    }
+    let selector = path.rsplit('/').next().unwrap_or("");
+    let body = match path {
+        _ if path.contains("/manifests/") => {
+            served.tags.get(selector).or(served.manifests.get(selector))
+        }
+        _ if path.contains("/blobs/") => served.blobs.get(selector),
+        _ => served.files.get(path),
+    };
+    let Some(body) = body.cloned() else {
+        return write!(
+            out,
+            "HTTP/1.1 404 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+    };
+    // Configs are small here, layers are not.
+    let stalled = served.stalled && path.contains("/blobs/") && body.len() > 4096;
+    drop(served);
+    let kind = match path.contains("/manifests/") {
+        true => format!(
+            "Content-Type: {MANIFEST}\r\nDocker-Content-Digest: {}\r\n",
+            sha256(&body)
+        ),
+        false => String::new(),
+    };
+    write!(
+        out,
+        "HTTP/1.1 200 X\r\n{kind}Connection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )?;
+    if method == "HEAD" {
+        return Ok(());
+    }
+    if stalled {
+        out.write_all(&body[..1024])?;
+        while content.lock().unwrap().stalled {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        return out.write_all(&body[1024..]);
+    }
+    out.write_all(&body)
+}
+
+/// A plain tar of one file.
+pub(super) fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = [0u8; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..107].copy_from_slice(b"0000644");
+    header[108..115].copy_from_slice(b"0000000");
+    header[116..123].copy_from_slice(b"0000000");
+    header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+    header[136..147].copy_from_slice(b"00000000000");
+    header[148..156].copy_from_slice(b"        ");
+    header[156] = b'0';
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let mut out = header.to_vec();
+    out.extend_from_slice(bytes);
+    out.resize(out.len().next_multiple_of(512) + 1024, 0);
+    out
+}
+
+/// Bytes that do not compress and differ by `seed`.
+pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
+    out
+}
