@@ -2,7 +2,11 @@
 
 use std::error::Error;
 
-const FILES: &[&str] = &["lamina/v1/node.proto"];
+const FILES: &[&str] = &[
+    "lamina/v1/node.proto",
+    "csi/v1/csi.proto",
+    "pluginregistration/registration.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

@@ -9,3 +9,18 @@ pub mod lamina {
         tonic::include_proto!("lamina.v1");
     }
 }
+
+/// The Container Storage Interface, as far as the driver answers it.
+pub mod csi {
+    /// Version 1.
+    #[expect(missing_docs, clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+}
+
+/// Registration of plugins with kubelet.
+#[expect(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod pluginregistration {
+    tonic::include_proto!("pluginregistration");
+}
