@@ -1,0 +1,150 @@
+//! The provisioner before a cluster of a few objects.
+
+use std::{collections::BTreeMap, convert::Infallible};
+
+use kube::client::Body;
+use serde_json::{Value, json};
+use tonic::codegen::http::{Method, Request, Response};
+
+use super::*;
+use crate::{identity::DRIVER, ledger::Ledger};
+
+type Objects = Arc<Mutex<BTreeMap<String, Value>>>;
+
+const CLASSES: &str = "/apis/storage.k8s.io/v1/storageclasses";
+const VOLUMES: &str = "/api/v1/persistentvolumes";
+
+/// An API server that knows objects by path.
+async fn api(objects: Objects, request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    let body = request
+        .into_body()
+        .collect_bytes()
+        .await
+        .unwrap_or_default();
+    let mut objects = objects.lock().unwrap();
+    let fault = |code: u16, reason: &str| {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "code": code, "reason": reason, "message": reason,
+        });
+        (code, status)
+    };
+    let (code, answer) = match method {
+        Method::GET => objects
+            .get(&path)
+            .map_or_else(|| fault(404, "NotFound"), |o| (200, o.clone())),
+        Method::POST => {
+            let object: Value = serde_json::from_slice(&body).unwrap();
+            let at = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
+            if objects.contains_key(&at) {
+                fault(409, "AlreadyExists")
+            } else {
+                objects.insert(at, object.clone());
+                (201, object)
+            }
+        }
+        Method::DELETE => objects
+            .remove(&path)
+            .map_or_else(|| fault(404, "NotFound"), |o| (200, o)),
+        _ => fault(405, "MethodNotAllowed"),
+    };
+    let body = Body::from(answer.to_string().into_bytes());
+    Ok(Response::builder().status(code).body(body).unwrap())
+}
+
+fn work(objects: &Objects) -> Arc<Work> {
+    let objects = objects.clone();
+    let service = tower::service_fn(move |request| api(objects.clone(), request));
+    Arc::new(Work {
+        client: Client::new(service, "default"),
+        controller: Controller::new(Ledger::new(None)),
+        events: Events::none(),
+        failures: Mutex::default(),
+    })
+}
+
+fn claim() -> Arc<PersistentVolumeClaim> {
+    let claim = json!({
+        "metadata": {
+            "name": "data", "namespace": "ns", "uid": "0001", "resourceVersion": "3",
+            "annotations": {"volume.kubernetes.io/storage-provisioner": DRIVER},
+        },
+        "spec": {"storageClassName": "lamina", "accessModes": ["ReadOnlyMany"]},
+    });
+    Arc::new(serde_json::from_value(claim).unwrap())
+}
+
+fn class() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "lamina"}, "provisioner": DRIVER,
+        "parameters": {"lamina.dev/image": "python:3.13"},
+    })
+}
+
+#[tokio::test]
+async fn a_claim_gets_its_volume_once_and_a_released_volume_goes() {
+    let objects = Objects::default();
+    objects
+        .lock()
+        .unwrap()
+        .insert(format!("{CLASSES}/lamina"), class());
+    let (work, at) = (work(&objects), format!("{VOLUMES}/pvc-0001"));
+    for _ in 0..3 {
+        Work::claim(claim(), work.clone()).await.unwrap();
+    }
+    let made = objects.lock().unwrap()[&at].clone();
+    assert_eq!(
+        made["spec"]["csi"]["volumeAttributes"],
+        json!({"lamina.dev/image": "python:3.13"})
+    );
+    assert_eq!(made["spec"]["claimRef"]["uid"], "0001");
+
+    let bound: PersistentVolume = serde_json::from_value(made.clone()).unwrap();
+    Work::released(Arc::new(bound), work.clone()).await.unwrap();
+    assert!(objects.lock().unwrap().contains_key(&at));
+    let mut released = made;
+    released["status"] = json!({"phase": "Released"});
+    let released = Arc::new(serde_json::from_value(released).unwrap());
+    for _ in 0..2 {
+        Work::released(Arc::clone(&released), work.clone())
+            .await
+            .unwrap();
+    }
+    assert!(!objects.lock().unwrap().contains_key(&at));
+}
+
+#[tokio::test]
+async fn a_volume_written_meanwhile_is_left_alone() {
+    let objects = Objects::default();
+    let work = work(&objects);
+    let (claim, class) = (claim(), serde_json::from_value(class()).unwrap());
+    let Action::Provision(plan) = decide::decide(&claim, Some(&class), None) else {
+        panic!("not provisioned");
+    };
+    let there = json!({"metadata": {"name": "pvc-0001"}});
+    objects
+        .lock()
+        .unwrap()
+        .insert(format!("{VOLUMES}/pvc-0001"), there.clone());
+    let volumes = Api::all(work.client.clone());
+    work.make(&claim, &class, &plan, &volumes).await.unwrap();
+    assert_eq!(
+        objects.lock().unwrap()[&format!("{VOLUMES}/pvc-0001")],
+        there
+    );
+}
+
+#[tokio::test]
+async fn failures_are_waited_for_longer_each_time() {
+    let work = work(&Objects::default());
+    let failure = Failure::Create("no".into());
+    let waits: Vec<_> = (0..12).map(|_| work.again(&*claim(), &failure)).collect();
+    assert_eq!(waits[0], Next::requeue(RETRY));
+    assert_eq!(waits[1], Next::requeue(RETRY * 2));
+    assert_eq!(waits[11], Next::requeue(RETRY_MAX));
+    work.done(&*claim());
+    assert_eq!(work.again(&*claim(), &failure), Next::requeue(RETRY));
+}
