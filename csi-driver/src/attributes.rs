@@ -1,5 +1,5 @@
 //! What a volume shows and how, as people write it: `volumeAttributes` of inline volumes and static
-//! PersistentVolumes, parameters of StorageClasses. Pure.
+//! `PersistentVolumes`, parameters of `StorageClasses`. Pure.
 //!
 //! Parsed once, here; [`Attributes::to_context`] is its inverse. A key that is not known is refused with
 //! the nearest one that is, so that a typing error never mounts something else silently.
@@ -137,7 +137,7 @@ impl Attributes {
         })
     }
 
-    /// The attributes that parse to this, defaults left out: what a PersistentVolume carries.
+    /// The attributes that parse to this, defaults left out: what a `PersistentVolume` carries.
     pub fn to_context(&self) -> HashMap<String, String> {
         let mut context = HashMap::new();
         let mut put = |key: &str, value: &str| context.insert(key.to_owned(), value.to_owned());

@@ -2,7 +2,7 @@
 
 use lamina_proto::csi::v1::{
     VolumeCapability,
-    volume_capability::{AccessType, access_mode::Mode as Access},
+    volume_capability::{AccessMode, AccessType, access_mode::Mode as Access},
 };
 use thiserror::Error;
 
@@ -74,7 +74,7 @@ pub fn check(capability: Option<&VolumeCapability>, mode: Mode) -> Result<Use, C
     let access = capability
         .access_mode
         .as_ref()
-        .map_or(Access::Unknown, |a| a.mode());
+        .map_or(Access::Unknown, AccessMode::mode);
     let writes = match access {
         Access::Unknown => return Err(CapabilityError::NoMode),
         Access::SingleNodeReaderOnly | Access::MultiNodeReaderOnly => false,
@@ -98,7 +98,7 @@ pub fn check(capability: Option<&VolumeCapability>, mode: Mode) -> Result<Use, C
 
 #[cfg(test)]
 mod tests {
-    use lamina_proto::csi::v1::volume_capability::{AccessMode, BlockVolume, MountVolume};
+    use lamina_proto::csi::v1::volume_capability::{BlockVolume, MountVolume};
 
     use super::*;
 

@@ -44,8 +44,8 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT for what cannot be, ALREADY_EXISTS for a name in use otherwise, NOT_FOUND for a
-    /// source that does not exist, OUT_OF_RANGE for sizes that contradict each other.
+    /// `INVALID_ARGUMENT` for what cannot be, `ALREADY_EXISTS` for a name in use otherwise, `NOT_FOUND` for a
+    /// source that does not exist, `OUT_OF_RANGE` for sizes that contradict each other.
     pub async fn create(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
         if request.name.is_empty() || request.name.len() > NAME_MAX {
             return Err(Status::invalid_argument(

@@ -34,7 +34,7 @@ pub struct Note {
     pub on: Subject,
     /// Something a person may have to act on.
     pub warning: bool,
-    /// CamelCase, for machines.
+    /// `CamelCase`, for machines.
     pub reason: &'static str,
     /// What was done to which volume; events that differ in it are not merged.
     pub action: String,

@@ -15,7 +15,7 @@ use crate::volume::VolumeId;
 ///
 /// # Errors
 ///
-/// NOT_FOUND if there is none, UNAVAILABLE while it has no digest or the cluster does not answer.
+/// `NOT_FOUND` if there is none, UNAVAILABLE while it has no digest or the cluster does not answer.
 pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<FlistSource, Status> {
     let kind = GroupVersionKind::gvk("lamina.dev", "v1alpha1", "Flist");
     let api = ApiResource::from_gvk_with_plural(&kind, "flists");

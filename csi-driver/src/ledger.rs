@@ -1,8 +1,8 @@
 //! Which volumes exist.
 //!
-//! A volume of Lamina reserves nothing anywhere: it exists because a PersistentVolume says so. In a cluster
-//! the PersistentVolumes are therefore the truth; what this process itself created is remembered beside
-//! them, bounded, for the time until its PersistentVolume is written, and for use without a cluster.
+//! A volume of Lamina reserves nothing anywhere: it exists because a `PersistentVolume` says so. In a cluster
+//! the `PersistentVolumes` are therefore the truth; what this process itself created is remembered beside
+//! them, bounded, for the time until its `PersistentVolume` is written, and for use without a cluster.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -18,7 +18,7 @@ use crate::{attributes::quantity, identity::DRIVER, volume::VolumeId};
 
 /// Volumes remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 10_000;
-/// PersistentVolumes per request to the cluster.
+/// `PersistentVolumes` per request to the cluster.
 const PAGE: u32 = 500;
 
 /// The volumes that exist.
@@ -36,7 +36,7 @@ struct Created {
 }
 
 impl Ledger {
-    /// With a cluster, its PersistentVolumes count too.
+    /// With a cluster, its `PersistentVolumes` count too.
     pub fn new(cluster: Option<Client>) -> Self {
         Self {
             cluster: cluster.map(Api::all),
@@ -57,7 +57,7 @@ impl Ledger {
         Ok(created.insert(name, volume))
     }
 
-    /// Forgets a volume; its PersistentVolume is its owner's to delete.
+    /// Forgets a volume; its `PersistentVolume` is its owner's to delete.
     pub fn delete(&self, id: &VolumeId) {
         let mut created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
         created.remove(id.as_str());
@@ -150,7 +150,7 @@ impl Created {
     }
 }
 
-/// A PersistentVolume as a CSI volume, if it is one of this driver.
+/// A `PersistentVolume` as a CSI volume, if it is one of this driver.
 fn of_ours(volume: &PersistentVolume) -> Option<Volume> {
     let spec = volume.spec.as_ref()?;
     let csi = spec.csi.as_ref().filter(|csi| csi.driver == DRIVER)?;

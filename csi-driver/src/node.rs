@@ -72,7 +72,7 @@ impl node_server::Node for Node {
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
-        let publish = Publish::check(request.into_inner())?;
+        let publish = Publish::check(&request.into_inner())?;
         let mut keys = vec![publish.id.on_node(&publish.target)];
         if publish.usage.alone {
             keys.push(publish.id.to_string());
@@ -168,7 +168,7 @@ impl node_server::Node for Node {
 }
 
 impl Publish {
-    fn check(request: NodePublishVolumeRequest) -> Result<Self, Status> {
+    fn check(request: &NodePublishVolumeRequest) -> Result<Self, Status> {
         let id = VolumeId::parse(&request.volume_id).map_err(refused)?;
         let target = Target::parse(&request.target_path).map_err(refused)?;
         let capability = request.volume_capability.as_ref();

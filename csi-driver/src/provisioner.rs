@@ -140,7 +140,7 @@ impl Work {
             .await;
     }
 
-    /// Watches PersistentVolumes.
+    /// Watches `PersistentVolumes`.
     async fn delete(self: Arc<Self>) {
         Watcher::new(
             Api::<PersistentVolume>::all(self.client.clone()),

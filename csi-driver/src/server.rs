@@ -105,11 +105,9 @@ async fn until(
         () = stop => {}
     }
     let _ = stopping.send(());
-    match timeout(LAST_CALLS, serving).await {
-        Ok(ended) => ended.context("gRPC server"),
-        Err(_) => {
-            tracing::warn!("stopped while calls were under way; their callers repeat them");
-            Ok(())
-        }
+    if let Ok(ended) = timeout(LAST_CALLS, serving).await {
+        return ended.context("gRPC server");
     }
+    tracing::warn!("stopped while calls were under way; their callers repeat them");
+    Ok(())
 }

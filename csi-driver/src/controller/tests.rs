@@ -124,7 +124,7 @@ async fn what_cannot_be_is_refused() {
         ),
         (
             CreateVolumeRequest {
-                parameters: Default::default(),
+                parameters: std::collections::HashMap::default(),
                 ..base()
             },
             Code::InvalidArgument,
@@ -175,7 +175,7 @@ async fn a_copy_shows_what_its_origin_shows() {
         volume_content_source: Some(VolumeContentSource {
             r#type: Some(origin),
         }),
-        parameters: Default::default(),
+        parameters: std::collections::HashMap::default(),
         ..ask("m", "", 1)
     };
     let copy = c.create(copy).await.unwrap();

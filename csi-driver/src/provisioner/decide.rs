@@ -1,4 +1,4 @@
-//! What is to be done about a claim, and about a PersistentVolume. Pure.
+//! What is to be done about a claim, and about a `PersistentVolume`. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,7 +24,7 @@ const PROVISIONER: [&str; 2] = [
 ];
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const CLASS_OLD: &str = "volume.beta.kubernetes.io/storage-class";
-/// Set by us on PersistentVolumes.
+/// Set by us on `PersistentVolumes`.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Parameters of a class that are about the secret for pulling.
 const SECRET_NAME: &str = "csi.storage.k8s.io/node-publish-secret-name";
@@ -77,12 +77,12 @@ pub fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
         .or_else(|| annotation(claim, CLASS_OLD))
 }
 
-/// Name of the PersistentVolume for a claim, and of the volume.
+/// Name of the `PersistentVolume` for a claim, and of the volume.
 pub fn volume_name(claim: &PersistentVolumeClaim) -> Option<String> {
     claim.metadata.uid.as_ref().map(|uid| format!("pvc-{uid}"))
 }
 
-/// What is to be done about `claim`, whose class and whose PersistentVolume are these.
+/// What is to be done about `claim`, whose class and whose `PersistentVolume` are these.
 pub fn decide(
     claim: &PersistentVolumeClaim,
     class: Option<&StorageClass>,
@@ -211,7 +211,7 @@ fn secret(claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<(String
     Some((namespace, name))
 }
 
-/// Whether a PersistentVolume is ours to delete.
+/// Whether a `PersistentVolume` is ours to delete.
 pub fn to_delete(volume: &PersistentVolume) -> bool {
     let ours = volume
         .metadata

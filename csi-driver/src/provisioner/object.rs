@@ -1,4 +1,4 @@
-//! The PersistentVolume for a volume. Pure.
+//! The `PersistentVolume` for a volume. Pure.
 //!
 //! No node affinity, as every node can show it; and no finalizer, as nothing is behind it that would be left
 //! over: an uninstalled Lamina never leaves an object that cannot be deleted.

@@ -1,6 +1,9 @@
 //! The provisioner before a cluster of a few objects.
 
-use std::{collections::BTreeMap, convert::Infallible};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    convert::Infallible,
+};
 
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -38,11 +41,9 @@ async fn api(objects: Objects, request: Request<Body>) -> Result<Response<Body>,
         Method::POST => {
             let object: Value = serde_json::from_slice(&body).unwrap();
             let at = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
-            if objects.contains_key(&at) {
-                fault(409, "AlreadyExists")
-            } else {
-                objects.insert(at, object.clone());
-                (201, object)
+            match objects.entry(at) {
+                Entry::Occupied(_) => fault(409, "AlreadyExists"),
+                Entry::Vacant(free) => (201, free.insert(object).clone()),
             }
         }
         Method::DELETE => objects

@@ -93,11 +93,11 @@ pub(crate) async fn connect(socket: PathBuf) -> Channel {
 }
 
 /// The capability that kubelet sends for inline volumes.
-pub(crate) fn capability(mode: Mode) -> Option<VolumeCapability> {
-    Some(VolumeCapability {
+pub(crate) fn capability(mode: Mode) -> VolumeCapability {
+    VolumeCapability {
         access_mode: Some(AccessMode { mode: mode.into() }),
         access_type: Some(AccessType::Mount(MountVolume::default())),
-    })
+    }
 }
 
 /// A publish call of an image.
@@ -105,7 +105,7 @@ pub(crate) fn publish(id: &str, target: &str) -> NodePublishVolumeRequest {
     NodePublishVolumeRequest {
         volume_id: id.into(),
         target_path: target.into(),
-        volume_capability: capability(Mode::SingleNodeWriter),
+        volume_capability: Some(capability(Mode::SingleNodeWriter)),
         volume_context: [("lamina.dev/image".to_owned(), "python:3.13".to_owned())].into(),
         ..NodePublishVolumeRequest::default()
     }

@@ -81,13 +81,11 @@ struct Service {
 
 impl Model {
     fn abort(&mut self) -> Result<(), Status> {
-        match self.aborts {
-            0 => Ok(()),
-            _ => {
-                self.aborts -= 1;
-                Err(Status::aborted("still being worked on"))
-            }
+        if self.aborts == 0 {
+            return Ok(());
         }
+        self.aborts -= 1;
+        Err(Status::aborted("still being worked on"))
     }
 
     fn publish(&mut self, ask: PublishRequest) -> Result<(), Status> {

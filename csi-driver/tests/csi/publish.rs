@@ -96,7 +96,7 @@ async fn one_volume_in_two_pods_is_two_mounts() {
 async fn a_volume_for_one_pod_is_refused_to_the_second() {
     let mut driver = Driver::start(&[]).await;
     let mut ask = publish("pv", "/k/a");
-    ask.volume_capability = capability(Mode::SingleNodeSingleWriter);
+    ask.volume_capability = Some(capability(Mode::SingleNodeSingleWriter));
     driver.node.node_publish_volume(ask.clone()).await.unwrap();
     driver.node.node_publish_volume(ask.clone()).await.unwrap();
     ask.target_path = "/k/b".into();

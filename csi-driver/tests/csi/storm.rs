@@ -16,7 +16,7 @@ use crate::driver::{Driver, publish, unpublish};
 const CALLS: usize = 5000;
 const VOLUMES: u64 = 24;
 
-/// SplitMix64.
+/// `SplitMix64`.
 struct Random(u64);
 
 impl Random {
