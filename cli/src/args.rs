@@ -529,4 +529,10 @@ pub(crate) struct Mountd {
     pub(crate) cache: PathBuf,
     #[arg(long)]
     pub(crate) state: PathBuf,
+    /// Stay when nothing is mounted
+    #[arg(long)]
+    pub(crate) linger: bool,
+    /// Leave the pod that the holder is started in
+    #[arg(long)]
+    pub(crate) outside_pod: bool,
 }

@@ -169,6 +169,21 @@ impl DetachedMount {
         Ok(Self { fs: BIND, fd })
     }
 
+    /// The same of an open directory; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// When the kernel refuses: the directory must be on a mount that is attached somewhere.
+    pub fn clone_of_directory(directory: BorrowedFd<'_>, name: &Path) -> Result<Self, FsError> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let fd = open_tree(directory, "", flags).map_err(|errno| {
+            let step = format!("cloning {}", name.display());
+            bind_error(step, errno.into())
+        })?;
+        Ok(Self { fs: BIND, fd })
+    }
+
     /// Takes `nosuid` and `nodev` away, before anybody can see the mount.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::fscontext::{DetachedMount, FsContext, FsError};
 use crate::unmount::mountinfo::MountIdentity;
-pub use upper::{Upper, UpperDirs, UpperError};
+pub use upper::{MEMORY_SOURCE, Upper, UpperDirs, UpperError};
 pub use volatile::seal_upper;
 
 /// A directory to read from, topmost first.

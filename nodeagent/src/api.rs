@@ -57,6 +57,14 @@ pub struct MountCall {
     /// Directory that keeps the changes of a writable union, absolute; read-only without it.
     #[serde(default)]
     pub upper: Option<PathBuf>,
+    /// Most bytes of changes: they are kept in memory instead, in a file system of this size that is
+    /// mounted on `upper` for a moment and ends with the union. Writes beyond it give `ENOSPC`.
+    #[serde(default)]
+    pub upper_bytes_max: Option<u64>,
+    /// Show this directory of the flist; its root without it. Symbolic links on the way are followed as
+    /// in a root file system of its own: they never lead out.
+    #[serde(default)]
+    pub sub_path: Option<String>,
     /// Way of mounting.
     #[serde(default)]
     pub mode: ModeRequest,
@@ -167,6 +175,10 @@ pub struct MountInfo {
     pub mode: String,
     /// Upper directory of a writable union.
     pub upper: Option<PathBuf>,
+    /// Most bytes of changes, when they are kept in memory.
+    pub upper_bytes_max: Option<u64>,
+    /// The directory of the flist that is shown, unless its root.
+    pub sub_path: Option<String>,
     /// Files, directories and other entries.
     pub entries: u64,
     /// File data of the image, bytes.

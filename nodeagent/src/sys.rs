@@ -1,10 +1,22 @@
 //! Every `unsafe` of this crate.
 #![allow(unsafe_code)]
 
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sys::signal::SigSet;
+
+/// Moves the calling thread, which must be the only one of its process, into a namespace.
+pub(crate) fn enter_namespace(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: setns takes a descriptor and a number, 0 for "whatever it is", and touches no memory of
+    // ours.
+    match unsafe { libc::setns(namespace.as_raw_fd(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// Milliseconds of `CLOCK_MONOTONIC`.
 pub(crate) fn monotonic_ms() -> u64 {

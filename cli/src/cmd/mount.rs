@@ -93,6 +93,8 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         flist,
         target,
         upper,
+        upper_bytes_max: None,
+        sub_path: None,
         mode: match args.mode {
             ModeArg::Auto => ModeRequest::Auto,
             ModeArg::Erofs => ModeRequest::Erofs,

@@ -307,10 +307,13 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Res
     Ok(())
 }
 
+/// What the mount table calls the source of an [`Upper::Tmpfs`].
+pub const MEMORY_SOURCE: &str = "lamina-upper";
+
 fn mount_tmpfs(at: &Path, bytes_max: u64) -> Result<(), UpperError> {
     let build = || {
         let context = FsContext::open("tmpfs")?;
-        context.string("source", "lamina-upper")?;
+        context.string("source", MEMORY_SOURCE)?;
         context.string("size", bytes_max.to_string())?;
         context.string("mode", "0700")?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;

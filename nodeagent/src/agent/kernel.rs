@@ -3,7 +3,7 @@
 use crate::agent::failure::{Result, failure, of_io, refused};
 use crate::agent::live::LiveFlist;
 use crate::agent::mounts::MOUNTD_PATIENCE;
-use crate::api::{FailureKind, ModeRequest, MountCall};
+use crate::api::{Failure, FailureKind, ModeRequest, MountCall};
 use crate::mountd::{BlobRegistration, MountdClient, TreeMount};
 use lamina_mount::cache::CacheDir;
 use lamina_mount::erofs::{ErofsOptions, mount_erofs};
@@ -11,10 +11,12 @@ use lamina_mount::fscontext::{DetachedMount, FsError};
 use lamina_mount::loopdev::{self, LoopIo};
 use lamina_mount::probe::{self, Mode};
 use lamina_mount::union::{self, Lower, Union, UnionOptions, UnionSpec, Upper, UpperDirs};
-use lamina_mount::unmount::mountinfo::{MountIdentity, MountTable};
-use rustix::mount::{MountPropagationFlags, mount_change};
+use lamina_mount::unmount::mountinfo::{MountEntry, MountIdentity, MountTable};
+use rustix::fs;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -163,9 +165,17 @@ impl View {
             let message = format!("something is mounted on {target} already");
             return Err(refused(FailureKind::Busy, message));
         }
-        let own = clone(live, call.trusted)?;
+        let shown = Shown::open(live, call.sub_path.as_deref())?;
+        let own = shown.clone(live, call.trusted)?;
         match &call.upper {
-            Some(upper) => union_over(live, call, upper).map(|union| Self::Union(Box::new(union))),
+            Some(upper) => {
+                let union = union_over(&shown, call, upper)?;
+                Ok(Self::Union(Box::new(union)))
+            }
+            None if call.upper_bytes_max.is_some() => {
+                let message = "a bound on changes needs a directory for them";
+                Err(refused(FailureKind::Invalid, message))
+            }
             None => Ok(Self::ReadOnly(own)),
         }
     }
@@ -202,37 +212,152 @@ impl View {
     }
 }
 
-/// A mount of the flist's own mount; refused when something else is there.
-fn clone(live: &LiveFlist, trusted: bool) -> Result<DetachedMount> {
-    let failed = |error: &FsError| failure(FailureKind::Other, error);
-    let mount = DetachedMount::clone_of(&live.mount_point).map_err(|error| failed(&error))?;
-    let identity = mount
-        .identity()
-        .map_err(|error| failure(FailureKind::Other, &error))?;
-    if let Some(watch) = live.watch
-        && watch.device_numbers() != identity.device
-    {
-        let at = live.mount_point.display();
-        let message = format!(
-            "the flist's own mount at {at} is gone or hidden: unmount what is mounted there, \
-             then every target of the flist, and mount again"
-        );
-        return Err(refused(FailureKind::Other, message));
-    }
-    if trusted {
-        mount.trust().map_err(|error| failed(&error))?;
-    }
-    Ok(mount)
+/// The directory of a flist's own mount that is shown.
+struct Shown {
+    directory: OwnedFd,
+    path: PathBuf,
 }
 
-fn union_over(live: &LiveFlist, call: &MountCall, upper: &Path) -> Result<Union> {
+impl Shown {
+    /// The root, or what `sub_path` leads to with symbolic links followed as if that root were `/`.
+    fn open(live: &LiveFlist, sub_path: Option<&str>) -> Result<Self> {
+        let root = live.mount_point.clone();
+        let directory = rustix::fs::open(&root, DIRECTORY, fs::Mode::empty())
+            .map_err(|errno| failure(FailureKind::Other, &std::io::Error::from(errno)))?;
+        let Some(sub_path) = sub_path else {
+            return Ok(Self {
+                directory,
+                path: root,
+            });
+        };
+        let inside = sub_path.trim_start_matches('/');
+        let is_clean = |part: &str| part != "..";
+        if !inside.split('/').all(is_clean) {
+            let message = format!("the path inside the flist, {sub_path:?}, has `..` in it");
+            return Err(refused(FailureKind::Invalid, message));
+        }
+        let resolve =
+            fs::ResolveFlags::IN_ROOT | fs::ResolveFlags::NO_MAGICLINKS | fs::ResolveFlags::NO_XDEV;
+        let name = match inside {
+            "" => ".",
+            inside => inside,
+        };
+        let found = fs::openat2(&directory, name, DIRECTORY, fs::Mode::empty(), resolve);
+        match found {
+            Ok(directory) => Ok(Self {
+                directory,
+                path: root.join(inside),
+            }),
+            Err(errno) => Err(no_directory(sub_path, errno)),
+        }
+    }
+
+    /// A mount of it; refused when something else is where the flist's own mount was.
+    fn clone(&self, live: &LiveFlist, trusted: bool) -> Result<DetachedMount> {
+        let failed = |error: &FsError| failure(FailureKind::Other, error);
+        let mount = DetachedMount::clone_of_directory(self.directory.as_fd(), &self.path)
+            .map_err(|error| failed(&error))?;
+        let identity = mount
+            .identity()
+            .map_err(|error| failure(FailureKind::Other, &error))?;
+        if let Some(watch) = live.watch
+            && watch.device_numbers() != identity.device
+        {
+            let at = live.mount_point.display();
+            let message = format!(
+                "the flist's own mount at {at} is gone or hidden: unmount what is mounted there, \
+                 then every target of the flist, and mount again"
+            );
+            return Err(refused(FailureKind::Other, message));
+        }
+        if trusted {
+            mount.trust().map_err(|error| failed(&error))?;
+        }
+        Ok(mount)
+    }
+}
+
+const DIRECTORY: fs::OFlags = fs::OFlags::PATH
+    .union(fs::OFlags::DIRECTORY)
+    .union(fs::OFlags::CLOEXEC);
+
+fn no_directory(sub_path: &str, errno: rustix::io::Errno) -> Failure {
+    let (kind, why) = match errno {
+        rustix::io::Errno::NOENT => (FailureKind::NotFound, "is not in the flist".to_owned()),
+        rustix::io::Errno::NOTDIR => (FailureKind::Invalid, "is no directory".to_owned()),
+        rustix::io::Errno::LOOP => (FailureKind::Invalid, "has too many links in it".to_owned()),
+        rustix::io::Errno::NAMETOOLONG | rustix::io::Errno::INVAL => {
+            (FailureKind::Invalid, "cannot be a path".to_owned())
+        }
+        errno => {
+            let error = std::io::Error::from(errno);
+            (of_io(&error), format!("cannot be opened: {error}"))
+        }
+    };
+    let shown: String = sub_path.chars().take(NAME_SHOWN_MAX).collect();
+    refused(kind, format!("the path to show, {shown:?}, {why}"))
+}
+
+/// Characters of a path repeated in an answer: callers may send anything.
+const NAME_SHOWN_MAX: usize = 256;
+
+fn union_over(shown: &Shown, call: &MountCall, upper: &Path) -> Result<Union> {
+    let place = match call.upper_bytes_max {
+        None => Upper::Directory(upper.to_owned()),
+        Some(bytes_max) => {
+            prepare_memory(upper)?;
+            Upper::Tmpfs {
+                at: upper.to_owned(),
+                bytes_max,
+            }
+        }
+    };
     let spec = UnionSpec {
-        lowers: vec![Lower::Path(&live.mount_point)],
-        upper: Some(Upper::Directory(upper.to_owned())),
+        lowers: vec![Lower::Fd(shown.directory.as_fd())],
+        upper: Some(place),
         options: UnionOptions {
             nosuid_nodev: !call.trusted,
             ..UnionOptions::default()
         },
     };
-    union::build(spec).map_err(|error| failure(FailureKind::Invalid, &error))
+    let built = union::build(spec).map_err(|error| failure(FailureKind::Invalid, &error));
+    if call.upper_bytes_max.is_some() {
+        // The union has it, and nobody else needs it: nothing is left to be taken down later, by
+        // whomever.
+        take_down_memory(upper)?;
+    }
+    built
+}
+
+/// A directory for a file system in memory; without what a killed agent left on it.
+fn prepare_memory(at: &Path) -> Result<()> {
+    take_down_memory(at)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(at)
+        .map_err(|error| failure(of_io(&error), &error))
+}
+
+/// Takes down what an agent that was killed at that moment left below the state directory.
+pub(crate) fn sweep_memory(state: &Path) -> Result<()> {
+    let table = MountTable::read().map_err(|error| failure(of_io(&error), &error))?;
+    let left = table.below(state).filter(|entry| is_memory(entry));
+    left.map(|entry| entry.mount_point.as_path())
+        .try_for_each(detach)
+}
+
+fn take_down_memory(at: &Path) -> Result<()> {
+    let table = MountTable::read().map_err(|error| failure(of_io(&error), &error))?;
+    let ours = table.stack(at).filter(|entry| is_memory(entry));
+    ours.map(|_| at).try_for_each(detach)
+}
+
+fn is_memory(entry: &MountEntry) -> bool {
+    entry.fs_type == "tmpfs" && entry.source == Path::new(union::MEMORY_SOURCE)
+}
+
+fn detach(at: &Path) -> Result<()> {
+    rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        .map_err(|errno| failure(FailureKind::Other, &std::io::Error::from(errno)))
 }

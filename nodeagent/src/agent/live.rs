@@ -129,6 +129,8 @@ impl LiveMount {
             digest: live.digest.to_string(),
             mode: live.mode.to_string(),
             upper: self.extra.call.upper.clone(),
+            upper_bytes_max: self.extra.call.upper_bytes_max,
+            sub_path: self.extra.call.sub_path.clone(),
             entries: live.admitted.flist.entry_count(),
             bytes_total,
             bytes_local,

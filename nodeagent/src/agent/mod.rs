@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub cache: PathBuf,
     /// Where what outlives the cache is kept: access profiles.
     pub state: PathBuf,
+    /// Stay when nothing is mounted, until asked to end.
+    pub linger: bool,
 }
 
 /// Runs the agent until its last mount has been gone for a moment.

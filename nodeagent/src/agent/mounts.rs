@@ -84,6 +84,7 @@ impl Agent {
             calls: 0,
             mounts: 0,
             loose: 0,
+            asked: false,
             changed: Instant::now(),
         };
         Ok(Self {

@@ -29,7 +29,7 @@ struct Trouble {
 }
 
 /// Leaves an agent's error for who waits. Best effort: the log has it, too.
-pub(super) fn leave(instance: &Instance, error: &anyhow::Error) {
+pub(crate) fn leave(instance: &Instance, error: &anyhow::Error) {
     let row = read(instance).map_or(0, |before| before.row);
     let mut failure = failure(chain_kind(error), error.as_ref());
     failure

@@ -9,7 +9,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::protocol::{self, ChildStatus, HOLDER_SOCKET, Reply, Request};
+use super::protocol::{self, ChildStatus, HOLDER_SOCKET, Programs, Reply, Request};
+use super::supervise::ChildSpec;
 use crate::wire;
 
 /// The holder answers from memory; longer than this means that it hangs.
@@ -133,6 +134,28 @@ impl HolderClient {
     /// See [`HolderError`].
     pub fn shutdown(&self) -> Result<(), HolderError> {
         self.done(&Request::Shutdown, &[])
+    }
+
+    /// Has children run by other programs from now on, one after the other in this order, each ended as
+    /// after a crash; returns at once, and [`HolderClient::programs`] tells how it goes. If one does not
+    /// work within its time, those not begun stay, and it is run by what it was run by before.
+    ///
+    /// # Errors
+    /// See [`HolderError`]; refused while another replacement is under way, or for a child there is not.
+    /// An older holder, which cannot do it, ends the connection.
+    pub fn replace(&self, children: &[ChildSpec]) -> Result<(), HolderError> {
+        self.done(&Request::Replace(children.to_vec()), &[])
+    }
+
+    /// What the children are run by.
+    ///
+    /// # Errors
+    /// See [`HolderError`]; an older holder ends the connection.
+    pub fn programs(&self) -> Result<Programs, HolderError> {
+        match self.call(&Request::Programs, &[])? {
+            (Reply::Programs(programs), _) => Ok(programs),
+            (reply, _) => Err(unexpected(reply)),
+        }
     }
 
     /// Returns once the holder has closed the connection: it is gone.

@@ -12,6 +12,7 @@
 
 mod client;
 mod protocol;
+mod replace;
 mod server;
 mod supervise;
 
@@ -19,6 +20,6 @@ mod supervise;
 mod tests;
 
 pub use client::{HolderClient, HolderError};
-pub use protocol::{ChildStatus, HOLDER_SOCKET};
+pub use protocol::{ChildStatus, HOLDER_SOCKET, Programs};
 pub use server::{HolderConfig, run};
 pub use supervise::ChildSpec;

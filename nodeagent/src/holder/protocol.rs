@@ -12,6 +12,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::supervise::ChildSpec;
 use crate::wire;
 
 /// Name of the holder's socket in the run directory.
@@ -39,6 +40,12 @@ pub(super) enum Request {
     Status,
     /// End the children, then the holder.
     Shutdown,
+    // From here on the messages are younger: a holder that does not know them ends the connection.
+    /// Run the children by these programs from now on: the first is replaced as after a crash, the next
+    /// once its successor works.
+    Replace(Vec<ChildSpec>),
+    /// What the children are run by.
+    Programs,
 }
 
 /// What it hears.
@@ -51,6 +58,18 @@ pub(super) enum Reply {
     Names(Vec<String>),
     Children(Vec<ChildStatus>),
     Refused(String),
+    Programs(Programs),
+}
+
+/// What the children of a holder are run by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Programs {
+    /// Each child with the program and arguments of its next start.
+    pub children: Vec<ChildSpec>,
+    /// Whether a replacement is under way.
+    pub replacing: bool,
+    /// Why the last replacement was given up: the children are what they were.
+    pub given_up: Option<String>,
 }
 
 /// State of one supervised process.

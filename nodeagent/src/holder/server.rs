@@ -16,6 +16,7 @@ use rustix::net::{
 use rustix::process::Signal;
 
 use super::protocol::{self, HOLDER_SOCKET, Reply, Request};
+use super::replace::Replacement;
 use super::supervise::{ChildSpec, Supervised};
 use crate::wire::{self, ACCEPT_PAUSE, Shortage};
 
@@ -57,6 +58,7 @@ struct Holder {
     kept: BTreeMap<String, Vec<OwnedFd>>,
     children: Vec<Supervised>,
     stopping: Option<Stopping>,
+    replacement: Replacement,
     shortage: Shortage,
 }
 
@@ -97,6 +99,7 @@ impl Holder {
             kept: BTreeMap::new(),
             children: config.children.into_iter().map(Supervised::new).collect(),
             stopping: None,
+            replacement: Replacement::default(),
             shortage: Shortage::default(),
         })
     }
@@ -104,8 +107,17 @@ impl Holder {
     fn supervise(&mut self) -> io::Result<()> {
         loop {
             let now = Instant::now();
+            let mut failed = None;
             for child in &mut self.children {
-                child.reap(now, self.stopping.is_some());
+                if child.reap(now, self.stopping.is_some()) {
+                    failed = Some(child.name().to_owned());
+                }
+            }
+            if self.stopping.is_none() {
+                let children = &mut self.children;
+                self.replacement.drive(now, failed.as_deref(), children);
+            }
+            for child in &mut self.children {
                 child.start_if_due(now);
             }
             if self.children.iter().all(Supervised::is_over) {
@@ -157,7 +169,7 @@ impl Holder {
     fn next_timer(&self) -> Option<Instant> {
         let starts = self.children.iter().filter_map(Supervised::start_at);
         let kill = self.stopping.as_ref().map(|stopping| stopping.kill_at);
-        starts.chain(kill).min()
+        starts.chain(kill).chain(self.replacement.look_at()).min()
     }
 
     fn handle(&mut self, ready: Vec<Source>) -> io::Result<()> {
@@ -252,6 +264,11 @@ impl Holder {
             Request::Status => {
                 Reply::Children(self.children.iter().map(Supervised::status).collect())
             }
+            Request::Replace(_) if self.stopping.is_some() => {
+                Reply::Refused("the holder is ending".into())
+            }
+            Request::Replace(wanted) => self.replacement.begin(wanted, &self.children),
+            Request::Programs => Reply::Programs(self.replacement.programs(&self.children)),
             Request::Shutdown => {
                 self.begin_stop();
                 Reply::Done

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use serde::{Deserialize, Serialize};
+
 use super::protocol::ChildStatus;
 use crate::sys;
 
@@ -27,7 +29,7 @@ const BURST: f64 = 50.0;
 const REFILL_PER_SECOND: f64 = 5.0;
 
 /// A process to keep running.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildSpec {
     /// Its name in messages and logs.
     pub name: String,
@@ -54,6 +56,19 @@ pub(super) struct Supervised {
     pacing: Pacing,
     restarts: u64,
     last_exit: Option<String>,
+    /// What it was run by, until a successor by the new program works.
+    before: Option<Vec<OsString>>,
+    /// Whether it was ended to be run by another program.
+    ended_for_it: bool,
+}
+
+/// How far the replacement of a child is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// Its successor was not heard of yet.
+    Open,
+    /// It works, or was never replaced.
+    Works,
 }
 
 impl Supervised {
@@ -66,6 +81,43 @@ impl Supervised {
             pacing: Pacing::new(now),
             restarts: 0,
             last_exit: None,
+            before: None,
+            ended_for_it: false,
+        }
+    }
+
+    pub(super) fn spec(&self) -> &ChildSpec {
+        &self.spec
+    }
+
+    /// Ends it as a crash would, so that what it left with the holder stays, and runs it by `argv`.
+    pub(super) fn replace(&mut self, argv: Vec<OsString>) {
+        let before = std::mem::replace(&mut self.spec.argv, argv);
+        self.before = Some(before);
+        if let Some(running) = &self.running {
+            self.ended_for_it = true;
+            // ESRCH: it ended by itself and will be reaped.
+            let _ = pidfd_send_signal(&running.pidfd, Signal::KILL);
+        }
+    }
+
+    /// How the last [`Supervised::replace`] is going.
+    pub(super) fn trial(&self) -> Trial {
+        match self.before {
+            Some(_) => Trial::Open,
+            None => Trial::Works,
+        }
+    }
+
+    /// Runs it by what it was run by before, if its successor does not work.
+    pub(super) fn give_up_trial(&mut self) {
+        let Some(before) = self.before.take() else {
+            return;
+        };
+        self.spec.argv = before;
+        if let Some(running) = &self.running {
+            self.ended_for_it = true;
+            let _ = pidfd_send_signal(&running.pidfd, Signal::KILL);
         }
     }
 
@@ -111,24 +163,31 @@ impl Supervised {
         }
     }
 
-    /// Reaps it if it has ended. Exit code 0 means that it wanted to.
-    pub(super) fn reap(&mut self, now: Instant, stopping: bool) {
+    /// Reaps it if it has ended. Exit code 0 means that it wanted to. Says whether a successor by another
+    /// program ended before it worked.
+    pub(super) fn reap(&mut self, now: Instant, stopping: bool) -> bool {
         let Some(running) = &mut self.running else {
-            return;
+            return false;
         };
         let status = match running.process.try_wait() {
             Ok(Some(status)) => status,
-            Ok(None) => return,
+            Ok(None) => return false,
             Err(error) => {
                 tracing::error!(child = self.spec.name, %error, "cannot be waited for");
-                return;
+                return false;
             }
         };
         let worked =
             running.said_ready || now.saturating_duration_since(running.since) >= WORKS_AFTER;
         self.running = None;
         self.last_exit = Some(status.to_string());
+        if std::mem::take(&mut self.ended_for_it) && !stopping {
+            tracing::info!(child = self.spec.name, "ended to be run by another program");
+            self.start_at = Some(now);
+            return false;
+        }
         self.plan_restart(now, worked, status, stopping);
+        self.before.is_some() && !stopping
     }
 
     fn plan_restart(&mut self, now: Instant, worked: bool, status: ExitStatus, stopping: bool) {
@@ -146,6 +205,9 @@ impl Supervised {
     pub(super) fn said_ready(&mut self) {
         if let Some(running) = &mut self.running {
             running.said_ready = true;
+            if !self.ended_for_it {
+                self.before = None;
+            }
         }
     }
 

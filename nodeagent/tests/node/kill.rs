@@ -1,6 +1,7 @@
 //! The kill test: readers of a lazy image go on while the mount daemon and the
 //! agent are killed at random moments.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lamina_mount::blobfs::BlobStats;
@@ -8,11 +9,14 @@ use lamina_mount::erofs::ErofsOptions;
 
 use crate::content::mix;
 use crate::image;
-use crate::support::{Node, Readers, Setup, alone, eventually, kill, memory_kib, require_root};
+use crate::support::{
+    Node, Readers, Setup, alone, eventually, kill, memory_kib, require_root, testnode,
+};
 
 const PROCESSES: u64 = 8;
 const THREADS: u64 = 8;
 const KILLS: u64 = 30;
+const REPLACEMENTS: u64 = 5;
 const IMAGE_BYTES: u64 = 192 << 20;
 
 #[test]
@@ -121,4 +125,46 @@ fn kill_at_random(node: &Node, seed: u64) {
             eventually("a successor", || (node.pid_of(name) != pid).then_some(()));
         }
     }
+}
+
+#[test]
+fn readers_lose_nothing_while_the_daemons_are_replaced_by_another_program() {
+    require_root();
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let image = image::build(dir.path(), IMAGE_BYTES);
+    let setup = Setup {
+        fill_deadline: Duration::from_mins(1),
+        agent_delay_ms: Some(2..20),
+    };
+    let mut node = Node::start(dir.path(), &image, &setup);
+    let root = node.mount(&image, &ErofsOptions::default());
+    let readers = Readers::start(&root, PROCESSES, THREADS, 6);
+    for version in 0..REPLACEMENTS {
+        let program = dir.path().join(format!("version{version}"));
+        std::fs::copy(testnode(), &program).unwrap();
+        let before = ["agent", "mountd"].map(|child| node.pid_of(child));
+        assert_eq!(node.run_by(&program), None);
+        for (child, before) in ["agent", "mountd"].into_iter().zip(before) {
+            let pid = node.pid_of(child);
+            assert_ne!(pid, before);
+            let runs = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+            assert_eq!(runs, program);
+        }
+    }
+    // One that does not work gives way to the one before it.
+    let last = dir.path().join(format!("version{}", REPLACEMENTS - 1));
+    let why = node.run_by(Path::new("/bin/false"));
+    assert!(why.is_some_and(|why| why.contains("agent")));
+    eventually("the program before it runs again", || {
+        let runs = |child| std::fs::read_link(format!("/proc/{}/exe", node.pid_of(child)));
+        let both = ["agent", "mountd"].map(|child| runs(child).ok());
+        (both == [Some(last.clone()), Some(last.clone())]).then_some(())
+    });
+    let report = readers.finish();
+    let stats = node.mountd().stats().unwrap();
+    assert_eq!(report.failures, [] as [String; 0]);
+    assert!(report.reads > 0 && report.maps > 0 && report.walks > 0 && report.execs > 0);
+    let failed = stats.blobs.values().map(|blob| blob.reads_failed);
+    assert_eq!(failed.sum::<u64>(), 0);
 }

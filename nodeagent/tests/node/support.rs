@@ -158,6 +158,21 @@ impl Node {
         })
     }
 
+    /// Has both daemons run by another program; why not, if it was given up.
+    pub(crate) fn run_by(&self, program: &Path) -> Option<String> {
+        let mut wanted = self.holder().programs().unwrap().children;
+        for child in &mut wanted {
+            child.argv[0] = program.into();
+        }
+        // The agent first.
+        wanted.sort_by(|a, b| a.name.cmp(&b.name));
+        self.holder().replace(&wanted).unwrap();
+        eventually("the replacement is over", || {
+            let programs = self.holder().programs().ok()?;
+            (!programs.replacing).then_some(programs.given_up)
+        })
+    }
+
     pub(crate) fn restarts_of(&self, child: &str) -> u64 {
         let status = self.holder().status().unwrap();
         status

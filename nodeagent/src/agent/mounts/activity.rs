@@ -15,6 +15,8 @@ pub(super) struct Activity {
     pub(super) mounts: usize,
     /// Detached flists that are still read, and mounts not adopted yet.
     pub(super) loose: usize,
+    /// Whether somebody wants it to end.
+    pub(super) asked: bool,
     pub(super) changed: Instant,
 }
 
@@ -29,15 +31,19 @@ impl Activity {
 }
 
 impl Agent {
-    /// Returns when nothing was mounted and nobody called for this long.
+    /// Returns when nothing was mounted and nobody called for this long, or was asked to end.
     pub(crate) async fn idle_for(&self, linger: Duration) {
+        let stays = self.config.linger;
+        let may_end = |now: &Activity| now.is_quiet() && (now.asked || !stays);
         let mut activity = self.activity.subscribe();
         loop {
-            let quiet = activity.wait_for(Activity::is_quiet).await;
+            let quiet = activity.wait_for(may_end).await;
             let Ok(now) = quiet.map(|now| *now) else {
                 return std::future::pending().await;
             };
-            tokio::time::sleep_until((now.changed + linger).into()).await;
+            if !now.asked {
+                tokio::time::sleep_until((now.changed + linger).into()).await;
+            }
             if activity.borrow().is_quiet_since(now.changed) {
                 return;
             }
@@ -48,9 +54,7 @@ impl Agent {
     pub(crate) fn ask_to_end(&self) -> Result<()> {
         let now = *self.activity.borrow();
         if now.mounts == 0 && now.loose == 0 {
-            let long_ago = Instant::now().checked_sub(Duration::from_secs(3600));
-            self.activity
-                .send_modify(|now| now.changed = long_ago.unwrap_or(now.changed));
+            self.activity.send_modify(|now| now.asked = true);
             return Ok(());
         }
         Err(refused(
@@ -95,6 +99,8 @@ impl Agent {
         self.activity.send_modify(|now| {
             now.mounts = mounts;
             now.loose = loose;
+            // What came after the question is the answer to it.
+            now.asked &= mounts + loose == 0;
             now.changed = Instant::now();
         });
     }

@@ -10,6 +10,7 @@ use super::own::{self, Place};
 use super::pending::{Again, Pending, dead};
 use super::{Agent, Result};
 use crate::agent::failure::{failure, refused};
+use crate::agent::kernel;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
 use crate::api::{Failure, FailureKind};
 use crate::mountd::{MountRecord, Watch};
@@ -22,6 +23,7 @@ use std::time::Instant;
 
 impl Agent {
     pub(super) fn adopt_now(&self) -> Result<()> {
+        kernel::sweep_memory(&self.config.state)?;
         let records = self.mountd()?.list_mounts();
         self.adopt_records(records.map_err(|error| unavailable(&error))?)
     }
@@ -223,7 +225,8 @@ impl Agent {
 
 /// The lock on UPPER ended with the agent that took it.
 fn hold_upper(extra: &Extra) -> Option<UpperDirs> {
-    let upper = extra.call.upper.as_ref();
+    let on_disk = extra.call.upper_bytes_max.is_none();
+    let upper = extra.call.upper.as_ref().filter(|_| on_disk);
     let upper = upper.filter(|_| extra.union.is_some() || !extra.detached)?;
     UpperDirs::hold(upper)
         .inspect_err(|error| {

@@ -85,6 +85,8 @@ impl Pending {
             digest: self.digest().map(|d| d.to_string()).unwrap_or_default(),
             mode: self.record.mode.clone(),
             upper: call.and_then(|call| call.upper.clone()),
+            upper_bytes_max: call.and_then(|call| call.upper_bytes_max),
+            sub_path: call.and_then(|call| call.sub_path.clone()),
             profile: "none".into(),
             ..MountInfo::default()
         }

@@ -206,7 +206,10 @@ impl Agent {
             flist: Arc::clone(live),
             extra,
             ready_us: 0.into(),
-            upper: upper.map(Arc::new),
+            // Nobody else can reach what is kept in memory.
+            upper: upper
+                .filter(|_| call.upper_bytes_max.is_none())
+                .map(Arc::new),
         });
         self.mounts()
             .insert(call.target.clone(), Arc::clone(&mount));
@@ -256,6 +259,16 @@ fn difference(known: &LiveMount, call: &MountCall, digest: &FlistDigest) -> Opti
             Some(upper) => format!(", writable with its changes in {}", upper.display()),
             None => ", read-only".into(),
         });
+    }
+    if was.upper_bytes_max != call.upper_bytes_max {
+        return Some(match was.upper_bytes_max {
+            Some(bytes) => format!(", with its changes in memory, at most {bytes} bytes"),
+            None => ", with its changes on disk".into(),
+        });
+    }
+    if was.sub_path != call.sub_path {
+        let shown = was.sub_path.as_deref().unwrap_or("/");
+        return Some(format!(", showing its directory {shown}"));
     }
     if was.trusted != call.trusted {
         let with = if was.trusted { "with" } else { "without" };

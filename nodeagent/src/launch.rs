@@ -1,0 +1,182 @@
+//! Starting an instance when none runs: what `lamina mount` does on one machine, and `lamina node` on a
+//! Kubernetes node, there outside its pod (see [`crate::host`]).
+//!
+//! What always holds: two starts at once are harmless, for the holder takes a lock and the loser ends; an
+//! instance is started only for a cache that no other instance uses.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::agent::{cache_lock, trouble};
+use crate::api::{self, Answer, CallError, Request};
+use crate::holder::{ChildSpec, HolderClient};
+use crate::instance::Instance;
+
+/// How long another instance of the same cache is waited for: it ends soon after its last mount.
+const CACHE_PATIENCE: Duration = Duration::from_secs(6);
+/// The children of a holder in the order of their start.
+const CHILDREN: [&str; 2] = ["mountd", "agent"];
+
+/// How the processes of an instance are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The program that knows the roles: `PROGRAM mountd --role ROLE …`.
+    pub program: PathBuf,
+    /// Where what outlives the cache is kept.
+    pub state: PathBuf,
+    /// Stay when nothing is mounted.
+    pub linger: bool,
+    /// Run as processes of the host, although started in a pod.
+    pub outside_pod: bool,
+}
+
+impl Launch {
+    /// The command line of one process of an instance.
+    pub fn argv(&self, role: &str, instance: &Instance, cache: &Path) -> Vec<OsString> {
+        let mut argv: Vec<OsString> = vec![self.program.clone().into()];
+        argv.extend(["mountd", "--role", role, "--run-dir"].map(OsString::from));
+        argv.push(instance.dir().into());
+        argv.push("--cache".into());
+        argv.push(cache.into());
+        argv.push("--state".into());
+        argv.push(self.state.clone().into());
+        if self.linger {
+            argv.push("--linger".into());
+        }
+        argv
+    }
+
+    /// What a holder keeps running.
+    pub fn children(&self, instance: &Instance, cache: &Path) -> Vec<ChildSpec> {
+        let child = |role: &str| ChildSpec {
+            name: role.to_owned(),
+            argv: self.argv(role, instance, cache),
+        };
+        CHILDREN.map(child).into()
+    }
+
+    /// Starts the holder in a session of its own.
+    fn start(&self, instance: &Instance, cache: &Path) -> io::Result<Child> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(instance.dir().join("log"))?;
+        trouble::forget(instance);
+        let mut argv = self.argv("holder", instance, cache);
+        if self.outside_pod {
+            argv.push("--outside-pod".into());
+        }
+        let mut command = Command::new(&argv[0]);
+        command
+            .args(&argv[1..])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        let child = command.spawn()?;
+        tracing::info!(pid = child.id(), "started the holder");
+        Ok(child)
+    }
+}
+
+/// A holder that was started; waited for by somebody once nobody looks any more.
+struct Started(Option<Child>);
+
+impl Started {
+    fn is_starting(&mut self) -> bool {
+        let child = self.0.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let Some(mut child) = self.0.take() else {
+            return;
+        };
+        if matches!(child.try_wait(), Ok(None)) {
+            // A starter that lives on must not keep it as a zombie.
+            let reaper = std::thread::Builder::new().name("reaper".into());
+            let _ = reaper.spawn(move || child.wait());
+        }
+    }
+}
+
+/// Calls an agent, starting what does not run. Also a holder alone: the daemons it leaves behind
+/// serve on, but nobody would start them again.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn call(
+    launch: &Launch,
+    instance: &Instance,
+    cache: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Answer, CallError> {
+    let mut started = Started(None);
+    let began_ms = api::clock_ms();
+    let no_agent = |source| CallError::NoAgent {
+        path: instance.api_socket(),
+        source,
+    };
+    let mut start = || {
+        check_trouble(instance, began_ms)?;
+        if !started.is_starting() && !is_running(instance) {
+            cache_lock::check(cache, instance.dir(), CACHE_PATIENCE)
+                .map_err(|error| no_agent(io::Error::other(error)))?;
+            let child = launch.start(instance, cache).map_err(|error| {
+                let program = launch.program.display();
+                no_agent(io::Error::other(format!(
+                    "start the holder {program}: {error}"
+                )))
+            })?;
+            started.0 = Some(child);
+        }
+        Ok(())
+    };
+    start()?;
+    api::call_starting(&instance.api_socket(), request, timeout, start)
+}
+
+/// Fails with the agent's own error when it has kept failing since a call began.
+fn check_trouble(instance: &Instance, began_ms: u64) -> Result<(), CallError> {
+    trouble::since(instance, began_ms)
+        .map_or(Ok(()), |failure| Err(CallError::CannotStart(failure)))
+}
+
+/// Asks the agent of an instance; `None` when the instance has ended. One that should answer and
+/// does not is an error.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn ask(
+    instance: &Instance,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Option<Answer>, CallError> {
+    let ended = || io::Error::from(io::ErrorKind::NotConnected);
+    let began_ms = api::clock_ms();
+    let start = || match is_running(instance) {
+        true => check_trouble(instance, began_ms),
+        false => Err(CallError::NoAgent {
+            path: instance.api_socket(),
+            source: ended(),
+        }),
+    };
+    match api::call_starting(&instance.api_socket(), request, timeout, start) {
+        Err(CallError::NoAgent { source, .. }) if source.kind() == ended().kind() => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// Whether an instance's holder answers.
+pub fn is_running(instance: &Instance) -> bool {
+    HolderClient::connect(instance.dir()).is_ok()
+}
