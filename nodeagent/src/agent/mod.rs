@@ -28,6 +28,8 @@ mod stores;
 pub mod trouble;
 mod watch;
 
+pub(crate) use failure::of_store;
+
 use crate::instance::Instance;
 use crate::rundir;
 use anyhow::{Context, Result};

@@ -1,3 +1,226 @@
-//! The node as the cluster sees it: what `lamina node` serves.
+//! The node as the cluster sees it: what `lamina node` serves (`proto/lamina/v1/node.proto`).
+//!
+//! ```text
+//!  CSI driver ── Unix socket ──┐                       ┌── library: sources to flists on disk
+//!                              ├── server ── publish ──┤
+//!  operator ──── TCP, mTLS ────┘    (edge)   (core)    └── daemons: the instance, which mounts
+//! ```
+//!
+//! It mounts nothing itself. It may be killed at any time: what is mounted stays mounted and served by the
+//! instance, which lives outside its pod, and the next one finds volumes by their records.
 
+mod daemons;
+mod error;
+mod http;
+mod info;
 pub mod library;
+mod listen;
+mod metrics;
+mod order;
+mod publish;
+mod server;
+mod source;
+mod stats;
+mod target;
+mod tree;
+mod volumes;
+mod warm;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use daemons::{Daemons, Place};
+use library::{Library, LibraryConfig, LibraryLimits};
+use listen::stopped;
+use metrics::Metrics;
+use server::Service;
+use target::Targets;
+use volumes::Volumes;
+
+pub use error::NodeError;
+
+/// How long calls under way may take once the node is to end. Pods have 30 s.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Where the host's root directory is seen from a pod with `hostPID`.
+const HOST_ROOT: &str = "/proc/1/root";
+
+/// How a node runs.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where everything that outlives it is kept.
+    pub state: PathBuf,
+    /// The instance's cache.
+    pub cache: PathBuf,
+    /// Sockets and live state.
+    pub run_dir: PathBuf,
+    /// The service's Unix socket.
+    pub socket: PathBuf,
+    /// The kubelet's directory, as the host names it.
+    pub kubelet_dir: PathBuf,
+    /// Stores used where a request names none.
+    pub stores: Vec<String>,
+    /// Environment variables with the stores' credentials.
+    pub store_env: BTreeMap<String, String>,
+    /// Registries spoken to in plain http.
+    pub insecure_registries: Vec<String>,
+    /// Most bytes in the cache.
+    pub cache_bytes_max: Option<u64>,
+    /// The node's name.
+    pub node: String,
+    /// The program's version.
+    pub version: String,
+    /// Start the instance as processes of the host.
+    pub outside_pod: bool,
+    /// Where the service is served with mutual TLS, and the directory of tls.crt, tls.key and ca.crt.
+    pub tls: Option<(SocketAddr, PathBuf)>,
+    /// Where metrics and health are served.
+    pub http: Option<SocketAddr>,
+}
+
+/// What calls need of the configuration.
+#[derive(Debug)]
+struct Settings {
+    state: PathBuf,
+    store_env: BTreeMap<String, String>,
+    cache_bytes_max: Option<u64>,
+    node: String,
+    version: String,
+}
+
+/// What every call works with; clones are the same.
+#[derive(Clone)]
+struct Parts {
+    daemons: Arc<Daemons>,
+    library: Arc<Library>,
+    volumes: Arc<Volumes>,
+    targets: Targets,
+    metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
+}
+
+/// Serves until SIGTERM or SIGINT; the instance goes on.
+///
+/// # Errors
+/// When it cannot start, or cannot serve any more.
+pub fn run(config: NodeConfig) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the I/O runtime")?;
+    let served = runtime.block_on(serve(config));
+    // Fetches and mounts that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: NodeConfig) -> Result<()> {
+    make_private(&config.state)?;
+    make_private(&config.run_dir)?;
+    let lock = crate::rundir::lock(&config.state, "node.lock", STOP_DEADLINE)
+        .context("wait for another `lamina node` on this state directory to end")?;
+    let parts = open(&config).await?;
+    let service = Service::new(parts.clone());
+    let (stop, stops) = watch::channel(false);
+    let mut serving = JoinSet::new();
+    let unix = listen::on_unix(config.socket, service.clone(), stops.clone());
+    serving.spawn(unix);
+    if let Some((at, dir)) = config.tls {
+        serving.spawn(listen::on_tcp(at, dir, service, stops.clone()));
+    }
+    if let Some(at) = config.http {
+        serving.spawn(http::serve(at, parts.clone(), stops.clone()));
+    }
+    tokio::spawn(asked_to_end(stop));
+    let ended = tokio::select! {
+        ended = serving.join_next() => ended,
+        () = stopped(stops.clone()) => None,
+    };
+    if let Some(ended) = ended
+        && !*stops.borrow()
+    {
+        // One of them cannot serve any more: a node that answers half is worse than one that is started again.
+        return ended?.context("a listener ended");
+    }
+    tracing::info!("ending; mounts stay");
+    let rest = tokio::time::timeout(STOP_DEADLINE, async {
+        while serving.join_next().await.is_some() {}
+    });
+    if rest.await.is_err() {
+        tracing::warn!("calls under way are cut off; they can be made again");
+    }
+    drop(lock);
+    Ok(())
+}
+
+async fn open(config: &NodeConfig) -> Result<Parts> {
+    let place = Place {
+        state: config.state.clone(),
+        cache: config.cache.clone(),
+        run_dir: config.run_dir.clone(),
+        outside_pod: config.outside_pod,
+    };
+    let started = tokio::task::spawn_blocking(move || {
+        let daemons = Daemons::open(&place)?;
+        daemons.start().context("start the mount daemons")?;
+        Ok::<_, anyhow::Error>(daemons)
+    });
+    let daemons = Arc::new(started.await??);
+    let library = Library::open(LibraryConfig {
+        dir: config.state.join("images"),
+        stores: config.stores.clone(),
+        insecure_registries: config.insecure_registries.clone(),
+        limits: LibraryLimits::default(),
+    })
+    .context("open the library of flists")?;
+    let volumes =
+        Volumes::open(config.state.join("volumes")).context("read the volumes' records")?;
+    let host_root = match config.outside_pod {
+        true => HOST_ROOT,
+        false => "/",
+    };
+    Ok(Parts {
+        daemons,
+        library,
+        volumes: Arc::new(volumes),
+        targets: Targets::new(config.kubelet_dir.clone(), host_root.into()),
+        metrics: Arc::new(Metrics::new(&config.version, &config.node)?),
+        settings: Arc::new(Settings {
+            state: config.state.clone(),
+            store_env: config.store_env.clone(),
+            cache_bytes_max: config.cache_bytes_max,
+            node: config.node.clone(),
+            version: config.version.clone(),
+        }),
+    })
+}
+
+async fn asked_to_end(stop: watch::Sender<bool>) {
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    let Ok(mut int) = signal(SignalKind::interrupt()) else {
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    stop.send_replace(true);
+}
+
+fn make_private(dir: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("make the directory {}", dir.display()))
+}

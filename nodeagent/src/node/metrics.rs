@@ -1,0 +1,268 @@
+//! Figures of the node, in Prometheus' text format (`docs/kubernetes-node.md` lists them).
+//!
+//! Counters of mounts end with their mounts; what was counted is kept here, so that the node's sums never
+//! fall while `lamina node` runs.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tonic::Code;
+
+use super::volumes::Record;
+use crate::api::{CacheInfo, MountInfo, MountState};
+use crate::holder::ChildStatus;
+
+/// From a local mount to a large conversion, seconds.
+const BUCKETS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0,
+];
+
+/// What a mount's counters were when they were last seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    reads: u64,
+    reads_local: u64,
+    reads_failed: u64,
+    fetched: u64,
+    transferred: u64,
+}
+
+/// Every metric of a node.
+pub(super) struct Metrics {
+    registry: Registry,
+    rpc: HistogramVec,
+    publish: HistogramVec,
+    volumes: IntGaugeVec,
+    flists: IntGauge,
+    cache: IntGauge,
+    cache_max: IntGauge,
+    agent_up: IntGauge,
+    restarts: IntGaugeVec,
+    reads: IntCounter,
+    reads_local: IntCounter,
+    reads_failed: IntCounter,
+    fetched: IntCounter,
+    transferred: IntCounter,
+    seen: Mutex<HashMap<String, Seen>>,
+}
+
+impl Metrics {
+    pub(super) fn new(version: &str, node: &str) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let info = IntGaugeVec::new(
+            Opts::new("lamina_node_info", "Version of `lamina node`; always 1"),
+            &["version", "node"],
+        )?;
+        info.with_label_values(&[version, node]).set(1);
+        let metrics = Self {
+            rpc: histogram(
+                "lamina_node_rpc_duration_seconds",
+                "Time of calls of the node's service",
+                &["method", "code"],
+            )?,
+            publish: histogram(
+                "lamina_volume_publish_duration_seconds",
+                "Time from a publish call until its volume was mounted, and of it until its flist was here",
+                &["phase"],
+            )?,
+            volumes: gauges("lamina_volumes", "Published volumes", "state")?,
+            flists: gauge("lamina_flists", "Flists in the node's library")?,
+            cache: gauge("lamina_cache_bytes", "Bytes in the node's cache")?,
+            cache_max: gauge(
+                "lamina_cache_max_bytes",
+                "Most bytes allowed in the node's cache",
+            )?,
+            agent_up: gauge("lamina_agent_up", "Whether the agent answers")?,
+            restarts: gauges(
+                "lamina_daemon_restarts",
+                "Restarts of a mount daemon since its holder started",
+                "daemon",
+            )?,
+            reads: counter("lamina_reads_total", "Reads that came to the mount daemon")?,
+            reads_local: counter(
+                "lamina_reads_local_total",
+                "Of them, answered from local data without waiting",
+            )?,
+            reads_failed: counter("lamina_reads_failed_total", "Of them, failed with EIO")?,
+            fetched: counter("lamina_fetched_bytes_total", "Bytes fetched, decompressed")?,
+            transferred: counter(
+                "lamina_transferred_bytes_total",
+                "Bytes that travelled for it, compressed",
+            )?,
+            seen: Mutex::default(),
+            registry,
+        };
+        let all: [Box<dyn Collector>; 14] = [
+            Box::new(info),
+            Box::new(metrics.rpc.clone()),
+            Box::new(metrics.publish.clone()),
+            Box::new(metrics.volumes.clone()),
+            Box::new(metrics.flists.clone()),
+            Box::new(metrics.cache.clone()),
+            Box::new(metrics.cache_max.clone()),
+            Box::new(metrics.agent_up.clone()),
+            Box::new(metrics.restarts.clone()),
+            Box::new(metrics.reads.clone()),
+            Box::new(metrics.reads_local.clone()),
+            Box::new(metrics.reads_failed.clone()),
+            Box::new(metrics.fetched.clone()),
+            Box::new(metrics.transferred.clone()),
+        ];
+        for collector in all {
+            metrics.registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// A call was answered.
+    pub(super) fn answered(&self, method: &str, code: Code, took: Duration) {
+        let code = format!("{code:?}");
+        let labels = [method, code.as_str()];
+        self.rpc
+            .with_label_values(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// A volume was published.
+    pub(super) fn published(&self, record: &Record) {
+        for (phase, us) in [("ensure", record.ensure_us), ("total", record.took_us)] {
+            let seconds = Duration::from_micros(us).as_secs_f64();
+            self.publish.with_label_values(&[phase]).observe(seconds);
+        }
+    }
+
+    /// What the agent said, or that it did not.
+    pub(super) fn look(
+        &self,
+        listed: Option<&(Vec<MountInfo>, CacheInfo)>,
+        records: &[Record],
+        flists: usize,
+        children: &[ChildStatus],
+    ) {
+        self.agent_up.set(i64::from(listed.is_some()));
+        self.flists.set(whole(flists as u64));
+        for child in children {
+            let gauge = self.restarts.with_label_values(&[child.name.as_str()]);
+            gauge.set(whole(child.restarts));
+        }
+        let Some((mounts, cache)) = listed else {
+            return;
+        };
+        self.cache.set(whole(cache.bytes));
+        self.cache_max.set(whole(cache.bytes_max));
+        for state in [MountState::Mounted, MountState::Degraded] {
+            let shown = mounts.iter().filter(|mount| mount.state == state);
+            let published = shown.filter(|mount| records.iter().any(|r| r.target == mount.target));
+            let gauge = self.volumes.with_label_values(&[name(state)]);
+            gauge.set(whole(published.count() as u64));
+        }
+        self.count(mounts);
+    }
+
+    /// Adds what happened since the last look. Targets of one flist share its blobs' counters: each flist
+    /// counts once.
+    fn count(&self, mounts: &[MountInfo]) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::new();
+        let mut digests: Vec<&str> = Vec::new();
+        for mount in mounts {
+            if digests.contains(&mount.digest.as_str()) {
+                continue;
+            }
+            digests.push(&mount.digest);
+            let key = mount.digest.clone();
+            let before = seen.get(&key).copied().unwrap_or_default();
+            let now = Seen {
+                reads: mount.reads,
+                reads_local: mount.reads_local,
+                reads_failed: mount.reads_failed,
+                fetched: mount.bytes_fetched,
+                transferred: mount.bytes_transferred,
+            };
+            // Less than before: a daemon was started again and counts from zero.
+            let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+            self.reads.inc_by(since(now.reads, before.reads));
+            self.reads_local
+                .inc_by(since(now.reads_local, before.reads_local));
+            self.reads_failed
+                .inc_by(since(now.reads_failed, before.reads_failed));
+            self.fetched.inc_by(since(now.fetched, before.fetched));
+            self.transferred
+                .inc_by(since(now.transferred, before.transferred));
+            next.insert(key, now);
+        }
+        *seen = next;
+    }
+
+    pub(super) fn text(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// As gauges have it.
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn name(state: MountState) -> &'static str {
+    match state {
+        MountState::Mounted => "mounted",
+        MountState::Degraded => "degraded",
+        MountState::Detached => "detached",
+    }
+}
+
+fn histogram(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+    HistogramVec::new(opts, labels)
+}
+
+fn gauge(name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    IntGauge::new(name, help)
+}
+
+fn gauges(name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), &[label])
+}
+
+fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    IntCounter::new(name, help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(target: &str, reads: u64) -> MountInfo {
+        MountInfo {
+            target: target.into(),
+            digest: "d".into(),
+            reads,
+            bytes_fetched: reads * 10,
+            ..MountInfo::default()
+        }
+    }
+
+    #[test]
+    fn sums_count_a_flist_once_and_never_fall() {
+        let metrics = Metrics::new("1", "n").unwrap();
+        let look = |mounts: Vec<MountInfo>| {
+            metrics.look(Some(&(mounts, CacheInfo::default())), &[], 0, &[]);
+            metrics.reads.get()
+        };
+        assert_eq!(look(vec![mount("/a", 5), mount("/b", 5)]), 5);
+        assert_eq!(look(vec![mount("/b", 7)]), 7);
+        assert_eq!(look(vec![mount("/b", 2)]), 9, "counted from zero again");
+        assert_eq!(look(vec![]), 9);
+        assert_eq!(look(vec![mount("/b", 1)]), 10);
+        assert_eq!(metrics.fetched.get(), 100);
+        let text = metrics.text().unwrap();
+        assert!(text.contains("lamina_reads_total 10"), "{text}");
+        assert!(text.contains("lamina_node_info{node=\"n\",version=\"1\"} 1"));
+    }
+}

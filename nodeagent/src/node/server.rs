@@ -1,0 +1,327 @@
+//! The gRPC service: requests to calls, failures to status codes. No behaviour here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use lamina_flist::FlistDigest;
+use lamina_proto::lamina::v1::node_server::Node;
+use lamina_proto::lamina::v1::{
+    EnsureProgress, EnsureRequest, ForgetRequest, ForgetResponse, GetInfoRequest, GetInfoResponse,
+    GetVolumeStatsRequest, GetVolumeStatsResponse, ListFlistsRequest, ListFlistsResponse,
+    ListVolumesRequest, ListVolumesResponse, PublishRequest, PublishResponse, ReadTreeRequest,
+    ReadTreeResponse, UnpublishRequest, UnpublishResponse, Warm,
+};
+use tokio::sync::mpsc;
+use tonic::{Code, Request, Response, Status};
+
+use super::error::NodeError;
+use super::library::Phase;
+use super::order::Order;
+use super::publish::Publisher;
+use super::source::{Named, stores_digest};
+use super::volumes::VolumeId;
+use super::warm::Warming;
+use super::{Parts, info, stats, tree};
+
+/// How long a caller that names no deadline is taken to wait.
+const PATIENCE: Duration = Duration::from_secs(110);
+/// Of the caller's time, what is left for the answer.
+const ANSWER_SHARE: u32 = 10;
+/// Answers of a stream that may wait for their reader.
+const STREAM_BUFFER: usize = 16;
+
+/// The service; clones are the same one.
+#[derive(Clone)]
+pub(super) struct Service {
+    parts: Parts,
+    publisher: Arc<Publisher>,
+    warming: Arc<Warming>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            publisher: Arc::new(Publisher::new(parts.clone())),
+            warming: Arc::default(),
+            parts,
+        }
+    }
+
+    /// Counts an answer and gives it its code.
+    fn answer<T>(
+        &self,
+        method: &str,
+        began: Instant,
+        done: Result<T, NodeError>,
+    ) -> Result<Response<T>, Status> {
+        let code = done.as_ref().err().map_or(Code::Ok, NodeError::code);
+        self.parts.metrics.answered(method, code, began.elapsed());
+        if let Err(error) = &done {
+            tracing::info!(method, ?code, %error, "call failed");
+        }
+        done.map(Response::new).map_err(Status::from)
+    }
+
+    async fn ensure_now(
+        &self,
+        request: EnsureRequest,
+        tell: mpsc::Sender<Result<EnsureProgress, Status>>,
+    ) -> Result<(), NodeError> {
+        let named = Named::parse(request.source)?;
+        stores_digest(&request.stores)?;
+        let warm = Warm::try_from(request.warm)
+            .map_err(|_| NodeError::invalid("the warming asked for is not known"))?;
+        let told = tell.clone();
+        let progress = move |phase: Phase, bytes_done, bytes_total| {
+            // A reader that is slow misses some; the last one counts.
+            let _ = told.try_send(Ok(EnsureProgress {
+                phase: phase.as_str().into(),
+                bytes_done,
+                bytes_total,
+                done: None,
+            }));
+        };
+        let stores = &request.stores;
+        let have = self
+            .parts
+            .library
+            .ensure(named.source, stores, progress)
+            .await?;
+        let warming = |bytes_done, bytes_total| {
+            let _ = tell.try_send(Ok(EnsureProgress {
+                phase: "warm".into(),
+                bytes_done,
+                bytes_total,
+                done: None,
+            }));
+        };
+        self.warming.warm(&self.parts, &have, warm, warming).await?;
+        let last = EnsureProgress {
+            phase: "done".into(),
+            bytes_done: have.info.bytes,
+            bytes_total: have.info.bytes,
+            done: Some(have.info),
+        };
+        // Who is gone does not need it.
+        let _ = tell.send(Ok(last)).await;
+        Ok(())
+    }
+
+    async fn forget_now(&self, request: ForgetRequest) -> Result<ForgetResponse, NodeError> {
+        let digest: FlistDigest = request
+            .digest
+            .parse()
+            .map_err(|_| NodeError::invalid("the flist's digest is not 64 hex digits"))?;
+        stores_digest(&request.stores)?;
+        let records = self.parts.volumes.all();
+        let shown = records
+            .iter()
+            .find(|record| record.digest == request.digest);
+        if let Some(record) = shown {
+            let message = format!("volume {} shows it", record.volume_id.as_str());
+            return Err(NodeError::new(Code::FailedPrecondition, message));
+        }
+        let bytes_freed = self
+            .parts
+            .library
+            .forget(digest, request.delete_stored, &request.stores)
+            .await?;
+        Ok(ForgetResponse { bytes_freed })
+    }
+}
+
+/// How long the caller of a request waits, less what the answer takes.
+fn patience<T>(request: &Request<T>) -> Duration {
+    let header = request.metadata().get("grpc-timeout");
+    let wanted = header
+        .and_then(|value| value.to_str().ok())
+        .and_then(timeout)
+        .unwrap_or(PATIENCE);
+    wanted.min(PATIENCE) / ANSWER_SHARE * (ANSWER_SHARE - 1)
+}
+
+/// `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn timeout(text: &str) -> Option<Duration> {
+    let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = count.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count.saturating_mul(3600)),
+        "M" => Duration::from_secs(count.saturating_mul(60)),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+fn stream<T: Send + 'static>(answers: mpsc::Receiver<Result<T, Status>>) -> Answers<T> {
+    Box::pin(futures::stream::unfold(answers, |mut answers| async {
+        answers.recv().await.map(|answer| (answer, answers))
+    }))
+}
+
+#[tonic::async_trait]
+impl Node for Service {
+    type EnsureStream = Answers<EnsureProgress>;
+    type ReadTreeStream = Answers<ReadTreeResponse>;
+
+    async fn get_info(
+        &self,
+        _: Request<GetInfoRequest>,
+    ) -> Result<Response<GetInfoResponse>, Status> {
+        let began = Instant::now();
+        self.answer("GetInfo", began, info::get(&self.parts).await)
+    }
+
+    async fn ensure(
+        &self,
+        request: Request<EnsureRequest>,
+    ) -> Result<Response<Self::EnsureStream>, Status> {
+        let began = Instant::now();
+        let (tell, told) = mpsc::channel(STREAM_BUFFER);
+        let service = self.clone();
+        // Not the caller's: it goes on when the caller is gone.
+        tokio::spawn(async move {
+            let done = service.ensure_now(request.into_inner(), tell.clone()).await;
+            if let Err(status) = service.answer("Ensure", began, done) {
+                let _ = tell.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(stream(told)))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<PublishRequest>,
+    ) -> Result<Response<PublishResponse>, Status> {
+        let (began, patience) = (Instant::now(), patience(&request));
+        let done = match Order::parse(request.into_inner(), &self.parts.targets) {
+            Ok(order) => self.publisher.publish(order, patience).await,
+            Err(error) => Err(error),
+        };
+        self.answer("Publish", began, done)
+    }
+
+    async fn unpublish(
+        &self,
+        request: Request<UnpublishRequest>,
+    ) -> Result<Response<UnpublishResponse>, Status> {
+        let (began, patience) = (Instant::now(), patience(&request));
+        let request = request.into_inner();
+        let parsed = VolumeId::parse(&request.volume_id).and_then(|id| {
+            let target = match request.target.as_str() {
+                "" => None,
+                text => Some(self.parts.targets.parse(text)?),
+            };
+            Ok((id, target))
+        });
+        let done = match parsed {
+            Ok((id, target)) => self.publisher.unpublish(&id, target, patience).await,
+            Err(error) => Err(error),
+        };
+        self.answer("Unpublish", began, done.map(|()| UnpublishResponse {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesResponse>, Status> {
+        let began = Instant::now();
+        let volumes = stats::volumes(&self.parts).await;
+        let listed = volumes.map(|volumes| ListVolumesResponse { volumes });
+        self.answer("ListVolumes", began, listed)
+    }
+
+    async fn get_volume_stats(
+        &self,
+        request: Request<GetVolumeStatsRequest>,
+    ) -> Result<Response<GetVolumeStatsResponse>, Status> {
+        let began = Instant::now();
+        let request = request.into_inner();
+        let parsed = VolumeId::parse(&request.volume_id).and_then(|id| {
+            let target = match request.target.as_str() {
+                "" => None,
+                text => Some(self.parts.targets.parse(text)?),
+            };
+            Ok((id, target))
+        });
+        let done = match parsed {
+            Ok((id, target)) => stats::usage(&self.parts, &id, target).await,
+            Err(error) => Err(error),
+        };
+        self.answer("GetVolumeStats", began, done)
+    }
+
+    async fn list_flists(
+        &self,
+        _: Request<ListFlistsRequest>,
+    ) -> Result<Response<ListFlistsResponse>, Status> {
+        let began = Instant::now();
+        let flists = stats::flists(&self.parts).await;
+        let listed = flists.map(|flists| ListFlistsResponse { flists });
+        self.answer("ListFlists", began, listed)
+    }
+
+    async fn forget(
+        &self,
+        request: Request<ForgetRequest>,
+    ) -> Result<Response<ForgetResponse>, Status> {
+        let began = Instant::now();
+        let done = self.forget_now(request.into_inner()).await;
+        self.answer("Forget", began, done)
+    }
+
+    async fn read_tree(
+        &self,
+        request: Request<ReadTreeRequest>,
+    ) -> Result<Response<Self::ReadTreeStream>, Status> {
+        let began = Instant::now();
+        let request = request.into_inner();
+        let have = match Named::parse(request.source) {
+            Ok(named) => {
+                let ensured = self.parts.library.ensure(named.source, &[], |_, _, _| ());
+                ensured.await.map_err(NodeError::from)
+            }
+            Err(error) => Err(error),
+        };
+        let (tell, told) = mpsc::channel(STREAM_BUFFER);
+        let begun = have.map(|have| {
+            tokio::spawn(tree::send(have, request.path, tell));
+            stream(told)
+        });
+        self.answer("ReadTree", began, begun)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_deadline_is_read_and_bounded() {
+        let table = [
+            ("1H", Some(3600)),
+            ("2M", Some(120)),
+            ("30S", Some(30)),
+            ("5000m", Some(5)),
+            ("5000000u", Some(5)),
+            ("S", None),
+            ("", None),
+            ("1x", None),
+            ("-1S", None),
+            ("ä", None),
+        ];
+        for (text, seconds) in table {
+            assert_eq!(timeout(text), seconds.map(Duration::from_secs), "{text}");
+        }
+        let mut request = Request::new(());
+        assert_eq!(patience(&request), Duration::from_secs(99));
+        request.set_timeout(Duration::from_secs(10));
+        assert_eq!(patience(&request), Duration::from_secs(9));
+    }
+}
