@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Gc(Gc),
     /// Report what this machine can do, the mount mode chosen and why
     Doctor(Doctor),
+    /// Serve a Kubernetes node: volumes for the CSI driver and the operator
+    Node(Node),
     /// Print a shell completion script
     Completions(Completions),
     /// Write man pages into a directory
@@ -497,6 +499,59 @@ pub(crate) struct Doctor {
     pub(crate) instance: Instance,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// Directory of everything that outlives this process: cache, flists, volume records, own store
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_STATE_DIR",
+        default_value = "/var/lib/lamina",
+        value_parser = absolute_dir()
+    )]
+    pub(crate) state: PathBuf,
+    /// Cache directory (default: `cache` in the state directory)
+    #[arg(long, value_name = "DIR", env = "LAMINA_CACHE_DIR", value_parser = absolute_dir())]
+    pub(crate) cache: Option<PathBuf>,
+    /// Directory of sockets and live state; the service is on `node.sock` in it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_RUN_DIR",
+        default_value = "/run/lamina",
+        value_parser = absolute_dir()
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// The kubelet's directory: volumes are mounted below `pods` and `plugins` in it, nowhere else
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet", value_parser = absolute_dir())]
+    pub(crate) kubelet_dir: PathBuf,
+    /// Store for packs and flists (default: `store` in the state directory); repeat to replicate
+    #[arg(short, long = "store", value_name = "STORE")]
+    pub(crate) stores: Vec<String>,
+    /// Speak plain HTTP to this registry, HOST[:PORT]; repeatable (loopback registries always do)
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Most bytes the cache may hold, e.g. 10GiB
+    #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_cache_size)]
+    pub(crate) cache_size: Option<u64>,
+    /// Name of the node (default: the machine's)
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Also serve on TCP, to clients with a certificate of the authority in --tls-dir
+    #[arg(long, value_name = "ADDR", requires = "tls_dir")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Directory of tls.crt, tls.key and ca.crt; read again when they change
+    #[arg(long, value_name = "DIR", value_parser = absolute_dir())]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// Serve /metrics, /healthz and /readyz here
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<std::net::SocketAddr>,
+    /// Run the mount daemons as processes of the host, so that the end of this pod does not concern
+    /// them; needs a privileged pod with hostPID
+    #[arg(long)]
+    pub(crate) outside_pod: bool,
 }
 
 #[derive(Debug, Args)]

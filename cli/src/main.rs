@@ -17,7 +17,9 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
     let args = args::Cli::parse();
-    init_logs(args.verbose, daemon::log(&args));
+    // Nobody sits before a service to ask for more.
+    let service = matches!(args.command, args::Command::Node(_));
+    init_logs(args.verbose.max(service.into()), daemon::log(&args));
     match cmd::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),

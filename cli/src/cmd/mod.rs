@@ -10,6 +10,7 @@ mod inspect;
 mod maintain;
 mod mount;
 mod mounts;
+mod node;
 mod out;
 mod pack;
 mod stores;
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Verify(args) => maintain::verify(&args),
         Command::Gc(args) => gc::gc(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Node(args) => node::node(args),
         Command::Completions(args) => {
             clap_complete::generate(
                 args.shell,

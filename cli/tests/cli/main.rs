@@ -6,6 +6,7 @@ mod images;
 mod lifecycle;
 mod machine;
 mod mounts;
+mod node;
 mod out;
 mod outage;
 mod pack;

@@ -1,0 +1,828 @@
+//! `lamina node` as the CSI driver meets it: volumes published by calls, through kills of everything.
+
+use crate::machine::{Machine, kill, sample_tree, snapshot, text, wait_until};
+use lamina_proto::lamina::v1 as api;
+use lamina_proto::lamina::v1::node_client::NodeClient;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+/// A node with a packed tree, and a client of it.
+struct Node {
+    serving: Option<Child>,
+    by: Vec<&'static str>,
+    more: Vec<String>,
+    program: PathBuf,
+    digest: String,
+    runtime: tokio::runtime::Runtime,
+    // Last: torn down when nobody serves any more.
+    machine: Machine,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::started_by(&[], &[])
+    }
+
+    /// Started by way of another program, which gets it as its last arguments.
+    fn started_by(by: &[&'static str], more: &[&str]) -> Self {
+        let machine = Machine::new();
+        sample_tree(&machine.dir("source"));
+        symlink("a/b", machine.path("source/inside")).unwrap();
+        symlink("/a/b", machine.path("source/absolute")).unwrap();
+        symlink("../../../../etc", machine.path("source/outside")).unwrap();
+        let store = machine.store();
+        machine.ok(&["pack", "source", "-o", "x.fl", "-s", &store, "--publish"]);
+        let digest = machine.json(&["inspect", "x.fl"])["digest"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        machine.dir("kubelet/pods/uid");
+        let mut node = Self {
+            serving: None,
+            by: by.to_vec(),
+            more: more.iter().map(|word| (*word).to_owned()).collect(),
+            program: env!("CARGO_BIN_EXE_lamina").into(),
+            digest,
+            runtime: tokio::runtime::Runtime::new().unwrap(),
+            machine,
+        };
+        node.start();
+        node
+    }
+
+    fn start(&mut self) {
+        let machine = &self.machine;
+        let program = self.program.to_str().unwrap();
+        let mut words = self.by.iter().copied().chain([program]);
+        let mut command = Command::new(words.next().unwrap());
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(machine.path("node.log"))
+            .unwrap();
+        command
+            .args(words)
+            .arg("node")
+            .arg("--state")
+            .arg(machine.path("state"))
+            .arg("--run-dir")
+            .arg(machine.path("run"))
+            .arg("--kubelet-dir")
+            .arg(machine.path("kubelet"))
+            .args(["--node-name", "one", "--store", &machine.store()])
+            .args(&self.more)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stderr(log);
+        self.serving = Some(command.spawn().unwrap());
+        assert!(
+            wait_until(|| self.try_call().is_some()),
+            "{}\n{}",
+            std::fs::read_to_string(machine.path("node.log")).unwrap_or_default(),
+            machine.log()
+        );
+    }
+
+    fn try_call(&self) -> Option<api::GetInfoResponse> {
+        let mut client = self.client()?;
+        let asked = client.get_info(api::GetInfoRequest {});
+        self.runtime
+            .block_on(asked)
+            .ok()
+            .map(tonic::Response::into_inner)
+    }
+
+    fn client(&self) -> Option<NodeClient<Channel>> {
+        let socket = self.machine.path("run/node.sock");
+        let connect = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(socket).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://node");
+        let channel = self
+            .runtime
+            .block_on(endpoint.connect_with_connector(connect));
+        Some(NodeClient::new(channel.ok()?))
+    }
+
+    /// SIGKILL, as a container runtime does it.
+    fn kill(&mut self) {
+        let mut serving = self.serving.take().unwrap();
+        serving.kill().unwrap();
+        serving.wait().unwrap();
+    }
+
+    fn target(&self, name: &str) -> PathBuf {
+        self.machine.path("kubelet/pods/uid").join(name)
+    }
+
+    fn source(&self) -> api::Source {
+        let flist = api::FlistSource {
+            digest: self.digest.clone(),
+            ..api::FlistSource::default()
+        };
+        api::Source {
+            from: Some(api::source::From::Flist(flist)),
+        }
+    }
+
+    fn order(&self, id: &str) -> api::PublishRequest {
+        api::PublishRequest {
+            volume_id: id.into(),
+            target: self.target(id).to_str().unwrap().into(),
+            source: Some(self.source()),
+            ..api::PublishRequest::default()
+        }
+    }
+
+    fn publish(&self, order: &api::PublishRequest) -> Result<api::PublishResponse, Status> {
+        let mut client = self.client().expect("a node");
+        let done = self.runtime.block_on(client.publish(order.clone()));
+        done.map(tonic::Response::into_inner)
+    }
+
+    fn unpublish(&self, id: &str, target: &str) -> Result<(), Status> {
+        let request = api::UnpublishRequest {
+            volume_id: id.into(),
+            target: target.into(),
+        };
+        let mut client = self.client().expect("a node");
+        self.runtime.block_on(client.unpublish(request)).map(drop)
+    }
+
+    fn unpublish_order(&self, order: &api::PublishRequest) {
+        self.unpublish(&order.volume_id, &order.target).unwrap();
+    }
+
+    fn volumes(&self) -> Vec<api::Volume> {
+        let mut client = self.client().expect("a node");
+        let listed = client.list_volumes(api::ListVolumesRequest {});
+        let listed = self.runtime.block_on(listed).unwrap();
+        listed.into_inner().volumes
+    }
+
+    fn usage(&self, order: &api::PublishRequest) -> api::GetVolumeStatsResponse {
+        let request = api::GetVolumeStatsRequest {
+            volume_id: order.volume_id.clone(),
+            target: order.target.clone(),
+        };
+        let mut client = self.client().expect("a node");
+        let asked = self.runtime.block_on(client.get_volume_stats(request));
+        asked.unwrap().into_inner()
+    }
+
+    fn tree(&self, path: &str) -> Result<Vec<api::ReadTreeResponse>, Status> {
+        let request = api::ReadTreeRequest {
+            source: Some(self.source()),
+            path: path.into(),
+        };
+        let mut client = self.client().expect("a node");
+        self.runtime.block_on(async {
+            let mut parts = client.read_tree(request).await?.into_inner();
+            let mut all = Vec::new();
+            while let Some(part) = parts.message().await? {
+                all.push(part);
+            }
+            Ok(all)
+        })
+    }
+
+    /// Whether anything below the kubelet's directory is mounted.
+    fn is_clean(&self) -> bool {
+        let kubelet = self.machine.path("kubelet");
+        let mounted = self.machine.mounted();
+        let memory = |point: &PathBuf| point.starts_with(self.machine.path("state"));
+        !mounted.iter().any(|p| p.starts_with(&kubelet) || memory(p))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut serving) = self.serving.take() {
+            let _ = serving.kill();
+            let _ = serving.wait();
+        }
+    }
+}
+
+fn code(outcome: Result<api::PublishResponse, Status>) -> Code {
+    outcome.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+#[test]
+fn a_published_volume_shows_its_source_and_is_gone_when_unpublished() {
+    let node = Node::new();
+    let expected = snapshot(&node.machine.path("source"));
+    let order = node.order("whole");
+    let published = node.publish(&order).unwrap();
+    assert_eq!(published.flist.unwrap().digest, node.digest);
+    assert_eq!(snapshot(Path::new(&order.target)), expected);
+    let volumes = node.volumes();
+    assert_eq!(volumes.len(), 1);
+    assert_eq!(volumes[0].state, "mounted");
+    assert_eq!(volumes[0].digest, node.digest);
+    let usage = node.usage(&order);
+    assert!(!usage.abnormal, "{}", usage.condition);
+    assert!(usage.bytes.unwrap().used > 2_000_000);
+    node.unpublish_order(&order);
+    node.unpublish_order(&order);
+    assert!(!Path::new(&order.target).exists());
+    assert!(node.is_clean() && node.volumes().is_empty());
+    let info = node.try_call().unwrap();
+    assert_eq!((info.node.as_str(), info.volumes), ("one", 0));
+}
+
+#[test]
+fn changes_are_bounded_and_dropped_with_the_volume() {
+    let node = Node::new();
+    let order = api::PublishRequest {
+        writable: true,
+        overlay_bytes_max: 4 << 20,
+        ..node.order("rw")
+    };
+    node.publish(&order).unwrap();
+    let target = PathBuf::from(&order.target);
+    std::fs::write(target.join("a/hello"), "changed").unwrap();
+    std::fs::write(target.join("new"), vec![7; 1 << 20]).unwrap();
+    let mut big = std::fs::File::create(target.join("big")).unwrap();
+    let full = big.write_all(&vec![7; 8 << 20]).unwrap_err();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    drop(big);
+    std::fs::remove_file(target.join("big")).unwrap();
+    let bytes = node.usage(&order).bytes.unwrap();
+    assert_eq!(bytes.total, 4 << 20);
+    assert!((1 << 20..2 << 20).contains(&bytes.used), "{bytes:?}");
+    // Its changes are nobody else's to see, and survive the agent.
+    assert!(
+        node.machine
+            .mounted()
+            .iter()
+            .all(|p| !p.starts_with(node.machine.path("state")))
+    );
+    let agent = node.machine.daemon("agent").unwrap();
+    kill(agent);
+    assert!(wait_until(|| node
+        .machine
+        .daemon("agent")
+        .is_some_and(|pid| pid != agent)));
+    assert_eq!(node.volumes()[0].state, "mounted");
+    assert_eq!(std::fs::read(target.join("a/hello")).unwrap(), b"changed");
+    assert_eq!(code(node.publish(&order)), Code::Ok);
+    node.unpublish_order(&order);
+    node.publish(&order).unwrap();
+    assert_eq!(std::fs::read(target.join("a/hello")).unwrap(), b"hello\n");
+    node.unpublish_order(&order);
+    assert!(node.is_clean());
+}
+
+#[test]
+fn a_sub_path_shows_a_directory_and_never_leads_out() {
+    let node = Node::new();
+    let expected = snapshot(&node.machine.path("source/a/b"));
+    for (id, sub_path) in [
+        ("plain", "a/b"),
+        ("inside", "/inside"),
+        ("absolute", "absolute"),
+    ] {
+        for writable in [false, true] {
+            let order = api::PublishRequest {
+                sub_path: sub_path.into(),
+                writable,
+                ..node.order(id)
+            };
+            node.publish(&order).unwrap();
+            let shown = Path::new(&order.target);
+            // A union's directories count no links.
+            if !writable {
+                assert_eq!(snapshot(shown), expected, "{id}");
+            }
+            assert_eq!(std::fs::read(shown.join("c/hard")).unwrap(), b"hello\n");
+            node.unpublish_order(&order);
+        }
+    }
+    let refused = [
+        ("outside", Code::NotFound),
+        ("nowhere", Code::NotFound),
+        ("a/hello", Code::InvalidArgument),
+        ("../..", Code::InvalidArgument),
+        ("a/../../..", Code::InvalidArgument),
+        ("a\0b", Code::InvalidArgument),
+    ];
+    for (sub_path, expected) in refused {
+        let order = api::PublishRequest {
+            sub_path: sub_path.into(),
+            ..node.order("refused")
+        };
+        assert_eq!(code(node.publish(&order)), expected, "{sub_path:?}");
+    }
+    assert!(node.is_clean() && node.volumes().is_empty());
+    assert!(!node.target("refused").exists());
+}
+
+#[test]
+fn the_same_call_again_is_done_already_and_another_one_is_refused() {
+    let node = Node::new();
+    let order = node.order("v");
+    let first = node.publish(&order).unwrap();
+    let again = node.publish(&order).unwrap();
+    assert_eq!(first.took_us, again.took_us);
+    let elsewhere = api::PublishRequest {
+        target: node.target("w").to_str().unwrap().into(),
+        ..order.clone()
+    };
+    let table = [
+        ("same", order.clone(), Code::Ok),
+        ("at another target, too", elsewhere.clone(), Code::Ok),
+        (
+            "writable",
+            api::PublishRequest {
+                writable: true,
+                ..order.clone()
+            },
+            Code::AlreadyExists,
+        ),
+        (
+            "another directory",
+            api::PublishRequest {
+                sub_path: "a".into(),
+                ..order.clone()
+            },
+            Code::AlreadyExists,
+        ),
+        (
+            "other stores",
+            api::PublishRequest {
+                stores: vec!["dir:///other".into()],
+                ..order.clone()
+            },
+            Code::AlreadyExists,
+        ),
+        (
+            "another source elsewhere",
+            api::PublishRequest {
+                writable: true,
+                ..elsewhere.clone()
+            },
+            Code::AlreadyExists,
+        ),
+        (
+            "another volume on its target",
+            api::PublishRequest {
+                volume_id: "other".into(),
+                writable: true,
+                ..order.clone()
+            },
+            Code::FailedPrecondition,
+        ),
+    ];
+    for (what, order, expected) in table {
+        assert_eq!(code(node.publish(&order)), expected, "{what}");
+    }
+    assert_eq!(node.volumes().len(), 2);
+    node.unpublish("other", &order.target).unwrap();
+    assert_eq!(
+        std::fs::read(node.target("v").join("a/hello")).unwrap(),
+        b"hello\n"
+    );
+    node.unpublish("v", "").unwrap();
+    assert!(node.is_clean() && node.volumes().is_empty());
+}
+
+#[test]
+fn a_target_that_is_in_use_is_left_alone() {
+    let node = Node::new();
+    let order = node.order("v");
+    let target = node.machine.dir("kubelet/pods/uid/v");
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "theirs"])
+        .arg(&target)
+        .status();
+    assert!(mount.unwrap().success());
+    std::fs::write(target.join("theirs"), "").unwrap();
+    assert_eq!(code(node.publish(&order)), Code::FailedPrecondition);
+    node.unpublish_order(&order);
+    assert!(target.join("theirs").exists());
+    let umount = Command::new("umount").arg(&target).status();
+    assert!(umount.unwrap().success());
+}
+
+#[test]
+fn hostile_calls_touch_nothing() {
+    let node = Node::new();
+    let before = snapshot(&node.machine.path("kubelet"));
+    let outside = node.machine.dir("outside");
+    symlink(&outside, node.machine.path("kubelet/pods/uid/link")).unwrap();
+    let kubelet = node.machine.path("kubelet").display().to_string();
+    let long = "x".repeat(10 << 10);
+    let targets = [
+        String::new(),
+        "/".into(),
+        "/etc".into(),
+        "relative".into(),
+        kubelet.clone(),
+        format!("{kubelet}/pods"),
+        format!("{kubelet}/seccomp/x"),
+        format!("{kubelet}/pods/../../outside"),
+        format!("{kubelet}/pods/uid/../x"),
+        format!("{kubelet}/pods/uid/link"),
+        format!("{kubelet}/pods/uid/link/x"),
+        format!("{kubelet}/pods/uid/x\0y"),
+        format!("{kubelet}/pods/uid/{long}"),
+    ];
+    for target in &targets {
+        let order = api::PublishRequest {
+            target: target.clone(),
+            ..node.order("v")
+        };
+        assert_eq!(
+            code(node.publish(&order)),
+            Code::InvalidArgument,
+            "{target:?}"
+        );
+        if !target.is_empty() && !target.contains("link") {
+            let refused = node.unpublish("v", target).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{target:?}");
+        }
+    }
+    for id in ["", "../v", "a/b", "a b", "a\0b", "ä", &long] {
+        let order = api::PublishRequest {
+            volume_id: id.into(),
+            ..node.order("v")
+        };
+        assert_eq!(code(node.publish(&order)), Code::InvalidArgument, "{id:?}");
+        let refused = node.unpublish(id, &order.target).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{id:?}");
+    }
+    let no_source = api::PublishRequest {
+        source: None,
+        ..node.order("v")
+    };
+    assert_eq!(code(node.publish(&no_source)), Code::InvalidArgument);
+    std::fs::remove_file(node.machine.path("kubelet/pods/uid/link")).unwrap();
+    // The times of directories change with what was in them for a moment.
+    let names = |text: &str| {
+        text.lines()
+            .map(|l| l.split('|').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(&snapshot(&node.machine.path("kubelet"))),
+        names(&before)
+    );
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    assert!(node.is_clean() && node.volumes().is_empty());
+    // Names that are only odd are good.
+    for id in ["..", ".", "-rf"] {
+        let order = api::PublishRequest {
+            target: node.target("odd").to_str().unwrap().into(),
+            ..node.order(id)
+        };
+        node.publish(&order).unwrap();
+        node.unpublish_order(&order);
+    }
+    assert!(node.is_clean());
+}
+
+#[test]
+fn volumes_outlive_every_process_that_serves_them() {
+    let mut node = Node::new();
+    let expected = snapshot(&node.machine.path("source"));
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    let holder = node.machine.daemon("holder").unwrap();
+    node.kill();
+    for role in ["agent", "mountd"] {
+        let pid = node.machine.daemon(role).unwrap();
+        kill(pid);
+        assert!(wait_until(|| node
+            .machine
+            .daemon(role)
+            .is_some_and(|now| now != pid)));
+    }
+    assert_eq!(snapshot(Path::new(&order.target)), expected);
+    node.start();
+    assert_eq!(node.machine.daemon("holder"), Some(holder));
+    assert_eq!(node.volumes()[0].state, "mounted");
+    assert_eq!(code(node.publish(&order)), Code::Ok);
+    node.kill();
+    node.start();
+    node.unpublish_order(&order);
+    assert!(node.is_clean());
+    // Idle, it stays: the next volume needs it.
+    assert_eq!(node.machine.daemon("holder"), Some(holder));
+}
+
+#[test]
+fn a_node_that_is_asked_to_end_ends_and_mounts_stay() {
+    let mut node = Node::new();
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    let mut serving = node.serving.take().unwrap();
+    let pid = rustix::process::Pid::from_child(&serving);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(wait_until(|| serving.try_wait().unwrap().is_some()));
+    assert!(serving.wait().unwrap().success());
+    assert_eq!(
+        std::fs::read(node.target("v").join("a/hello")).unwrap(),
+        b"hello\n"
+    );
+    node.start();
+    node.unpublish_order(&order);
+}
+
+#[test]
+fn a_flist_can_be_looked_into_and_warmed_without_a_volume() {
+    let node = Node::new();
+    let names: Vec<String> = node
+        .tree("/a")
+        .unwrap()
+        .into_iter()
+        .filter_map(|part| match part.part? {
+            api::read_tree_response::Part::Entry(entry) => Some(text(&entry.name)),
+            api::read_tree_response::Part::Data(_) => None,
+        })
+        .collect();
+    assert_eq!(names, ["b", "hello", "nothing"]);
+    let bytes: Vec<u8> = node
+        .tree("/inside/random")
+        .unwrap()
+        .into_iter()
+        .filter_map(|part| match part.part? {
+            api::read_tree_response::Part::Data(bytes) => Some(bytes),
+            api::read_tree_response::Part::Entry(_) => None,
+        })
+        .flatten()
+        .collect();
+    let expected = std::fs::read(node.machine.path("source/a/b/random")).unwrap();
+    assert!(bytes == expected);
+    assert_eq!(node.tree("/none").unwrap_err().code(), Code::NotFound);
+    let request = api::EnsureRequest {
+        source: Some(node.source()),
+        warm: api::Warm::All.into(),
+        stores: Vec::new(),
+    };
+    let mut client = node.client().unwrap();
+    let last = node.runtime.block_on(async {
+        let mut progress = client.ensure(request).await.unwrap().into_inner();
+        let mut last = None;
+        while let Some(step) = progress.message().await.unwrap() {
+            last = Some(step);
+        }
+        last.unwrap()
+    });
+    assert_eq!(last.phase, "done");
+    assert_eq!(last.done.unwrap().digest, node.digest);
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    let volumes = node.volumes();
+    assert_eq!(volumes[0].bytes_local, volumes[0].bytes_total);
+    node.unpublish_order(&order);
+}
+
+#[test]
+fn a_call_that_cannot_wait_is_told_to_come_again_and_finds_the_volume() {
+    let node = Node::new();
+    let order = node.order("v");
+    let mut client = node.client().unwrap();
+    let mut request = Request::new(order.clone());
+    request.set_timeout(Duration::from_millis(1));
+    let hurried = node.runtime.block_on(client.publish(request));
+    if let Err(status) = hurried {
+        let known = [Code::Aborted, Code::DeadlineExceeded, Code::Cancelled];
+        assert!(known.contains(&status.code()), "{status:?}");
+    }
+    assert_eq!(code(node.publish(&order)), Code::Ok);
+    node.unpublish_order(&order);
+}
+
+/// The control groups that a test made, if nobody else is in them.
+struct Groups;
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+        for hierarchy in hierarchies.flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join("lamina"));
+        }
+        let _ = std::fs::remove_dir("/sys/fs/cgroup/lamina");
+    }
+}
+
+/// A pod: a mount namespace and control groups of its own, both gone with it.
+#[test]
+fn started_from_a_pod_the_instance_is_of_the_host() {
+    let _groups = Groups;
+    let pod = [
+        "unshare",
+        "--mount",
+        "--ipc",
+        "--uts",
+        "--propagation",
+        "private",
+    ];
+    let mut node = Node::started_by(&pod, &["--outside-pod"]);
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    let ns = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    let serving = i32::try_from(node.serving.as_ref().unwrap().id()).unwrap();
+    assert_ne!(ns(serving), ns(1), "the test's pod is none");
+    for role in ["holder", "mountd", "agent"] {
+        let pid = node.machine.daemon(role).unwrap();
+        assert_eq!(ns(pid), ns(1), "{role}");
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(
+            groups.lines().all(|line| line.ends_with(":/lamina")),
+            "{role}: {groups}\n{}",
+            node.machine.log()
+        );
+        let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap();
+        let holder = node.machine.daemon("holder").unwrap();
+        assert_eq!(session.as_raw_nonzero().get(), holder);
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+        assert!(
+            exe.to_string_lossy().contains("/state/bin/lamina-"),
+            "{}",
+            exe.display()
+        );
+    }
+    assert_eq!(
+        std::fs::read(node.target("v").join("a/hello")).unwrap(),
+        b"hello\n"
+    );
+    node.kill();
+    assert_eq!(
+        std::fs::read(node.target("v").join("a/b/c/hard")).unwrap(),
+        b"hello\n"
+    );
+    node.start();
+    node.unpublish_order(&order);
+    assert!(node.is_clean());
+}
+
+#[test]
+fn another_build_replaces_the_daemons_of_live_volumes_and_restarts_idle_ones() {
+    let mut node = Node::new();
+    let order = node.order("v");
+    let expected = snapshot(&node.machine.path("source"));
+    let other = node.machine.path("other");
+    let mut build = std::fs::read(&node.program).unwrap();
+    build.push(0);
+    std::fs::write(&other, &build).unwrap();
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let runs = |node: &Node, role| {
+        let pid = node.machine.daemon(role).unwrap();
+        std::fs::metadata(format!("/proc/{pid}/exe")).unwrap().len()
+    };
+    node.publish(&order).unwrap();
+    let holder = node.machine.daemon("holder");
+    node.kill();
+    node.program = other;
+    let reading = std::thread::spawn({
+        let target = PathBuf::from(&order.target);
+        move || snapshot(&target)
+    });
+    node.start();
+    assert_eq!(reading.join().unwrap(), expected);
+    assert_eq!(node.machine.daemon("holder"), holder);
+    for role in ["mountd", "agent"] {
+        assert_eq!(runs(&node, role), build.len() as u64, "{role}");
+    }
+    assert_eq!(node.try_call().unwrap().warnings, [] as [String; 0]);
+    assert_eq!(snapshot(Path::new(&order.target)), expected);
+    node.unpublish_order(&order);
+    node.kill();
+    node.program = env!("CARGO_BIN_EXE_lamina").into();
+    node.start();
+    assert_ne!(node.machine.daemon("holder"), holder);
+    for role in ["holder", "mountd", "agent"] {
+        assert_ne!(runs(&node, role), build.len() as u64, "{role}");
+    }
+    let copies = std::fs::read_dir(node.machine.path("state/bin")).unwrap();
+    assert_eq!(copies.count(), 1, "old copies go");
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn http(port: u16, path: &str) -> String {
+    use std::io::Read;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn figures_and_health_are_served_over_http() {
+    let port = free_port();
+    let node = Node::started_by(&[], &["--http", &format!("127.0.0.1:{port}")]);
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    std::fs::read(node.target("v").join("a/b/random")).unwrap();
+    assert!(http(port, "/healthz").starts_with("HTTP/1.1 200"));
+    assert!(http(port, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(http(port, "/none").starts_with("HTTP/1.1 404"));
+    let metrics = http(port, "/metrics");
+    for line in [
+        "lamina_volumes{state=\"mounted\"} 1",
+        "lamina_agent_up 1",
+        "lamina_node_rpc_duration_seconds_count{code=\"Ok\",method=\"Publish\"} 1",
+        "lamina_volume_publish_duration_seconds_count{phase=\"total\"} 1",
+        "lamina_fetched_bytes_total 700000",
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line}: {metrics}"
+        );
+    }
+    node.unpublish_order(&order);
+}
+
+/// A certificate authority, and what it signs.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        Self { issuer, pem }
+    }
+
+    fn sign(&self) -> (String, String) {
+        let names = vec!["node.lamina.internal".to_owned()];
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        (cert.pem(), key.serialize_pem())
+    }
+
+    /// What a node is given.
+    fn write(&self, dir: &Path) {
+        let (cert, key) = self.sign();
+        for (name, text) in [("tls.crt", &cert), ("tls.key", &key), ("ca.crt", &self.pem)] {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+    }
+
+    /// Whether a node that trusts `node` answers a client of this authority's.
+    fn is_answered(&self, runtime: &tokio::runtime::Runtime, port: u16, node: &Self) -> bool {
+        use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+        let (cert, key) = self.sign();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&node.pem))
+            .identity(Identity::from_pem(cert, key))
+            .domain_name("node.lamina.internal");
+        let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).unwrap();
+        let endpoint = endpoint.tls_config(tls).unwrap();
+        runtime.block_on(async {
+            let Ok(channel) = endpoint.connect().await else {
+                return false;
+            };
+            let asked = NodeClient::new(channel)
+                .get_info(api::GetInfoRequest {})
+                .await;
+            asked.is_ok()
+        })
+    }
+}
+
+#[test]
+fn over_tcp_only_clients_of_the_authority_are_answered_and_renewed_ones_are_taken() {
+    let port = free_port();
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Authority::new(), Authority::new());
+    first.write(dir.path());
+    let (at, tls_dir) = (format!("127.0.0.1:{port}"), dir.path().to_str().unwrap());
+    let node = Node::started_by(&[], &["--listen", &at, "--tls-dir", tls_dir]);
+    let runtime = &node.runtime;
+    assert!(wait_until(|| first.is_answered(runtime, port, &first)));
+    assert!(!second.is_answered(runtime, port, &first), "a stranger's");
+    second.write(dir.path());
+    assert!(wait_until(|| second.is_answered(runtime, port, &second)));
+    assert!(
+        !first.is_answered(runtime, port, &second),
+        "the old authority's"
+    );
+}
