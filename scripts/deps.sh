@@ -19,6 +19,8 @@ packages=(
 
 # Wheels for the demo's image come through pip.
 python3 -m pip --version > /dev/null 2>&1 || packages+=(python3-pip)
+# The chart's tests and the stories read and write YAML.
+python3 -c 'import yaml' 2> /dev/null || packages+=(python3-yaml)
 # The registry is built with Go where Go is; Debian's own one does for the demo.
 command -v go > /dev/null || packages+=(docker-registry)
 command -v npm > /dev/null || packages+=(npm)

@@ -1,0 +1,94 @@
+{{/* What the hook applies: labels of the namespace, stores, and the LaminaCluster. */}}
+{{- define "lamina.cluster" -}}
+{{- $v := .Values -}}
+{{- if $v.podSecurity.labelNamespace }}
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {{ .Release.Namespace }}
+  labels:
+    pod-security.kubernetes.io/enforce: privileged
+    pod-security.kubernetes.io/audit: privileged
+    pod-security.kubernetes.io/warn: privileged
+---
+{{- end }}
+{{- range $v.stores }}
+apiVersion: lamina.dev/v1alpha1
+kind: Store
+metadata:
+  name: {{ .name }}
+  labels: {{- include "lamina.labels" (list $ "store") | nindent 4 }}
+spec:
+  url: {{ .url | quote }}
+  {{- with .secretName }}
+  secretRef: {name: {{ . }}}
+  {{- end }}
+  {{- with .shardRange }}
+  shardRange: {{ . | quote }}
+  {{- end }}
+---
+{{- end }}
+apiVersion: lamina.dev/v1alpha1
+kind: LaminaCluster
+metadata:
+  name: default
+  labels: {{- include "lamina.labels" (list . "cluster") | nindent 4 }}
+spec:
+  image: {{ include "lamina.image" . }}
+  imagePullPolicy: {{ $v.image.pullPolicy }}
+  {{- include "lamina.pullSecrets" . | nindent 2 }}
+  {{- with $v.stores }}
+  stores:
+    {{- range . }}
+    - {{ .name }}
+    {{- end }}
+  {{- end }}
+  {{- with $v.startupTaint }}
+  startupTaint: {{ . }}
+  {{- end }}
+  node:
+    kubeletDir: {{ $v.kubeletDir }}
+    logLevel: {{ $v.logLevel }}
+    {{- with $v.node.cacheBytesMax }}
+    cacheBytesMax: {{ . | toString | quote }}
+    {{- end }}
+    {{- with $v.node.insecureRegistries }}
+    insecureRegistries: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    placement: {{- include "lamina.workload" $v.node | nindent 6 }}
+  csi: {{- include "lamina.workload" $v.csi | nindent 4 }}
+  controller:
+    replicas: {{ $v.controller.replicas }}
+    placement: {{- include "lamina.workload" $v.controller | nindent 6 }}
+{{- end -}}
+
+{{/* Where and with how much a workload of a LaminaCluster runs. */}}
+{{- define "lamina.workload" -}}
+{{- with .resources.requests }}
+requests:
+{{- range $name, $amount := . }}
+  {{ $name }}: {{ $amount | toString | quote }}
+{{- end }}
+{{- end }}
+{{- with .resources.limits }}
+limits:
+{{- range $name, $amount := . }}
+  {{ $name }}: {{ $amount | toString | quote }}
+{{- end }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .podAnnotations }}
+podAnnotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .env }}
+env: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

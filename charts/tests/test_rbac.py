@@ -1,0 +1,78 @@
+"""Who may do what: the rendered roles are those of rbac.golden, and what must never be is not.
+
+After a wanted change: UPDATE=1 python3 -m unittest charts.tests.test_rbac
+"""
+
+import os
+import pathlib
+import unittest
+
+from . import rendering
+from .rendering import find, having, template
+
+GOLDEN = pathlib.Path(__file__).parent / "rbac.golden"
+
+
+def lines(objects: list[dict]) -> list[str]:
+    """One line per right: `account: verbs group/resource [names]`, sorted."""
+    roles = {(item["kind"], item["metadata"]["name"]): item["rules"] for item in objects if item["kind"] in ("Role", "ClusterRole")}
+    found, bound = [], set()
+    for binding in having(objects, "RoleBinding") + having(objects, "ClusterRoleBinding"):
+        role = (binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        bound.add(role)
+        where = "own namespace" if binding["kind"] == "RoleBinding" else "cluster"
+        for subject in binding["subjects"]:
+            found += [f"{subject['name']} ({where}): {text}" for text in rights(roles[role])]
+    for role in roles.keys() - bound:
+        found += [f"{role[1]} (people): {text}" for text in rights(roles[role])]
+    return sorted(found)
+
+
+def rights(rules: list[dict]) -> list[str]:
+    """The rights of a role."""
+    found = []
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                names = f" named {', '.join(rule['resourceNames'])}" if "resourceNames" in rule else ""
+                found.append(f"{group or 'core'}/{resource}{names}: {' '.join(rule['verbs'])}")
+    return found
+
+
+class Rbac(unittest.TestCase):
+    def test_roles_are_those_of_the_snapshot(self):
+        text = "\n".join(lines(template(startupTaint="lamina.dev/starting"))) + "\n"
+        if os.environ.get("UPDATE"):
+            GOLDEN.write_text(text)
+        self.assertEqual(GOLDEN.read_text(), text)
+
+    def test_node_accounts_have_no_secrets_and_change_nothing_of_others(self):
+        objects = template(startupTaint="lamina.dev/starting")
+        for line in lines(objects):
+            account, _, right = line.partition(": ")
+            if account.startswith(("lamina-node", "lamina-csi")):
+                self.assertNotIn("secrets", right)
+                verbs = set(right.rpartition(": ")[2].split())
+                self.assertLessEqual(verbs, {"get"} if "events" not in right else {"create", "patch"}, line)
+                self.assertNotIn("*", right)
+
+    def test_the_node_server_has_no_token_and_no_role(self):
+        objects = template()
+        self.assertIs(find(objects, "ServiceAccount", "lamina-node")["automountServiceAccountToken"], False)
+        self.assertEqual([line for line in lines(objects) if line.startswith("lamina-node")], [])
+
+    def test_no_right_is_a_wildcard(self):
+        for line in lines(template(startupTaint="lamina.dev/starting")):
+            self.assertNotIn("*", line)
+
+    def test_secrets_of_other_namespaces_are_read_by_name_only(self):
+        for line in lines(template()):
+            if "core/secrets" in line and "(cluster)" in line:
+                self.assertEqual(line, "lamina-operator (cluster): core/secrets: get")
+
+    def test_rights_over_nodes_come_only_with_the_startup_taint(self):
+        self.assertFalse([line for line in lines(template()) if "core/nodes: patch" in line])
+
+
+if __name__ == "__main__":
+    unittest.main()

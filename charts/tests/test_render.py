@@ -1,0 +1,156 @@
+"""What the chart renders: everything people switch on, and what must always hold."""
+
+import re
+import unittest
+
+import yaml
+
+from . import rendering
+from .rendering import applied, find, having, template
+
+EVERYTHING = {
+    "image": {"pullSecrets": ["mine"]},
+    "startupTaint": "lamina.dev/starting",
+    "stores": [{"name": "main", "url": "s3://bucket/packs", "secretName": "keys"}, {"name": "more", "url": "gs://bucket"}],
+    "networkPolicy": {"enabled": True},
+    "monitoring": {kind: {"enabled": True} for kind in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboard")},
+}
+
+
+def pods(objects: list[dict]) -> dict[str, dict]:
+    """Pod specs by the object they are in."""
+    found = {}
+    for item in objects:
+        spec = item if item["kind"] == "Pod" else item.get("spec", {}).get("template", {})
+        if "containers" in spec.get("spec", {}):
+            found[f"{item['kind']} {item['metadata']['name']}"] = spec["spec"]
+    return found
+
+
+class Rendered(unittest.TestCase):
+    def test_lint_has_nothing_to_say(self):
+        done = rendering.run("lint", "--strict", str(rendering.CHART))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_names_and_namespaces_are_unique_and_right(self):
+        objects = template(**EVERYTHING)
+        names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+        self.assertEqual(len(names), len(set(names)))
+        free = {"ClusterRole", "ClusterRoleBinding", "CSIDriver", "StorageClass", "CustomResourceDefinition"}
+        for item in objects:
+            with self.subTest(kind=item["kind"], name=item["metadata"]["name"]):
+                self.assertEqual(item["metadata"].get("namespace"), None if item["kind"] in free else "lamina-system")
+                self.assertEqual(item["metadata"]["labels"]["app.kubernetes.io/part-of"], "lamina")
+
+    def test_every_pod_of_the_chart_meets_the_restricted_standard(self):
+        found = pods(template(**EVERYTHING))
+        self.assertEqual(set(found), {"Deployment lamina-operator", "Job lamina-apply", "Job lamina-cleanup", "Pod lamina-test"})
+        for name, pod in found.items():
+            with self.subTest(name):
+                self.assertTrue(pod["securityContext"]["runAsNonRoot"])
+                self.assertEqual(pod["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+                self.assertEqual(pod["imagePullSecrets"], [{"name": "mine"}])
+                for key in ("hostNetwork", "hostPID", "hostIPC"):
+                    self.assertNotIn(key, pod)
+                for container in pod["containers"]:
+                    limits = container["securityContext"]
+                    self.assertEqual((limits["allowPrivilegeEscalation"], limits["capabilities"]), (False, {"drop": ["ALL"]}))
+                    self.assertTrue(limits["readOnlyRootFilesystem"])
+                for volume in pod.get("volumes", []):
+                    self.assertNotIn("hostPath", volume)
+
+    def test_csidriver_has_the_fields_that_can_never_change(self):
+        spec = find(template(), "CSIDriver", "csi.lamina.dev")["spec"]
+        self.assertEqual(spec, {"attachRequired": False, "podInfoOnMount": True, "fsGroupPolicy": "None",
+                                "volumeLifecycleModes": ["Persistent", "Ephemeral"]})
+
+    def test_definitions_are_kept_when_the_release_goes(self):
+        for crd in having(template(), "CustomResourceDefinition"):
+            self.assertEqual(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep")
+        for crd in having(template(crds={"keep": False}), "CustomResourceDefinition"):
+            self.assertNotIn("helm.sh/resource-policy", crd["metadata"].get("annotations", {}))
+        self.assertEqual(having(template(crds={"install": False}), "CustomResourceDefinition"), [])
+
+    def test_no_object_of_the_release_is_of_a_kind_it_defines(self):
+        self.assertEqual([item["kind"] for item in template(**EVERYTHING) if item["apiVersion"].startswith("lamina.dev/")], [])
+
+    def test_the_hook_applies_the_namespace_the_stores_and_the_cluster(self):
+        objects = applied(template(**EVERYTHING))
+        self.assertEqual([item["kind"] for item in objects], ["Namespace", "Store", "Store", "LaminaCluster"])
+        self.assertEqual(objects[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "privileged")
+        self.assertEqual(objects[1]["spec"], {"url": "s3://bucket/packs", "secretRef": {"name": "keys"}})
+        spec = objects[-1]["spec"]
+        self.assertEqual(spec["stores"], ["main", "more"])
+        self.assertEqual(spec["image"], f"registry.lamina.dev/lamina:{version()}")
+        self.assertEqual(spec["imagePullSecrets"], [{"name": "mine"}])
+        self.assertEqual(applied(template(podSecurity={"labelNamespace": False}))[0]["kind"], "LaminaCluster")
+
+    def test_values_reach_the_cluster(self):
+        spec = applied(template(node={"cacheBytesMax": "200Gi", "resources": {"limits": {"cpu": 2}}}, kubeletDir="/k", logLevel="debug",
+                                controller={"replicas": 1}, image={"digest": "sha256:" + "a" * 64}))[-1]["spec"]
+        self.assertEqual(spec["node"]["cacheBytesMax"], "200Gi")
+        self.assertEqual(spec["node"]["kubeletDir"], "/k")
+        self.assertEqual(spec["node"]["placement"]["limits"], {"cpu": "2", "memory": "2Gi"})
+        self.assertEqual(spec["controller"]["replicas"], 1)
+        self.assertEqual(spec["image"], "registry.lamina.dev/lamina@sha256:" + "a" * 64)
+
+    def test_budgets_exist_only_for_several_replicas(self):
+        self.assertEqual({item["metadata"]["name"] for item in having(template(), "PodDisruptionBudget")}, {"lamina-operator", "lamina-controller"})
+        self.assertEqual(having(template(operator={"replicas": 1}, controller={"replicas": 1}), "PodDisruptionBudget"), [])
+
+    def test_monitoring_is_off_unless_asked_for(self):
+        kinds = {item["kind"] for item in template()}
+        self.assertEqual(kinds & {"PodMonitor", "ServiceMonitor", "PrometheusRule", "NetworkPolicy"}, set())
+        kinds = {item["kind"] for item in template(**EVERYTHING)}
+        self.assertLessEqual({"PodMonitor", "ServiceMonitor", "PrometheusRule", "NetworkPolicy"}, kinds)
+
+    def test_every_alert_has_a_runbook_in_the_documents(self):
+        page = (rendering.REPOSITORY / "docs/kubernetes.md").read_text()
+        anchors = {line.lstrip("#").strip().lower() for line in page.splitlines() if line.startswith("#")}
+        rules = find(template(**EVERYTHING), "PrometheusRule", "lamina")["spec"]["groups"][0]["rules"]
+        self.assertGreaterEqual(len(rules), 6)
+        for rule in rules:
+            self.assertIn(rule["annotations"]["runbook_url"].rpartition("#")[2], anchors)
+            self.assertIn("{{", rule["annotations"]["summary"] + rule["annotations"]["description"] + "{{")
+
+    def test_the_pod_in_the_notes_is_one_that_can_be_pasted(self):
+        pod = yaml.safe_load(pasted(rendering.notes()))
+        self.assertEqual(pod["spec"]["volumes"][0]["csi"]["driver"], "csi.lamina.dev")
+
+    def test_the_release_notes_fit_a_terminal(self):
+        self.assertLessEqual(max(map(len, rendering.notes().splitlines())), 120)
+
+    def test_default_container_image_is_of_this_version(self):
+        self.assertEqual(find(template(), "Deployment", "lamina-operator")["spec"]["template"]["spec"]["containers"][0]["image"],
+                         f"registry.lamina.dev/lamina:{version()}")
+
+
+def pasted(notes: str) -> str:
+    """The text between the notes' `<<'EOF'` and `EOF`."""
+    return re.search(r"<<'EOF'\n(.*?)\nEOF\n", notes, re.DOTALL)[1]
+
+
+def version() -> str:
+    """The chart's version."""
+    return yaml.safe_load((rendering.CHART / "Chart.yaml").read_text())["appVersion"]
+
+
+class Metrics(unittest.TestCase):
+    def test_alerts_and_dashboard_ask_for_metrics_that_exist(self):
+        code = "".join(path.read_text() for folder in ("nodeagent/src", "operator/src", "csi-driver/src")
+                       for path in (rendering.REPOSITORY / folder).rglob("*.rs"))
+        asked = "".join((rendering.CHART / "files" / name).read_text() for name in ("alerts.yaml", "dashboard.json"))
+        names = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"\blamina_[a-z_]+", asked)}
+        self.assertEqual([name for name in sorted(names) if f'"{name}"' not in code], [])
+
+
+class Versions(unittest.TestCase):
+    def test_chart_and_workspace_have_the_same_version(self):
+        from scripts import image
+
+        chart = yaml.safe_load((rendering.CHART / "Chart.yaml").read_text())
+        self.assertEqual((chart["version"], chart["appVersion"]), (image.version(), image.version()))
+
+
+if __name__ == "__main__":
+    unittest.main()
