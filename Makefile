@@ -35,7 +35,7 @@ image: deps ## Container image without Docker: target/image/lamina.tar (PROFILE=
 	scripts/image.py --binaries "$$(scripts/static-cargo.sh --target-dir)/$(PROFILE)"
 
 ##@ Check
-.PHONY: fmt lint deny test test-vm fuzz
+.PHONY: fmt lint deny test test-k8s test-vm fuzz
 fmt: ## Format all Rust code
 	cargo fmt --all
 
@@ -53,6 +53,11 @@ $(CARGO_DENY):
 
 test: deps ## Everything: lint, unit and integration tests, Python checks, other kernels
 	python3 scripts/test.py
+
+test-k8s: ## Stories on a real cluster, which is started and removed (STORY="a b" for some)
+	$(MAKE) image PROFILE=quick
+	python3 -m e2e.cluster up
+	status=0; python3 -m e2e $(STORY) || status=$$?; python3 -m e2e.cluster down; exit $$status
 
 test-vm: deps ## Only the mount suite on Debian kernels 6.1 and 6.12 (QEMU, no KVM needed)
 	python3 scripts/test.py vm
@@ -74,9 +79,13 @@ $(CARGO_FUZZ):
 	nice cargo install --locked cargo-fuzz --version $(CARGO_FUZZ_VERSION) --root "$(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)"
 
 ##@ See it work
-.PHONY: demo bench bench-quick corpus
+.PHONY: demo demo-k8s bench bench-quick corpus
 demo: build ## Mount a Python + pandas image lazily and time it (IMAGE=ref for your own)
 	python3 demo/run.py $(if $(IMAGE),--image "$(IMAGE)")
+
+demo-k8s: ## The same on Kubernetes: cluster, chart, a Flist and a pod; the cluster stays up
+	$(MAKE) image PROFILE=quick
+	python3 demo/k8s.py
 
 corpus: deps ## Build every benchmark image (about 15 minutes and 12 GB the first time)
 	python3 -m bench.corpus all
@@ -108,4 +117,4 @@ clean: ## Remove build output (the cache in $(CACHE) stays)
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	  /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile

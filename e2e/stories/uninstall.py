@@ -1,0 +1,40 @@
+"""`helm uninstall` leaves no mount, process, file, driver entry or stuck object behind."""
+
+import json
+
+from e2e import release
+from e2e.story import DRIVER, SYSTEM, Story, pod
+
+# Everything of ours a node could still have. `grep -v $$`: not this shell.
+LEFT = r"""
+grep -E 'lamina' /proc/self/mountinfo | sed 's/^/mount /'
+for exe in /proc/[0-9]*/exe; do
+  case "$(readlink $exe)" in /var/lib/lamina/bin/*|/usr/local/bin/lamina*) echo "process $exe $(tr '\0' ' ' < ${exe%exe}cmdline)";; esac
+done
+ls -d /run/lamina /var/lib/lamina/* /var/lib/kubelet/plugins/csi.lamina.dev /var/lib/kubelet/plugins_registry/*lamina* 2>/dev/null | sed 's/^/file /'
+ls -d /sys/fs/cgroup/lamina /sys/fs/cgroup/*/lamina 2>/dev/null | sed 's/^/cgroup /'
+true
+"""
+
+
+def run(it: Story) -> None:
+    nodes = it.cluster.nodes()
+    names = [f"user-{number}" for number, _ in enumerate(nodes)]
+    it.apply(*(pod(name, {"lamina.dev/image": it.images["base"]}, node=node) for name, node in zip(names, nodes)))
+    it.running(*names)
+    it.kubectl("delete", "pod", *names, "--wait=true")
+    release.helm(it.cluster, "uninstall", release.RELEASE, "--wait", "--timeout", "5m")
+    for node in nodes:
+        left = it.on_node(node, LEFT).strip()
+        it.check(not left, f"left on {node}:\n{left}")
+        drivers = it.get("csinode", node)["spec"].get("drivers") or []
+        it.check(DRIVER not in [driver["name"] for driver in drivers], f"CSINode {node} still lists the driver")
+    it.wait("Lamina's pods are gone", lambda: not it.get("-n", SYSTEM, "pods")["items"], 60)
+    for kind in ("daemonset", "deployment", "job", "secret", "service", "lease", "poddisruptionbudget"):
+        items = [item["metadata"]["name"] for item in it.get("-n", SYSTEM, kind)["items"]]
+        it.check(not items, f"left in {SYSTEM}: {kind} {items}")
+    for kind in ("clusterrole", "clusterrolebinding", "csidriver", "storageclass"):
+        names = [item["metadata"]["name"] for item in it.get(kind)["items"] if "lamina" in item["metadata"]["name"]]
+        it.check(not [name for name in names if not name.startswith("lamina-cluster:")], f"left: {kind} {names}")
+    kept = json.loads(it.kubectl("get", "crd", "-o", "json"))["items"]
+    it.check(len([crd for crd in kept if crd["spec"]["group"] == "lamina.dev"]) == 5, "the definitions were not kept")

@@ -1,0 +1,1 @@
+"""Tests of what the stories are made of; they need no cluster."""

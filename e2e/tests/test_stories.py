@@ -1,0 +1,49 @@
+"""Every story is told, says what happens, and its helpers read what they should."""
+
+import importlib
+import pathlib
+import unittest
+
+from e2e import __main__ as told
+from e2e.stories import bad_objects, hostile_volumes, private_image
+from e2e.story import pod
+
+FOLDER = pathlib.Path(told.__file__).parent / "stories"
+
+
+class Stories(unittest.TestCase):
+    def test_every_file_is_a_story_that_is_told(self):
+        files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
+        self.assertEqual(files, set(told.STORIES))
+        self.assertEqual(told.STORIES[-1], "uninstall")
+
+    def test_every_story_says_in_its_first_line_what_happens(self):
+        for name in told.STORIES:
+            module = importlib.import_module(f"e2e.stories.{name}")
+            self.assertTrue(module.__doc__.splitlines()[0].endswith("."), name)
+            self.assertTrue(callable(module.run), name)
+
+    def test_unknown_stories_are_refused_by_name(self):
+        self.assertEqual(told.main(["no_such_story"]), 2)
+
+
+class Helpers(unittest.TestCase):
+    def test_bad_objects_are_read_with_what_is_expected(self):
+        text = "# head\n---\n# expect: first: text\nkind: A\n---\n# expect: second\nkind: B\n"
+        self.assertEqual([expected for expected, _ in bad_objects.objects(text)], ["first: text", "second"])
+
+    def test_a_restricted_pod_meets_the_standard(self):
+        made = pod("x", {"lamina.dev/image": "a"}, restricted=True)
+        limits = made["spec"]["containers"][0]["securityContext"]
+        self.assertEqual((limits["runAsNonRoot"], limits["capabilities"]), (True, {"drop": ["ALL"]}))
+
+    def test_a_pull_secret_is_a_docker_config(self):
+        made = private_image.secret("right", "word")
+        self.assertEqual(made["type"], "kubernetes.io/dockerconfigjson")
+
+    def test_hostile_handles_are_hostile(self):
+        self.assertTrue(any(".." in handle for handle in hostile_volumes.HANDLES))
+
+
+if __name__ == "__main__":
+    unittest.main()
