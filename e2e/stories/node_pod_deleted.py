@@ -3,6 +3,7 @@
 E2E_READERS sets their number.
 """
 
+import collections
 import os
 import re
 from typing import Callable
@@ -12,6 +13,7 @@ from e2e.story import SYSTEM, Story, pod
 
 READERS = int(os.environ.get("E2E_READERS", "50"))
 ROUND_SECONDS = 180
+LABEL = "reader"
 # Holds a file open, reads files that may not be local yet, runs a program that is mapped from the volume, walks.
 READER = r"""
 fail() { echo "FAIL $*"; }
@@ -26,7 +28,7 @@ while :; do
   [ "$(ls /data/etc | wc -l)" -gt 10 ] || fail walk
   head -c 4096 <&3 > /dev/null || fail held
   round=$((round + 1)); echo "round $round"
-  sleep 2
+  sleep 5
 done
 """
 # Ends the processes of an instance that have this role, by pid.
@@ -42,7 +44,10 @@ echo ended $ended
 
 def run(it: Story) -> None:
     nodes, names = it.cluster.nodes(), [f"reader-{number}" for number in range(READERS)]
-    it.apply(*(pod(name, {"lamina.dev/image": it.images["base"]}, READER, node=nodes[number % len(nodes)]) for number, name in enumerate(names)))
+    readers = [pod(name, {"lamina.dev/image": it.images["base"]}, READER, node=nodes[at % len(nodes)]) for at, name in enumerate(names)]
+    for reader in readers:
+        reader["metadata"]["labels"] = {"story": LABEL}
+    it.apply(*readers)
     it.running(*names, seconds=600)
     step(it, names, "before anything", lambda: None)
     step(it, names, "node pods deleted", lambda: delete(it, "node"))
@@ -56,11 +61,11 @@ def run(it: Story) -> None:
 
 
 def step(it: Story, names: list[str], what: str, disturb: Callable[[], object]) -> None:
-    """Disturbs, mounts one more volume meanwhile, and waits until every reader has done two more rounds without a failure."""
+    """Disturbs while one more volume is mounted, and waits until every reader has done two more rounds without a failure."""
     before = rounds(it, names)
     late = "late-" + re.sub(r"[^a-z]+", "-", what.lower())
-    disturb()
     it.apply(pod(late, {"lamina.dev/image": it.images["busybox"]}, "ls /data/bin | wc -l", node=it.cluster.nodes()[0]))
+    disturb()
 
     def further() -> bool:
         now = rounds(it, names)
@@ -73,17 +78,13 @@ def step(it: Story, names: list[str], what: str, disturb: Callable[[], object]) 
 
 def rounds(it: Story, names: list[str]) -> dict[str, int]:
     """How many rounds each reader has done; fails if one of them saw a failure or was started again."""
-    done = {}
-    for item in it.get("pods", "-l", "!none")["items"]:
-        name = item["metadata"]["name"]
-        if name in names:
-            status = item["status"]["containerStatuses"][0]
-            it.check(status["restartCount"] == 0 and "running" in status["state"], f"{name} ended: {status['state']}")
-    for name in names:
-        said = it.kubectl("logs", name)
-        it.check("FAIL" not in said, f"{name}: {re.findall('FAIL.*', said)[:5]}")
-        done[name] = len(re.findall("^round", said, re.MULTILINE))
-    return done
+    for item in it.get("pods", "-l", f"story={LABEL}")["items"]:
+        status = item["status"]["containerStatuses"][0]
+        it.check(status["restartCount"] == 0 and "running" in status["state"], f"{item['metadata']['name']} ended: {status['state']}")
+    said = it.kubectl("logs", "-l", f"story={LABEL}", "--prefix", "--tail=-1", "--max-log-requests", str(len(names)), seconds=120)
+    it.check("FAIL" not in said, f"failures: {re.findall('.*FAIL.*', said)[:5]}")
+    done = collections.Counter(re.findall(r"^\[pod/([^/]+)/main\] round", said, re.MULTILINE))
+    return {name: done[name] for name in names}
 
 
 def delete(it: Story, component: str) -> None:
