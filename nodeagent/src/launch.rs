@@ -66,7 +66,6 @@ impl Launch {
             .create(true)
             .append(true)
             .open(instance.dir().join("log"))?;
-        trouble::forget(instance);
         let mut argv = self.argv("holder", instance, cache);
         if self.outside_pod {
             argv.push("--outside-pod".into());
@@ -131,6 +130,9 @@ pub fn call(
         if !started.is_starting() && !is_running(instance) {
             cache_lock::check(cache, instance.dir(), CACHE_PATIENCE)
                 .map_err(|error| no_agent(io::Error::other(error)))?;
+            if started.0.is_none() {
+                trouble::forget(instance);
+            }
             let child = launch.start(instance, cache).map_err(|error| {
                 let program = launch.program.display();
                 no_agent(io::Error::other(format!(
