@@ -1,0 +1,335 @@
+//! `LaminaCluster`: which workloads run, from which image, where and with how much.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::conditions;
+use crate::text::{self, EnvVar, LocalName};
+
+/// Lamina in this cluster. There is one, named `default`; the chart makes it.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "lamina.dev",
+    version = "v1alpha1",
+    kind = "LaminaCluster",
+    plural = "laminaclusters",
+    shortname = "lcl",
+    category = "lamina",
+    status = "LaminaClusterStatus",
+    derive = "PartialEq",
+    doc = "Lamina in this cluster: its workloads. There is one, named default; the chart makes it.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Nodes",
+        type_ = "string",
+        json_path = ".status.workloads[?(@.name==\"lamina-node\")].summary"
+    ),
+    printcolumn(
+        name = "CSI",
+        type_ = "string",
+        json_path = ".status.workloads[?(@.name==\"lamina-csi\")].summary"
+    ),
+    printcolumn(
+        name = "Version",
+        type_ = "string",
+        json_path = ".status.version",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LaminaClusterSpec {
+    /// Container image with Lamina's binaries.
+    #[schemars(schema_with = "text::image_reference")]
+    pub image: String,
+    /// When kubelet pulls it.
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+    /// Secrets of Lamina's namespace to pull it with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "text::local_names")]
+    pub image_pull_secrets: Vec<LocalName>,
+    /// `Store` objects used where an object names none. Without any, each node keeps its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "text::store_names")]
+    pub stores: Vec<String>,
+    /// What runs on every node: the only privileged pod, and the CSI driver beside it.
+    #[serde(default)]
+    pub node: NodeSpec,
+    /// The CSI driver's pods on every node.
+    #[serde(default)]
+    pub csi: Placement,
+    /// The provisioner of volumes.
+    #[serde(default)]
+    pub controller: ControllerSpec,
+}
+
+/// When kubelet pulls an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// If the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// At every start.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl ImagePullPolicy {
+    /// As it is written in a pod.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Always => "Always",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// What runs on every node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// Most bytes a node's cache may take. Without it, the smaller of 1 TB and 60 % of the free space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::quantity")]
+    pub cache_bytes_max: Option<String>,
+    /// Directory of the kubelet on the nodes.
+    #[serde(default = "kubelet_dir")]
+    #[schemars(schema_with = "text::host_path")]
+    pub kubelet_dir: String,
+    /// What it logs.
+    #[serde(default)]
+    pub log_level: LogLevel,
+    /// Where it runs and with how much.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+impl Default for NodeSpec {
+    fn default() -> Self {
+        Self {
+            cache_bytes_max: None,
+            kubelet_dir: kubelet_dir(),
+            log_level: LogLevel::default(),
+            placement: Placement::default(),
+        }
+    }
+}
+
+fn kubelet_dir() -> String {
+    "/var/lib/kubelet".to_owned()
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what should be looked at.
+    Warn,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+}
+
+impl LogLevel {
+    /// As it is written in the environment.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// The provisioner of volumes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ControllerSpec {
+    /// Pods of it; one leads.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 5))]
+    pub replicas: i32,
+    /// Where it runs and with how much.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+impl Default for ControllerSpec {
+    fn default() -> Self {
+        Self {
+            replicas: two(),
+            placement: Placement::default(),
+        }
+    }
+}
+
+fn two() -> i32 {
+    2
+}
+
+/// Where pods run and with how much.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// CPU, memory and the like each pod is sure to get.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "text::resources")]
+    pub requests: BTreeMap<String, String>,
+    /// The most it gets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "text::resources")]
+    pub limits: BTreeMap<String, String>,
+    /// Labels of the nodes it runs on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "text::node_selector")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints it runs in spite of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "tolerations")]
+    pub tolerations: Vec<Toleration>,
+    /// Priority class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::object_name")]
+    pub priority_class_name: Option<String>,
+    /// Labels added to its pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "text::labels")]
+    pub pod_labels: BTreeMap<String, String>,
+    /// Annotations added to its pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "text::labels")]
+    pub pod_annotations: BTreeMap<String, String>,
+    /// Environment variables added to its containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "text::env")]
+    pub env: Vec<EnvVar>,
+}
+
+fn tolerations(schemas: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 32,
+        "items": Toleration::json_schema(schemas),
+    })
+}
+
+/// A taint pods run in spite of, as in a pod's spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Toleration {
+    /// The taint's key; without it, any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub key: Option<String>,
+    /// `Exists` or `Equal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<TolerationOperator>,
+    /// The taint's value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub value: Option<String>,
+    /// The taint's effect; without it, any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<TaintEffect>,
+    /// How long `NoExecute` is borne.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
+}
+
+/// How a toleration compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TolerationOperator {
+    /// Any value.
+    Exists,
+    /// This value.
+    Equal,
+}
+
+/// What a taint does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TaintEffect {
+    /// Pods are not placed.
+    NoSchedule,
+    /// Pods are placed elsewhere if possible.
+    PreferNoSchedule,
+    /// Pods are ended.
+    NoExecute,
+}
+
+/// What became of a `LaminaCluster`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LaminaClusterStatus {
+    /// `Applied`, `CertificatesValid` and `Ready`.
+    #[serde(default)]
+    #[schemars(schema_with = "conditions::list")]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Version of the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub version: Option<String>,
+    /// Each workload's readiness.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "workloads")]
+    pub workloads: Vec<WorkloadStatus>,
+}
+
+fn workloads(schemas: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "items": WorkloadStatus::json_schema(schemas),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["name"],
+    })
+}
+
+/// Readiness of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStatus {
+    /// Its name.
+    #[schemars(schema_with = "text::short")]
+    pub name: String,
+    /// `DaemonSet` or `Deployment`.
+    #[schemars(schema_with = "text::short")]
+    pub kind: String,
+    /// Pods there should be.
+    pub desired: i32,
+    /// Pods that are ready.
+    pub ready: i32,
+    /// Pods of the current spec.
+    pub updated: i32,
+    /// `ready/desired`, for people.
+    #[schemars(schema_with = "text::short")]
+    pub summary: String,
+}
