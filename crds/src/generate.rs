@@ -46,6 +46,19 @@ fn tidied(mut crd: Value) -> Value {
 
 /// A definition as YAML.
 pub fn yaml(crd: &Value) -> String {
-    let body = serde_saphyr::to_string(crd).expect("a definition is YAML");
+    let body = yaml_of(crd);
     format!("# Generated from the types in crds/: UPDATE=1 cargo test -p lamina-crds\n{body}")
+}
+
+/// Any object as YAML.
+pub fn yaml_of(object: &Value) -> String {
+    serde_saphyr::to_string(object).expect("an object is YAML")
+}
+
+/// An object from YAML.
+///
+/// # Errors
+/// Says where the text is not YAML.
+pub fn from_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    serde_saphyr::from_str(text)
 }

@@ -71,6 +71,10 @@ pub struct LaminaClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::store_names")]
     pub stores: Vec<String>,
+    /// Key of a taint new nodes carry until volumes work on them; the operator takes it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub startup_taint: Option<String>,
     /// What runs on every node: the only privileged pod, and the CSI driver beside it.
     #[serde(default)]
     pub node: NodeSpec,
@@ -113,6 +117,10 @@ pub struct NodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::quantity")]
     pub cache_bytes_max: Option<String>,
+    /// Registries (`host[:port]`) spoken to by plain HTTP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "text::short_list")]
+    pub insecure_registries: Vec<String>,
     /// Directory of the kubelet on the nodes.
     #[serde(default = "kubelet_dir")]
     #[schemars(schema_with = "text::host_path")]
@@ -129,6 +137,7 @@ impl Default for NodeSpec {
     fn default() -> Self {
         Self {
             cache_bytes_max: None,
+            insecure_registries: Vec::new(),
             kubelet_dir: kubelet_dir(),
             log_level: LogLevel::default(),
             placement: Placement::default(),

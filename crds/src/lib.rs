@@ -21,7 +21,7 @@ pub use flist::{
     ArchiveFrom, Flist, FlistFrom, FlistSource, FlistSpec, FlistStatus, ImageFrom, PvcFrom,
     StoredFrom,
 };
-pub use generate::{crds, yaml};
+pub use generate::{crds, from_yaml, yaml, yaml_of};
 pub use image::{Image, ImageSpec, ImageStatus};
 pub use job::{
     ConfigMapFile, Job, JobFile, JobOutcome, JobPhase, JobResources, JobSource, JobSpec, JobStatus,

@@ -213,7 +213,7 @@ pub fn resources(_: &mut SchemaGenerator) -> Schema {
         "maxProperties": 16,
         "additionalProperties": { "type": "string", "maxLength": 32 },
         "x-kubernetes-validations": [rule(
-            "self.all(key, isQuantity(self[key]))",
+            "self.all(key, key.size() <= 317 && isQuantity(self[key]))",
             "not an amount; expected one like 500m, 2, 512Mi or 20Gi",
         )]
     })
@@ -226,8 +226,8 @@ pub fn node_selector(_: &mut SchemaGenerator) -> Schema {
         "maxProperties": 16,
         "additionalProperties": { "type": "string", "maxLength": 63 },
         "x-kubernetes-validations": [rule(
-            "self.all(key, key.size() <= 317 && key.matches('^[A-Za-z0-9./_-]+$'))",
-            "a label's name has letters, digits, -, _, . and at most one prefix before /",
+    "self.all(key, key.size() <= 317)",
+            "a label's name has at most 317 bytes",
         )]
     })
 }
@@ -238,6 +238,10 @@ pub fn labels(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 32,
         "additionalProperties": { "type": "string", "maxLength": 4096 },
+        "x-kubernetes-validations": [rule(
+            "self.all(key, key.size() <= 317)",
+            "a label's name has at most 317 bytes",
+        )]
     })
 }
 
