@@ -1,0 +1,193 @@
+//! `Flist`: from an image, an archive, a stored flist (a node makes it) or a claim (a pod beside it packs it).
+
+mod build;
+mod pack;
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt};
+use lamina_crds::{Flist, FlistFrom, FlistStatus};
+
+use crate::context::Ctx;
+use crate::deletion;
+use crate::ensure::ensure;
+use crate::events::say;
+use crate::fault::Fault;
+use crate::keys::store_urls;
+use crate::nodes::{self, Place};
+use crate::place::ranked;
+use crate::pull_secrets::docker_config;
+use crate::status::{self, Conditions};
+use crate::warming;
+
+/// How often nodes are asked whether they still hold what they should.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+
+/// One reconciliation: when to look again, or why it is not ready.
+pub(crate) async fn step(flist: &Flist, ctx: &Ctx) -> Result<Duration, Fault> {
+    let namespace = flist.namespace().unwrap_or_default();
+    let api = Api::<Flist>::namespaced(ctx.client.clone(), &namespace);
+    let old = flist.status.clone().unwrap_or_default();
+    if flist.metadata.deletion_timestamp.is_some() {
+        let digest = old.digest.as_deref();
+        deletion::finish(ctx, &api, flist, digest, &flist.spec.stores).await?;
+        return Ok(LOOK_AGAIN);
+    }
+    deletion::guard(&api, flist).await?;
+    let mut new = old.clone();
+    let result = advance(flist, ctx, &mut new).await;
+    conclude(flist, &mut new, result.as_ref().err());
+    if new != old {
+        status::write(&api, &flist.name_any(), &new).await?;
+    }
+    tell(flist, ctx, &old, &new).await;
+    result
+}
+
+/// What is read before anything is decided.
+struct Known {
+    places: Vec<Place>,
+    stores: Vec<String>,
+    docker_config: Vec<u8>,
+}
+
+async fn dereference(flist: &Flist, ctx: &Ctx, from: FlistFrom<'_>) -> Result<Known, Fault> {
+    let namespace = flist.namespace().unwrap_or_default();
+    let docker_config = match from {
+        FlistFrom::Image(image) => docker_config(ctx, &namespace, &image.pull_secrets).await?,
+        _ => Vec::new(),
+    };
+    Ok(Known {
+        places: nodes::ready(ctx).await?,
+        stores: store_urls(ctx, &flist.spec.stores).await?,
+        docker_config,
+    })
+}
+
+/// The one source.
+fn validate(flist: &Flist) -> Result<FlistFrom<'_>, Fault> {
+    flist.spec.source.from().ok_or_else(|| {
+        Fault::new(
+            "InvalidSource",
+            "a source is exactly one of image, archive, pvc and flist",
+        )
+    })
+}
+
+async fn advance(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<Duration, Fault> {
+    let from = validate(flist)?;
+    let known = dereference(flist, ctx, from).await?;
+    let places = nodes::admitted(&known.places, &flist.spec.node_selector);
+    if places.is_empty() {
+        return Err(Fault::no_node(!known.places.is_empty()));
+    }
+    if status.entries.is_none() {
+        make(flist, ctx, status, from, &known, &places).await?;
+    }
+    status.observed_generation = flist.metadata.generation;
+    let digest = status.digest.clone().unwrap_or_default();
+    let chosen = warming::chosen(&digest, &places, flist.spec.replicas);
+    let source = build::again(from, &digest, status, &known.docker_config, &known.stores);
+    let amount = warming::amount(flist.spec.warm);
+    let request = build::request(source, amount, &known.stores);
+    let warmed = warming::warm(ctx, &chosen, &request).await;
+    status.nodes_wanted = i32::try_from(warmed.wanted).unwrap_or(i32::MAX);
+    status.nodes_warm = i32::try_from(warmed.nodes.len()).unwrap_or(i32::MAX);
+    let summary = warmed.summary();
+    status.nodes = warmed.nodes;
+    status.nodes.truncate(256);
+    match warmed.fault {
+        Some(fault) => Err(Fault {
+            message: format!("{summary}; {}", fault.message),
+            ..fault
+        }),
+        None => Ok(LOOK_AGAIN),
+    }
+}
+
+/// Makes the flist; afterwards the status has its digest and sizes.
+async fn make(
+    flist: &Flist,
+    ctx: &Ctx,
+    status: &mut FlistStatus,
+    from: FlistFrom<'_>,
+    known: &Known,
+    places: &[&Place],
+) -> Result<(), Fault> {
+    let source = match from {
+        FlistFrom::Pvc(claim) => {
+            if status.digest.is_none() {
+                status.digest = Some(pack::packed(flist, ctx, claim, &known.stores).await?);
+            }
+            build::stored(status.digest.clone().unwrap_or_default(), &known.stores)
+        }
+        other => build::first(other, &known.docker_config, &known.stores),
+    };
+    let key = flist.uid().unwrap_or_default();
+    let order = ranked(&key, places.iter().map(|place| place.name.as_str()));
+    let first = places
+        .iter()
+        .find(|place| Some(&place.name.as_str()) == order.first());
+    let place = first.copied().unwrap_or(places[0]);
+    let info = ensure(ctx, place, build::request(source, 0, &known.stores)).await?;
+    build::indexed(status, &info);
+    Ok(())
+}
+
+fn conclude(flist: &Flist, status: &mut FlistStatus, fault: Option<&Fault>) {
+    let made = status.entries.is_some();
+    let digest = status.digest.clone().unwrap_or_default();
+    let warm = format!(
+        "{} of {} nodes hold the data",
+        status.nodes_warm, status.nodes_wanted
+    );
+    let mut said = Conditions {
+        all: &mut status.conditions,
+        generation: flist.metadata.generation,
+        now: Timestamp::now(),
+    };
+    if made {
+        said.yes("Indexed", "Indexed", format!("the flist is {digest}"));
+        said.yes("Ready", "Ready", "pods can mount it");
+    }
+    match fault {
+        None => said.yes("Available", "Available", warm),
+        Some(fault) => {
+            said.no("Available", fault);
+            if !made {
+                said.no("Indexed", fault);
+                said.no("Ready", fault);
+            }
+        }
+    }
+}
+
+async fn tell(flist: &Flist, ctx: &Ctx, old: &FlistStatus, new: &FlistStatus) {
+    let (before, after) = (
+        lamina_crds::conditions::find(&old.conditions, "Ready"),
+        lamina_crds::conditions::find(&new.conditions, "Ready"),
+    );
+    let Some(after) = after else { return };
+    let moved = before.is_none_or(|before| before.reason != after.reason);
+    if old.entries.is_none()
+        && let Some(digest) = new.digest.as_ref().filter(|_| new.entries.is_some())
+    {
+        let note = format!(
+            "Flist {digest}: {} entries, {}",
+            new.entries.unwrap_or(0),
+            new.size.as_deref().unwrap_or("?"),
+        );
+        say(&ctx.recorder, flist, EventType::Normal, "Indexed", &note).await;
+    } else if moved && after.status == "False" && after.reason != "Working" {
+        say(
+            &ctx.recorder,
+            flist,
+            EventType::Warning,
+            &after.reason,
+            &after.message,
+        )
+        .await;
+    }
+}

@@ -1,0 +1,181 @@
+//! `Image`: resolved and converted by one node, published, and kept ready on others.
+
+mod build;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use build::pinned;
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt};
+use lamina_crds::{Image, ImageStatus};
+
+use crate::context::Ctx;
+use crate::deletion;
+use crate::ensure::ensure;
+use crate::events::say;
+use crate::fault::Fault;
+use crate::keys::store_urls;
+use crate::nodes::{self, Place};
+use crate::place::ranked;
+use crate::pull_secrets::docker_config;
+use crate::status::{self, Conditions};
+use crate::warming;
+
+/// How often nodes are asked whether they still hold what they should.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+
+/// One reconciliation: when to look again, or why it is not ready.
+pub(crate) async fn step(image: &Image, ctx: &Ctx) -> Result<Duration, Fault> {
+    let namespace = image.namespace().unwrap_or_default();
+    let api = Api::<Image>::namespaced(ctx.client.clone(), &namespace);
+    let old = image.status.clone().unwrap_or_default();
+    if image.metadata.deletion_timestamp.is_some() {
+        let digest = old.flist.as_deref();
+        deletion::finish(ctx, &api, image, digest, &image.spec.stores).await?;
+        return Ok(LOOK_AGAIN);
+    }
+    deletion::guard(&api, image).await?;
+    let mut new = old.clone();
+    let result = advance(image, ctx, &mut new).await;
+    conclude(image, &mut new, result.as_ref().err());
+    if new != old {
+        status::write(&api, &image.name_any(), &new).await?;
+    }
+    tell(image, ctx, &old, &new).await;
+    result
+}
+
+/// What is read before anything is decided.
+struct Known {
+    places: Vec<Place>,
+    stores: Vec<String>,
+    docker_config: Vec<u8>,
+}
+
+async fn dereference(image: &Image, ctx: &Ctx) -> Result<Known, Fault> {
+    let namespace = image.namespace().unwrap_or_default();
+    Ok(Known {
+        places: nodes::ready(ctx).await?,
+        stores: store_urls(ctx, &image.spec.stores).await?,
+        docker_config: docker_config(ctx, &namespace, &image.spec.pull_secrets).await?,
+    })
+}
+
+/// The nodes that may be used.
+fn validate<'a>(image: &Image, known: &'a Known) -> Result<Vec<&'a Place>, Fault> {
+    let places = nodes::admitted(&known.places, &image.spec.node_selector);
+    if places.is_empty() {
+        return Err(Fault::no_node(!known.places.is_empty()));
+    }
+    Ok(places)
+}
+
+async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<Duration, Fault> {
+    let known = dereference(image, ctx).await?;
+    let places = validate(image, &known)?;
+    let now = Timestamp::now();
+    if build::is_due(image, status, now) {
+        let key = &image.spec.reference;
+        let order = ranked(key, places.iter().map(|place| place.name.as_str()));
+        let first = places
+            .iter()
+            .find(|place| Some(&place.name.as_str()) == order.first());
+        let place = first.copied().unwrap_or(places[0]);
+        let request = build::convert(image, &known.docker_config, &known.stores);
+        let info = ensure(ctx, place, request).await?;
+        build::converted(status, &info, now);
+        status.observed_generation = image.metadata.generation;
+    }
+    let chosen = warming::chosen(&image.spec.reference, &places, image.spec.replicas);
+    let request = build::warm(image, status, &known.docker_config, &known.stores);
+    let warmed = warming::warm(ctx, &chosen, &request).await;
+    status.nodes_wanted = i32::try_from(warmed.wanted).unwrap_or(i32::MAX);
+    status.nodes_warm = i32::try_from(warmed.nodes.len()).unwrap_or(i32::MAX);
+    let summary = warmed.summary();
+    status.nodes = warmed.nodes;
+    status.nodes.truncate(256);
+    match warmed.fault {
+        Some(fault) => Err(Fault {
+            message: format!("{summary}; {}", fault.message),
+            ..fault
+        }),
+        None => Ok(build::next_look(image, LOOK_AGAIN)),
+    }
+}
+
+/// The conditions of what was reached.
+fn conclude(image: &Image, status: &mut ImageStatus, fault: Option<&Fault>) {
+    let current = status.observed_generation == image.metadata.generation && status.flist.is_some();
+    let (digest, flist) = (
+        status.digest.clone().unwrap_or_default(),
+        status.flist.clone().unwrap_or_default(),
+    );
+    let warm = format!(
+        "{} of {} nodes hold the data",
+        status.nodes_warm, status.nodes_wanted
+    );
+    let mut said = Conditions {
+        all: &mut status.conditions,
+        generation: image.metadata.generation,
+        now: Timestamp::now(),
+    };
+    if current {
+        said.yes(
+            "Resolved",
+            "Resolved",
+            format!("{} is {digest}", image.spec.reference),
+        );
+        said.yes("Converted", "Converted", format!("the flist is {flist}"));
+    }
+    let Some(fault) = fault else {
+        said.yes("Replicated", "Replicated", warm);
+        said.yes("Ready", "Ready", "pods can mount it");
+        return;
+    };
+    match current {
+        // Pods can mount it already: only data is still on its way.
+        true => {
+            said.no("Replicated", fault);
+            said.yes("Ready", "Ready", "pods can mount it");
+        }
+        false => {
+            for kind in build::unreached(fault) {
+                said.no(kind, fault);
+            }
+        }
+    }
+}
+
+async fn tell(image: &Image, ctx: &Ctx, old: &ImageStatus, new: &ImageStatus) {
+    let (before, after) = (
+        lamina_crds::conditions::find(&old.conditions, "Ready"),
+        lamina_crds::conditions::find(&new.conditions, "Ready"),
+    );
+    let Some(after) = after else { return };
+    let moved = before.is_none_or(|before| before.reason != after.reason);
+    if old.flist != new.flist
+        && let Some(flist) = &new.flist
+    {
+        let note = format!(
+            "{} is flist {flist}: {}, {} stored",
+            image.spec.reference,
+            new.size.as_deref().unwrap_or("?"),
+            crate::quantity::size(new.bytes_stored.unwrap_or(0).unsigned_abs()),
+        );
+        say(&ctx.recorder, image, EventType::Normal, "Converted", &note).await;
+    } else if moved && after.status == "False" && after.reason != "Working" {
+        say(
+            &ctx.recorder,
+            image,
+            EventType::Warning,
+            &after.reason,
+            &after.message,
+        )
+        .await;
+    }
+}

@@ -1,0 +1,141 @@
+//! The node servers: which there are, and how they are spoken to.
+
+mod dial;
+#[cfg(test)]
+pub(crate) mod fake;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::ListParams;
+
+pub(crate) use dial::{Dial, NodeClient};
+
+use crate::context::Ctx;
+use crate::fault::Fault;
+
+/// Labels of the node server's pods.
+const SELECTOR: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component=node";
+/// Port of the node server.
+pub(crate) const PORT: u16 = 7150;
+
+/// A node whose server is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Name of the node.
+    pub(crate) name: String,
+    /// `host:port` of its server.
+    pub(crate) address: String,
+    /// Labels of the node.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Every node whose server is ready, by name.
+pub(crate) async fn ready(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
+    let pods = Api::<Pod>::namespaced(ctx.client.clone(), &ctx.namespace)
+        .list(&ListParams::default().labels(SELECTOR))
+        .await?;
+    let nodes = Api::<Node>::all(ctx.client.clone())
+        .list(&ListParams::default())
+        .await?;
+    Ok(places(&pods.items, &nodes.items))
+}
+
+fn places(pods: &[Pod], nodes: &[Node]) -> Vec<Place> {
+    let labels: BTreeMap<&str, &BTreeMap<String, String>> = nodes
+        .iter()
+        .filter_map(|node| {
+            Some((
+                node.metadata.name.as_deref()?,
+                node.metadata.labels.as_ref()?,
+            ))
+        })
+        .collect();
+    let mut all: Vec<Place> = pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod))
+        .filter_map(|pod| {
+            let name = pod.spec.as_ref()?.node_name.clone()?;
+            let ip = pod.status.as_ref()?.pod_ip.clone()?;
+            let labels = labels.get(name.as_str()).map(|all| (*all).clone());
+            Some(Place {
+                address: address(&ip),
+                labels: labels.unwrap_or_default(),
+                name,
+            })
+        })
+        .collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all.dedup_by(|a, b| a.name == b.name);
+    all
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn address(ip: &str) -> String {
+    match ip.contains(':') {
+        true => format!("[{ip}]:{PORT}"),
+        false => format!("{ip}:{PORT}"),
+    }
+}
+
+/// Those of `places` that have every label of `selector`.
+pub(crate) fn admitted<'a>(
+    places: &'a [Place],
+    selector: &BTreeMap<String, String>,
+) -> Vec<&'a Place> {
+    places
+        .iter()
+        .filter(|place| {
+            selector
+                .iter()
+                .all(|(key, value)| place.labels.get(key) == Some(value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(node: &str, ip: &str, ready: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": format!("lamina-node-{node}") },
+            "spec": { "nodeName": node, "containers": [] },
+            "status": { "podIP": ip, "conditions": [{ "type": "Ready", "status": ready }] },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_ready_servers_are_places() {
+        let node: Node = serde_json::from_value(
+            json!({ "metadata": { "name": "a", "labels": { "zone": "one" } } }),
+        )
+        .unwrap();
+        let pods = [
+            pod("b", "10.0.0.2", "False"),
+            pod("a", "10.0.0.1", "True"),
+            pod("c", "fd00::1", "True"),
+        ];
+        let all = places(&pods, &[node]);
+        let names: Vec<&str> = all.iter().map(|place| place.name.as_str()).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert_eq!(all[0].address, "10.0.0.1:7150");
+        assert_eq!(all[1].address, "[fd00::1]:7150");
+        let selector = BTreeMap::from([("zone".to_owned(), "one".to_owned())]);
+        assert_eq!(admitted(&all, &selector).len(), 1);
+        assert_eq!(admitted(&all, &BTreeMap::new()).len(), 2);
+    }
+}

@@ -1,0 +1,53 @@
+//! Which nodes do what: rendezvous hashing, so that a node that comes or goes moves only what was on it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// `nodes` in order of preference for `key`: the same for everybody who asks.
+pub(crate) fn ranked<'a>(key: &str, nodes: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut all: Vec<(u64, &str)> = nodes
+        .into_iter()
+        .map(|node| (weight(key, node), node))
+        .collect();
+    all.sort_by(|a, b| b.cmp(a));
+    all.into_iter().map(|(_, node)| node).collect()
+}
+
+fn weight(key: &str, node: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    node.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_node_moves_only_what_was_on_it() {
+        let nodes = ["a", "b", "c", "d", "e"];
+        for image in 0..200 {
+            let key = format!("image {image}");
+            let before: Vec<&str> = ranked(&key, nodes).into_iter().take(2).collect();
+            let after: Vec<&str> = ranked(&key, ["a", "b", "d", "e"])
+                .into_iter()
+                .take(2)
+                .collect();
+            let kept = before.iter().filter(|node| after.contains(node)).count();
+            let lost = before.iter().filter(|node| **node == "c").count();
+            assert_eq!(kept, 2 - lost, "{key}: {before:?} became {after:?}");
+        }
+    }
+
+    #[test]
+    fn images_are_spread_over_all_nodes() {
+        let mut first = std::collections::HashMap::new();
+        for image in 0..400 {
+            let key = format!("image {image}");
+            *first
+                .entry(ranked(&key, ["a", "b", "c", "d"])[0])
+                .or_insert(0) += 1;
+        }
+        assert!(first.values().all(|&count| count > 60), "{first:?}");
+    }
+}

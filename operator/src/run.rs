@@ -1,0 +1,213 @@
+//! Wires the process: leads or waits, and runs the reconcilers while it leads.
+
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Api, Resource, ResourceExt};
+use kube_lease_manager::LeaseManagerBuilder;
+use lamina_crds::{Flist, Image, LaminaCluster, Store};
+use serde::de::DeserializeOwned;
+
+use crate::context::Ctx;
+use crate::fault::{Again, Fault};
+use crate::metrics::Metrics;
+use crate::nodes::Dial;
+use crate::retry::about;
+use crate::{cluster, flist, http, image, store};
+
+/// Objects of a kind reconciled at once.
+const CONCURRENCY: u16 = 16;
+/// The longest one reconciliation may take.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// What the process is given.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// Lamina's namespace.
+    pub namespace: String,
+    /// Where metrics and health are served.
+    pub http: SocketAddr,
+    /// Name among several.
+    pub identity: String,
+}
+
+/// Runs until told to stop, or until the lead is lost: then it ends, and its successor starts afresh.
+///
+/// # Errors
+/// When the API server cannot be reached at all, or a port is taken.
+pub async fn run(config: RunConfig) -> anyhow::Result<()> {
+    let client = kube::Client::try_default()
+        .await
+        .context("find the API server")?;
+    let metrics = Metrics::new().context("register metrics")?;
+    let lead = lead(client.clone(), config.clone(), metrics.clone());
+    tokio::select! {
+        result = http::serve(config.http, metrics) => result.context("serve metrics"),
+        result = lead => result,
+        result = stopped() => result.context("wait for a signal"),
+    }
+}
+
+async fn stopped() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        result = tokio::signal::ctrl_c() => result,
+    }
+}
+
+async fn lead(client: kube::Client, config: RunConfig, metrics: Metrics) -> anyhow::Result<()> {
+    let manager = LeaseManagerBuilder::new(client.clone(), "lamina-operator")
+        .with_namespace(&config.namespace)
+        .with_identity(&config.identity)
+        .with_duration(15)
+        .with_grace(5)
+        .build()
+        .await
+        .context("make the lease")?;
+    let (mut leading, _task) = manager.watch().await;
+    leading
+        .wait_for(|leads| *leads)
+        .await
+        .context("wait for the lead")?;
+    tracing::info!(identity = config.identity, "leading");
+    metrics.leader.set(1);
+    let ctx = Arc::new(Ctx::new(
+        client,
+        config.namespace,
+        config.identity,
+        Dial::Mutual,
+        metrics.clone(),
+    ));
+    tokio::select! {
+        () = controllers(ctx) => anyhow::bail!("the controllers ended"),
+        lost = leading.wait_for(|leads| !*leads) => {
+            metrics.leader.set(0);
+            lost.context("watch the lease")?;
+            anyhow::bail!("lost the lead: ending, so that nothing is done twice")
+        }
+    }
+}
+
+async fn controllers(ctx: Arc<Ctx>) {
+    let client = || ctx.client.clone();
+    let all = watcher::Config::default();
+    let own = |component: &str| {
+        let label = "app.kubernetes.io/managed-by=lamina-operator";
+        tracing::debug!(component, "watching");
+        watcher::Config::default().labels(label)
+    };
+    let clusters = Controller::new(Api::<LaminaCluster>::all(client()), all.clone())
+        .owns(
+            Api::<DaemonSet>::namespaced(client(), &ctx.namespace),
+            own("sets"),
+        )
+        .owns(
+            Api::<Deployment>::namespaced(client(), &ctx.namespace),
+            own("deployments"),
+        );
+    let images = Controller::new(Api::<Image>::all(client()), all.clone());
+    let flists = Controller::new(Api::<Flist>::all(client()), all.clone()).owns(
+        Api::<Pod>::all(client()),
+        watcher::Config::default().labels("app.kubernetes.io/component=pack"),
+    );
+    let stores = Controller::new(Api::<Store>::all(client()), all);
+    tokio::join!(
+        drive(clusters, &ctx, |object, ctx| async move {
+            cluster::step(&object, &ctx).await
+        }),
+        drive(images, &ctx, |object, ctx| async move {
+            image::step(&object, &ctx).await
+        }),
+        drive(flists, &ctx, |object, ctx| async move {
+            flist::step(&object, &ctx).await
+        }),
+        drive(stores, &ctx, |object, ctx| async move {
+            store::step(&object, &ctx).await
+        }),
+    );
+}
+
+async fn drive<K, F>(
+    controller: Controller<K>,
+    ctx: &Arc<Ctx>,
+    step: impl Fn(Arc<K>, Arc<Ctx>) -> F + Copy + Send + 'static,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Debug + Unpin,
+    F: Future<Output = Result<Duration, Fault>> + Send + 'static,
+{
+    let config = Config::default().concurrency(CONCURRENCY);
+    controller
+        .with_config(config)
+        .run(
+            move |object: Arc<K>, ctx: Arc<Ctx>| guarded(object, ctx, step),
+            |_, error: &Infallible, _| match *error {},
+            Arc::clone(ctx),
+        )
+        .for_each(|result| async {
+            if let Err(error) = result {
+                tracing::warn!(kind = %K::kind(&()), %error, "watching");
+            }
+        })
+        .await;
+}
+
+/// One step, within its deadline, counted, and with the pause before the next.
+async fn guarded<K, F>(
+    object: Arc<K>,
+    ctx: Arc<Ctx>,
+    step: impl Fn(Arc<K>, Arc<Ctx>) -> F,
+) -> Result<Action, Infallible>
+where
+    K: Resource<DynamicType = ()>,
+    F: Future<Output = Result<Duration, Fault>>,
+{
+    let kind = K::kind(&()).into_owned();
+    let uid = object.uid().unwrap_or_default();
+    let name = ObjectRef::from_obj(&*object);
+    let begun = Instant::now();
+    let result = tokio::time::timeout(DEADLINE, step(object, Arc::clone(&ctx)))
+        .await
+        .unwrap_or_else(|_| Err(Fault::new("Timeout", "it took too long")));
+    ctx.metrics
+        .seconds
+        .with_label_values(&[&kind])
+        .observe(begun.elapsed().as_secs_f64());
+    let (word, pause) = match result {
+        Ok(pause) => {
+            ctx.attempts.forget(&uid);
+            ("ok", about(pause))
+        }
+        Err(Fault {
+            again: Again::Soon(pause),
+            message,
+            ..
+        }) => {
+            tracing::debug!(%name, message, "at work");
+            ("working", about(pause))
+        }
+        Err(fault) => {
+            tracing::warn!(%name, reason = fault.reason, message = fault.message, "not ready");
+            ("error", ctx.attempts.failed(&uid))
+        }
+    };
+    ctx.metrics
+        .reconciles
+        .with_label_values(&[kind.as_str(), word])
+        .inc();
+    Ok(Action::requeue(pause))
+}

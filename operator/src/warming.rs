@@ -1,0 +1,123 @@
+//! Bringing a flist's data to nodes before anybody asks.
+
+use futures::future::join_all;
+use lamina_crds::warm::{Replicas, Warm};
+use lamina_proto::lamina::v1::{self as proto, EnsureRequest};
+
+use crate::context::Ctx;
+use crate::ensure::ensure;
+use crate::fault::Fault;
+use crate::nodes::Place;
+use crate::place::ranked;
+
+/// What became of a round.
+#[derive(Debug, Default)]
+pub(crate) struct Warmed {
+    /// Nodes that hold it now.
+    pub(crate) nodes: Vec<String>,
+    /// How many shall.
+    pub(crate) wanted: usize,
+    /// Why one does not; work only if nothing worse happened.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Nodes to keep `key` on.
+pub(crate) fn chosen<'a>(
+    key: &str,
+    places: &[&'a Place],
+    replicas: Option<Replicas>,
+) -> Vec<&'a Place> {
+    let count = replicas.map_or(0, |replicas| replicas.of(places.len()));
+    let order = ranked(key, places.iter().map(|place| place.name.as_str()));
+    order
+        .into_iter()
+        .take(count)
+        .filter_map(|name| places.iter().find(|place| place.name == name).copied())
+        .collect()
+}
+
+/// Asks every one of `places` to have it.
+pub(crate) async fn warm(ctx: &Ctx, places: &[&Place], request: &EnsureRequest) -> Warmed {
+    let asked = places
+        .iter()
+        .map(|place| ensure(ctx, place, request.clone()));
+    let mut warmed = Warmed {
+        wanted: places.len(),
+        ..Warmed::default()
+    };
+    for (place, answer) in places.iter().zip(join_all(asked).await) {
+        match answer {
+            Ok(_) => warmed.nodes.push(place.name.clone()),
+            Err(fault) => warmed.note(fault),
+        }
+    }
+    warmed.nodes.sort();
+    warmed
+}
+
+impl Warmed {
+    fn note(&mut self, fault: Fault) {
+        let worse = self.fault.as_ref().is_none_or(Fault::is_work);
+        if worse {
+            self.fault = Some(fault);
+        }
+    }
+
+    /// `3 of 5 nodes`.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} of {} nodes hold the data",
+            self.nodes.len(),
+            self.wanted
+        )
+    }
+}
+
+/// As the node is told.
+pub(crate) fn amount(warm: Warm) -> i32 {
+    match warm {
+        Warm::Profile => proto::Warm::Profile,
+        Warm::All => proto::Warm::All,
+    }
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str) -> Place {
+        Place {
+            name: name.to_owned(),
+            address: String::new(),
+            labels: std::collections::BTreeMap::default(),
+        }
+    }
+
+    #[test]
+    fn no_more_nodes_are_chosen_than_there_are() {
+        let all = [place("a"), place("b"), place("c")];
+        let places: Vec<&Place> = all.iter().collect();
+        assert!(chosen("k", &places, None).is_empty());
+        assert_eq!(chosen("k", &places, Some(Replicas::Count(2))).len(), 2);
+        assert_eq!(chosen("k", &places, Some(Replicas::Count(9))).len(), 3);
+        assert_eq!(
+            chosen(
+                "k",
+                &places,
+                Some(Replicas::Every(lamina_crds::warm::All::All))
+            )
+            .len(),
+            3
+        );
+    }
+
+    #[test]
+    fn a_failure_is_told_rather_than_work() {
+        let mut warmed = Warmed::default();
+        warmed.note(Fault::working("a is at it"));
+        warmed.note(Fault::new("NoSpace", "b is full"));
+        warmed.note(Fault::working("c is at it"));
+        assert_eq!(warmed.fault.unwrap().reason, "NoSpace");
+    }
+}

@@ -1,0 +1,92 @@
+//! The workloads of a `LaminaCluster` as golden YAML: `UPDATE=1` rewrites it.
+
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use lamina_operator::cluster::build::{Inputs, objects};
+use serde_json::{Value, json};
+
+fn inputs(spec: Value, stores: &[&str]) -> Inputs {
+    Inputs {
+        namespace: "lamina-system".to_owned(),
+        spec: serde_json::from_value(spec).unwrap(),
+        stores: stores.iter().map(|url| (*url).to_owned()).collect(),
+        cache_bytes_max: None,
+    }
+}
+
+fn golden(name: &str, all: &[Value]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let documents: Vec<String> = all.iter().map(lamina_crds::yaml_of).collect();
+    let text = documents.join("---\n");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &text).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == text,
+        "{name} is not current: UPDATE=1 cargo test -p lamina-operator"
+    );
+}
+
+#[test]
+fn the_smallest_cluster() {
+    golden(
+        "smallest.yaml",
+        &objects(&inputs(json!({ "image": "lamina:1" }), &[])),
+    );
+}
+
+#[test]
+fn a_cluster_with_everything_set() {
+    let placement = json!({
+        "requests": { "cpu": "50m", "memory": "128Mi" },
+        "limits": { "memory": "2Gi" },
+        "nodeSelector": { "kubernetes.io/os": "linux" },
+        "tolerations": [{ "key": "gpu", "operator": "Exists" }],
+        "priorityClassName": "high",
+        "podLabels": { "team": "a", "app.kubernetes.io/name": "kept" },
+        "podAnnotations": { "note": "b" },
+        "env": [{ "name": "RUST_LOG", "value": "debug" }],
+    });
+    let spec = json!({
+        "image": "registry.example.com/lamina:1",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{ "name": "pull" }],
+        "node": { "kubeletDir": "/data/kubelet", "insecureRegistries": ["registry:5000"], "logLevel": "debug", "placement": placement },
+        "csi": placement,
+        "controller": { "replicas": 1, "placement": placement },
+    });
+    let mut inputs = inputs(spec, &["s3://key:secret@bucket/packs"]);
+    inputs.cache_bytes_max = Some(1 << 30);
+    golden("everything.yaml", &objects(&inputs));
+}
+
+#[test]
+fn objects_are_what_the_api_server_knows() {
+    let all = objects(&inputs(json!({ "image": "lamina:1" }), &["oci://r/p"]));
+    for object in all {
+        match object["kind"].as_str().unwrap() {
+            "DaemonSet" => drop(serde_json::from_value::<DaemonSet>(object).unwrap()),
+            "Deployment" => drop(serde_json::from_value::<Deployment>(object).unwrap()),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn only_the_node_server_is_privileged_and_no_password_stands_in_a_workload() {
+    for object in objects(&inputs(
+        json!({ "image": "lamina:1" }),
+        &["s3://k:secret@b/p"],
+    )) {
+        let text = object.to_string();
+        let privileged = text.contains("\"privileged\":true") || text.contains("\"hostPID\":true");
+        assert_eq!(privileged, object["metadata"]["name"] == "lamina-node");
+        assert_eq!(text.contains("secret@"), object["kind"] == "Secret");
+    }
+}
