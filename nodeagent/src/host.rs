@@ -1,5 +1,5 @@
 //! Leaving the pod: a process started in a container becomes one of the host, so that the end of the
-//! container, of its pod or of its DaemonSet does not concern it (`docs/decisions/0004`).
+//! container, of its pod or of its `DaemonSet` does not concern it (`docs/decisions/0004`).
 //!
 //! What a container runtime ends a container by is its control groups; what disappears with it are its
 //! mount namespace and its root file system. The process moves into the namespaces of process 1, into a

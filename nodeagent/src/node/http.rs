@@ -32,7 +32,7 @@ pub(super) async fn serve(at: SocketAddr, parts: Parts, stop: watch::Receiver<bo
 }
 
 async fn metrics(State(parts): State<Parts>) -> Response {
-    let listed = blocking(&parts.daemons, |daemons| daemons.glance())
+    let listed = blocking(&parts.daemons, super::daemons::Daemons::glance)
         .await
         .ok();
     let children = blocking(&parts.daemons, |daemons| Ok(daemons.children()))
@@ -53,7 +53,7 @@ async fn metrics(State(parts): State<Parts>) -> Response {
 
 /// Ready is who can mount.
 async fn ready(State(parts): State<Parts>) -> Response {
-    match blocking(&parts.daemons, |daemons| daemons.glance()).await {
+    match blocking(&parts.daemons, super::daemons::Daemons::glance).await {
         Ok(_) => "ok\n".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }

@@ -27,7 +27,7 @@ pub(super) async fn get(parts: &Parts) -> Result<GetInfoResponse, NodeError> {
         .clone();
     let mut warnings = kernel.warnings;
     warnings.extend(parts.daemons.warnings_now());
-    let listed = blocking(&parts.daemons, |daemons| daemons.glance()).await;
+    let listed = blocking(&parts.daemons, super::daemons::Daemons::glance).await;
     let cache = match listed {
         Ok((_, cache)) => cache,
         Err(error) => {

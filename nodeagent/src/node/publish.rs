@@ -237,7 +237,7 @@ impl Publisher {
 
     /// What the agent shows at a publication's target and can serve.
     async fn mounted(&self, key: &Key) -> Result<Option<MountInfo>, NodeError> {
-        let (mounts, _) = blocking(&self.parts.daemons, |daemons| daemons.mounts()).await?;
+        let (mounts, _) = blocking(&self.parts.daemons, super::daemons::Daemons::mounts).await?;
         Ok(mounts
             .into_iter()
             .find(|mount| mount.target == key.target && mount.state == MountState::Mounted))
@@ -251,14 +251,11 @@ impl Publisher {
         patience: Duration,
     ) -> Result<(), NodeError> {
         let end = tokio::time::Instant::now() + patience;
-        let targets: Vec<Target> = match target {
-            Some(target) => vec![target],
-            None => {
-                let records = self.parts.volumes.of(id).into_iter();
-                let paths = records.map(|record| record.target.display().to_string());
-                let parsed = paths.map(|path| self.parts.targets.parse(&path));
-                parsed.collect::<Result<_, _>>()?
-            }
+        let targets: Vec<Target> = if let Some(target) = target { vec![target] } else {
+            let records = self.parts.volumes.of(id).into_iter();
+            let paths = records.map(|record| record.target.display().to_string());
+            let parsed = paths.map(|path| self.parts.targets.parse(&path));
+            parsed.collect::<Result<_, _>>()?
         };
         for target in targets {
             let key = Key {

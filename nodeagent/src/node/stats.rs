@@ -21,7 +21,7 @@ const STATFS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Every volume on record with what the agent says of its mount.
 pub(super) async fn volumes(parts: &Parts) -> Result<Vec<Volume>, NodeError> {
-    let (mounts, _) = blocking(&parts.daemons, |daemons| daemons.mounts()).await?;
+    let (mounts, _) = blocking(&parts.daemons, super::daemons::Daemons::mounts).await?;
     let by_target: HashMap<PathBuf, MountInfo> = mounts
         .into_iter()
         .filter(|mount| mount.state != MountState::Detached)
@@ -89,7 +89,7 @@ pub(super) async fn usage(
         let message = format!("volume {} is not published there", id.as_str());
         return Err(NodeError::new(Code::NotFound, message));
     };
-    let (mounts, _) = blocking(&parts.daemons, |daemons| daemons.mounts()).await?;
+    let (mounts, _) = blocking(&parts.daemons, super::daemons::Daemons::mounts).await?;
     let is_it =
         |mount: &&MountInfo| mount.target == record.target && mount.state != MountState::Detached;
     let Some(mount) = mounts.iter().find(is_it) else {
@@ -180,7 +180,7 @@ fn statfs(directory: &OwnedFd) -> std::io::Result<StatVfs> {
 
 /// The library's flists with what this node has and shows of them.
 pub(super) async fn flists(parts: &Parts) -> Result<Vec<FlistInfo>, NodeError> {
-    let (mounts, _) = blocking(&parts.daemons, |daemons| daemons.mounts()).await?;
+    let (mounts, _) = blocking(&parts.daemons, super::daemons::Daemons::mounts).await?;
     let records = parts.volumes.all();
     let mut flists = parts.library.list();
     for flist in &mut flists {

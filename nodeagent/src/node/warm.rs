@@ -106,7 +106,7 @@ async fn fetch(
             done = &mut fetching => return done.map(drop),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        let glance = blocking(&parts.daemons, |daemons| daemons.glance()).await;
+        let glance = blocking(&parts.daemons, super::daemons::Daemons::glance).await;
         let mounts = glance.map(|(mounts, _)| mounts).unwrap_or_default();
         if let Some(mount) = mounts.iter().find(|mount| mount.target == target) {
             tell(mount.bytes_local, mount.bytes_total);

@@ -164,8 +164,9 @@ fn of_convert(error: &ConvertError) -> EnsureErrorKind {
 
 fn of_layer(failure: &LayerFailure) -> EnsureErrorKind {
     match failure {
-        LayerFailure::Store(error) => of_store(error.kind()),
-        LayerFailure::Sink(SinkError::Store(error)) => of_store(error.kind()),
+        LayerFailure::Store(error) | LayerFailure::Sink(SinkError::Store(error)) => {
+            of_store(error.kind())
+        }
         LayerFailure::Sink(SinkError::Vanished(_)) | LayerFailure::Cancelled => {
             EnsureErrorKind::Aborted
         }
