@@ -160,7 +160,7 @@ pub struct ArchiveFrom {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PvcFrom {
-    /// Name of the PersistentVolumeClaim, in this namespace.
+    /// Name of the `PersistentVolumeClaim`, in this namespace.
     #[schemars(schema_with = "text::object_name")]
     pub claim_name: String,
     /// Directory inside, relative; without it, all of the volume.

@@ -5,6 +5,11 @@
 //! person can break says in plain words what to do instead. The YAML of the chart and
 //! `docs/crd-reference.md` are generated from here; a test keeps them current.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "every printer column has a type and a path of its own"
+)]
+
 pub mod conditions;
 mod flist;
 mod generate;

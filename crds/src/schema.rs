@@ -108,15 +108,13 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
         found.push(format!("{path}: Unsupported value: {value}"));
     }
     match (schema["type"].as_str(), value) {
-        (Some("string"), Value::String(text)) => check_text(schema, text, path, found),
+        (Some("string") | None, Value::String(text)) => check_text(schema, text, path, found),
         (Some("integer"), Value::Number(number)) => {
-            check_number(schema, number.as_i64(), path, found);
+            check_number(schema, number.as_f64(), path, found);
         }
         (Some("array"), Value::Array(items)) => check_list(schema, items, path, found),
         (Some("object"), Value::Object(fields)) => check_fields(schema, fields, path, found),
-        (Some("boolean"), Value::Bool(_)) => {}
-        (None, Value::String(text)) => check_text(schema, text, path, found),
-        (None, _) => {}
+        (Some("boolean"), Value::Bool(_)) | (None, _) => {}
         (Some(expected), _) => found.push(format!(
             "{path}: Invalid value: {path} in body must be of type {expected}"
         )),
@@ -133,17 +131,17 @@ fn check_text(schema: &Value, text: &str, path: &str, found: &mut Vec<String>) {
     }
 }
 
-fn check_number(schema: &Value, number: Option<i64>, path: &str, found: &mut Vec<String>) {
+fn check_number(schema: &Value, number: Option<f64>, path: &str, found: &mut Vec<String>) {
     let Some(number) = number else { return };
     if let Some(least) = schema["minimum"].as_f64()
-        && (number as f64) < least
+        && number < least
     {
         found.push(format!(
             "{path} in body should be greater than or equal to {least}"
         ));
     }
     if let Some(most) = schema["maximum"].as_f64()
-        && (number as f64) > most
+        && number > most
     {
         found.push(format!(
             "{path} in body should be less than or equal to {most}"

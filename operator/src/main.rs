@@ -29,7 +29,7 @@ enum Verb {
         #[arg(long, env = "POD_NAME", default_value = "lamina-operator")]
         identity: String,
     },
-    /// Applies the objects of a file and waits for the LaminaCluster to be ready
+    /// Applies the objects of a file and waits for Lamina to be ready
     Apply {
         /// YAML documents
         #[arg(long)]

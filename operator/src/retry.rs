@@ -32,12 +32,17 @@ impl Attempts {
 fn pause(failures: u32, noise: u64) -> Duration {
     let full = FIRST.saturating_mul(1 << failures.min(16)).min(LAST);
     let half = full / 2;
-    half + half.mul_f64((noise % 1000) as f64 / 1000.0)
+    half + half * thousandths(noise, 1000) / 1000
 }
 
 /// `period` with up to a tenth more.
 pub(crate) fn about(period: Duration) -> Duration {
-    period + period.mul_f64((noise() % 100) as f64 / 1000.0)
+    period + period * thousandths(noise(), 100) / 1000
+}
+
+/// Below `most`, whatever `noise` is.
+fn thousandths(noise: u64, most: u16) -> u32 {
+    u32::try_from(noise % u64::from(most)).unwrap_or(0)
 }
 
 fn noise() -> u64 {

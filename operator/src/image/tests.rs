@@ -9,6 +9,7 @@ use super::*;
 use crate::cluster::testing::FakeApi;
 use crate::nodes::fake::FakeNode;
 
+#[expect(clippy::needless_pass_by_value, reason = "reads well with json!")]
 fn image(extra: serde_json::Value) -> Image {
     let mut spec = json!({ "reference": "python:3.13" });
     spec.as_object_mut()
