@@ -251,7 +251,9 @@ impl Publisher {
         patience: Duration,
     ) -> Result<(), NodeError> {
         let end = tokio::time::Instant::now() + patience;
-        let targets: Vec<Target> = if let Some(target) = target { vec![target] } else {
+        let targets: Vec<Target> = if let Some(target) = target {
+            vec![target]
+        } else {
             let records = self.parts.volumes.of(id).into_iter();
             let paths = records.map(|record| record.target.display().to_string());
             let parsed = paths.map(|path| self.parts.targets.parse(&path));
