@@ -34,8 +34,12 @@ impl Registration {
     }
 
     /// Where the socket for kubelet belongs.
+    ///
+    /// The `@` matters: kubelet gives the socket's path, percent-encoded, as the `:authority` of its calls,
+    /// and an HTTP/2 server that keeps to RFC 3986 section 3.2 takes percent signs only in front of an `@`
+    /// (kubernetes issue 108254). grpc-go leaves that sign as it is.
     pub fn socket(directory: &Path) -> PathBuf {
-        directory.join(format!("{DRIVER}-reg.sock"))
+        directory.join(format!("{DRIVER}@reg.sock"))
     }
 }
 

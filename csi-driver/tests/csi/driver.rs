@@ -73,6 +73,17 @@ impl Driver {
 
 /// Connects to a socket as soon as it is there.
 pub(crate) async fn connect(socket: PathBuf) -> Channel {
+    connect_to(socket, Endpoint::from_static("http://csi")).await
+}
+
+/// As kubelet's plugin manager does: the authority of its calls is the percent-encoded path.
+pub(crate) async fn connect_as_kubelet(socket: PathBuf) -> Channel {
+    let authority = socket.to_str().unwrap().replace('/', "%2F");
+    let endpoint: Endpoint = format!("http://{authority}").parse().unwrap();
+    connect_to(socket, endpoint).await
+}
+
+async fn connect_to(socket: PathBuf, endpoint: Endpoint) -> Channel {
     let connecting = async {
         loop {
             let socket = socket.clone();
@@ -80,7 +91,6 @@ pub(crate) async fn connect(socket: PathBuf) -> Channel {
                 let socket = socket.clone();
                 async move { UnixStream::connect(socket).await.map(TokioIo::new) }
             });
-            let endpoint = Endpoint::from_static("http://csi");
             if let Ok(channel) = endpoint.connect_with_connector(connector).await {
                 return channel;
             }

@@ -4,7 +4,7 @@ use lamina_proto::pluginregistration::{
     InfoRequest, RegistrationStatus, registration_client::RegistrationClient,
 };
 
-use crate::driver::{Driver, connect};
+use crate::driver::{Driver, connect_as_kubelet};
 
 const ARGS: [&str; 4] = [
     "--registration-dir",
@@ -16,8 +16,8 @@ const ARGS: [&str; 4] = [
 #[tokio::test]
 async fn kubelet_is_told_where_the_driver_is() {
     let driver = Driver::start(&ARGS).await;
-    let socket = driver.dir.path().join("reg/csi.lamina.dev-reg.sock");
-    let mut kubelet = RegistrationClient::new(connect(socket.clone()).await);
+    let socket = driver.dir.path().join("reg/csi.lamina.dev@reg.sock");
+    let mut kubelet = RegistrationClient::new(connect_as_kubelet(socket.clone()).await);
     let info = kubelet.get_info(InfoRequest {}).await.unwrap().into_inner();
     assert_eq!(
         (info.r#type.as_str(), info.name.as_str()),
@@ -39,8 +39,8 @@ async fn kubelet_is_told_where_the_driver_is() {
 #[should_panic(expected = "kubelet refused the driver: no room")]
 async fn a_refusal_ends_the_process_with_its_reason() {
     let driver = Driver::start(&ARGS).await;
-    let socket = driver.dir.path().join("reg/csi.lamina.dev-reg.sock");
-    let mut kubelet = RegistrationClient::new(connect(socket).await);
+    let socket = driver.dir.path().join("reg/csi.lamina.dev@reg.sock");
+    let mut kubelet = RegistrationClient::new(connect_as_kubelet(socket).await);
     let refused = RegistrationStatus {
         plugin_registered: false,
         error: "no room".into(),
