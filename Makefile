@@ -35,7 +35,7 @@ image: deps ## Container image without Docker: target/image/lamina.tar (PROFILE=
 	scripts/image.py --binaries "$$(scripts/static-cargo.sh --target-dir)/$(PROFILE)"
 
 ##@ Check
-.PHONY: fmt lint deny test test-k8s test-vm fuzz
+.PHONY: fmt lint deny helm test test-k8s test-vm fuzz
 fmt: ## Format all Rust code
 	cargo fmt --all
 
@@ -51,7 +51,10 @@ deny: $(CARGO_DENY)
 $(CARGO_DENY):
 	nice cargo install --locked cargo-deny --version $(CARGO_DENY_VERSION) --root "$(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)"
 
-test: deps ## Everything: lint, unit and integration tests, Python checks, other kernels
+helm: ## helm as the test cluster has it, for the chart's tests
+	@python3 -m e2e.cluster build helm
+
+test: deps helm ## Everything: lint, unit and integration tests, Python checks, other kernels
 	python3 scripts/test.py
 
 test-k8s: ## Stories on a real cluster, which is started and removed (STORY="a b" for some)

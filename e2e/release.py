@@ -74,7 +74,7 @@ def other_version(archive: pathlib.Path = ARCHIVE) -> pathlib.Path:
             path.write_bytes(tar.extractfile(f"usr/local/bin/{name}").read() + b"another version")
             path.chmod(0o755)
     layer = image.tree(folder, image.CERTIFICATES.read_bytes())
-    out.write_bytes(image.archive(layer, "registry.lamina.dev/lamina:other", hashlib.sha256(layer).hexdigest()[:40]))
+    image.write(out, layer, "registry.lamina.dev/lamina:other", hashlib.sha256(layer).hexdigest()[:40])
     return out
 
 

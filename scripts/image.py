@@ -15,8 +15,6 @@ import argparse
 import gzip
 import hashlib
 import io
-import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -28,11 +26,10 @@ sys.path.insert(0, str(REPOSITORY))
 
 from bench.corpus import images  # noqa: E402
 from bench.corpus.layers import EPOCH, Layer  # noqa: E402
+from e2e.cluster import archive  # noqa: E402
 
 PROGRAMS = ("lamina", "lamina-operator", "lamina-csi")
 CERTIFICATES = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-INDEX = "application/vnd.oci.image.index.v1+json"
 FILES = {
     "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nlamina:x:65532:65532:lamina:/:/sbin/nologin\n",
     "etc/group": "root:x:0:\nlamina:x:65532:\n",
@@ -74,8 +71,8 @@ def _file(tar: tarfile.TarFile, path: str, content: bytes, mode: int = 0o644) ->
     tar.addfile(entry, io.BytesIO(content))
 
 
-def archive(layer: bytes, name: str, revision: str) -> bytes:
-    """The OCI archive of an image with this one layer."""
+def write(out: pathlib.Path, layer: bytes, name: str, revision: str) -> None:
+    """Writes the OCI archive of an image with this one layer."""
     packed = gzip.compress(layer, 6, mtime=0)
     described = Layer("lamina", images.digest(packed), images.digest(layer), len(packed), {})
     label = "org.opencontainers.image"
@@ -83,17 +80,8 @@ def archive(layer: bytes, name: str, revision: str) -> bytes:
               f"{label}.description": "Container file systems, instantly", f"{label}.revision": revision}
     config = {"Env": ["PATH=/usr/local/bin"], "Labels": labels, "WorkingDir": "/"}
     manifest, config = images.describe(images.Image("lamina", [], config=config), [described])
-    entry = {"mediaType": MANIFEST, "digest": images.digest(manifest), "size": len(manifest),
-             "platform": {"architecture": "amd64", "os": "linux"},
-             "annotations": {"io.containerd.image.name": name, f"{label}.ref.name": name.rpartition(":")[2]}}
-    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}, sort_keys=True).encode()
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        _file(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        _file(tar, "index.json", index)
-        for blob in sorted((manifest, config, packed), key=images.digest):
-            _file(tar, f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}", blob)
-    return out.getvalue()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    archive.write(out, name, manifest, [config, packed])
 
 
 def revision() -> str:
@@ -112,11 +100,8 @@ def main() -> int:
     missing = [str(path) for path in (*(options.binaries / name for name in PROGRAMS), CERTIFICATES) if not path.is_file()]
     if missing:
         sys.exit(f"image: {', '.join(missing)} is missing: run make image, which builds it (certificates: Debian's ca-certificates)")
-    content = archive(tree(options.binaries, CERTIFICATES.read_bytes()), options.name, revision())
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = options.out.with_suffix(".new")
-    scratch.write_bytes(content)
-    os.replace(scratch, options.out)
+    write(options.out, tree(options.binaries, CERTIFICATES.read_bytes()), options.name, revision())
+    content = options.out.read_bytes()
     print(f"{options.out}: {options.name}, {len(content) / 1e6:.1f} MB, sha256:{hashlib.sha256(content).hexdigest()}")
     return 0
 

@@ -12,7 +12,7 @@
     kill-node NODE             ends a whole node, as a power cut would; its disk stays
     start-node NODE            starts it again
     registry                   the local registry's addresses: in the cluster, on this machine
-    build                      builds the programs that the cache lacks
+    build [SET...]             builds the programs that the cache lacks, or these
     diagnose                   collects what can be found out; prints the folder
     smoke                      brings a cluster up, tries it, takes it down, looks for traces
 """
@@ -114,13 +114,13 @@ VERBS = {
     "kill-node": lambda cluster, node: cluster.kill_node(node),
     "start-node": lambda cluster, node: cluster.start_node(node),
     "registry": registry,
-    "build": lambda cluster: tools.build(),
+    "build": lambda cluster, *names: tools.build(*names),
     "diagnose": diagnose,
     "smoke": smoke,
 }
 
 # How many arguments a verb takes, where it takes any: at least, at most.
-ARGUMENTS = {"node-exec": (1, sys.maxsize)}
+ARGUMENTS = {"node-exec": (1, sys.maxsize), "build": (0, sys.maxsize)}
 ARGUMENTS |= {verb: (1, 1) for verb in ("load-image", "kill-kubelet", "restart-kubelet", "kill-node", "start-node")}
 
 if __name__ == "__main__":

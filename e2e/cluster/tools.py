@@ -113,14 +113,15 @@ def registry() -> pathlib.Path:
     return pathlib.Path(made.stdout.strip())
 
 
-def build() -> None:
-    """Builds what the cache lacks, one set after another, and says so."""
-    if all(group.home.is_dir() for group in SETS):
+def build(*names: str) -> None:
+    """Builds what the cache lacks of these sets, or of all, one after another, and says so."""
+    chosen = [group for group in SETS if group.name in (names or VERSIONS)]
+    if all(group.home.is_dir() for group in chosen):
         return
     if shutil.which("go") is None:
         raise RuntimeError("the cluster's programs are built with Go: install it (https://go.dev/dl) and run this again")
     TOOLS.mkdir(parents=True, exist_ok=True)
-    for group in SETS:
+    for group in chosen:
         with _locked(group.name):
             if group.home.is_dir():
                 continue
