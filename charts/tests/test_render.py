@@ -65,7 +65,9 @@ class Rendered(unittest.TestCase):
                                 "volumeLifecycleModes": ["Persistent", "Ephemeral"]})
 
     def test_definitions_are_kept_when_the_release_goes(self):
-        for crd in having(template(), "CustomResourceDefinition"):
+        definitions = having(template(), "CustomResourceDefinition")
+        self.assertEqual(len(definitions), 5)
+        for crd in definitions:
             self.assertEqual(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep")
         for crd in having(template(crds={"keep": False}), "CustomResourceDefinition"):
             self.assertNotIn("helm.sh/resource-policy", crd["metadata"].get("annotations", {}))
