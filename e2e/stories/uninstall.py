@@ -9,8 +9,9 @@ from e2e.story import DRIVER, SYSTEM, Story, pod
 # where they are.
 LEFT = r"""
 awk '$5 ~ "^/run/lamina|^/var/lib/lamina/|/volumes/kubernetes.io~csi/" {print "mount", $0}' /proc/self/mountinfo
-for exe in /proc/[0-9]*/exe; do
-  case "$(readlink $exe)" in /var/lib/lamina/bin/*|/usr/local/bin/lamina*) echo "process $exe $(tr '\0' ' ' < ${exe%exe}cmdline)";; esac
+for folder in /proc/[0-9]*; do
+  words=$(tr '\0' ' ' < $folder/cmdline 2>/dev/null) || continue
+  case "$words" in /var/lib/lamina/bin/*|/usr/local/bin/lamina*) echo "process $folder $words";; esac
 done
 ls -d /run/lamina /var/lib/lamina/* /var/lib/kubelet/plugins/csi.lamina.dev /var/lib/kubelet/plugins_registry/*lamina* 2>/dev/null | sed 's/^/file /'
 ls -d /sys/fs/cgroup/lamina /sys/fs/cgroup/*/lamina 2>/dev/null | sed 's/^/cgroup /'
