@@ -16,7 +16,7 @@ KUBELET = "/var/lib/kubelet"
 def run(it: Story) -> None:
     node, controller = controller_socket(it)
     parameters = yaml.safe_dump({"lamina.dev/image": it.images["busybox"]})
-    it.on_node(node, f"printf %s {shlex.quote(parameters)} > /tmp/sanity.yaml")
+    it.on_node(node, f"printf %s {shlex.quote(parameters)} > /tmp/sanity.yaml && mkdir -p {KUBELET}/pods/sanity {KUBELET}/plugins/sanity")
     command = [str(tools.program("csi-sanity")), "--csi.endpoint", f"unix://{KUBELET}/plugins/{DRIVER}/csi.sock",
                "--csi.controllerendpoint", f"unix://{controller}", "--csi.testvolumeparameters", "/tmp/sanity.yaml",
                "--csi.mountdir", f"{KUBELET}/pods/sanity/mount", "--csi.stagingdir", f"{KUBELET}/plugins/sanity/stage",
