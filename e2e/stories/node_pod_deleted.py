@@ -18,13 +18,16 @@ LABEL = "reader"
 READER = r"""
 fail() { echo "FAIL $*"; }
 exec 3</data/usr/bin/dpkg || fail open
-loader=$(ls /data/lib64/ld-linux-x86-64.so.2 /data/usr/lib64/ld-linux-x86-64.so.2 2>/dev/null | head -n 1)
+loader=$(find /data/lib/ /data/usr/lib/ -name 'ld-linux-*.so.*' -type f 2>/dev/null | head -n 1)
+[ -n "$loader" ] || fail loader
+program=$(find /data/bin/ /data/usr/bin/ -name true -type f 2>/dev/null | head -n 1)
+libraries=$(dirname "$loader"):/data/lib/x86_64-linux-gnu:/data/usr/lib/x86_64-linux-gnu
 find /data/usr/bin /data/usr/lib -type f > /tmp/list
 [ -s /tmp/list ] || fail list
 round=0
 while :; do
   for file in $(shuf -n 10 /tmp/list); do cat "$file" > /dev/null || fail read "$file"; done
-  "$loader" --library-path /data/usr/lib/x86_64-linux-gnu /data/usr/bin/true || fail run
+  "$loader" --library-path "$libraries" "$program" || fail run
   [ "$(ls /data/etc | wc -l)" -gt 10 ] || fail walk
   head -c 4096 <&3 > /dev/null || fail held
   round=$((round + 1)); echo "round $round"
