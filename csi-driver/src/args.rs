@@ -111,4 +111,38 @@ mod tests {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }
     }
+
+    #[test]
+    fn the_operators_lines_parse() {
+        for golden in [
+            include_str!("../../operator/tests/golden/smallest.yaml"),
+            include_str!("../../operator/tests/golden/everything.yaml"),
+        ] {
+            let ours = lines(golden, "/usr/local/bin/lamina-csi");
+            assert_eq!(ours.len(), 2, "{golden}");
+            for line in ours {
+                let cli = Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{error}"));
+                let serve = match cli.role {
+                    Role::Node(args) => args.serve,
+                    Role::Controller(args) => args.serve,
+                };
+                assert!(serve.http.is_some(), "kubelet probes it: {line:?}");
+            }
+        }
+    }
+
+    /// Command lines of the containers that run `program`, out of YAML as the operator's tests write it.
+    fn lines<'a>(yaml: &'a str, program: &'a str) -> Vec<Vec<&'a str>> {
+        let mut all = Vec::new();
+        for container in yaml.split("- args:\n").skip(1) {
+            let args = container
+                .lines()
+                .map_while(|line| line.trim_start().strip_prefix("- "));
+            let (_, command) = container.split_once("command:\n").unwrap();
+            if command.lines().next().unwrap().trim() == format!("- {program}") {
+                all.push(std::iter::once(program).chain(args).collect());
+            }
+        }
+        all
+    }
 }

@@ -21,6 +21,10 @@ const TLS: &str = "/etc/lamina/tls";
 const DRIVER: &str = "csi.lamina.dev";
 /// Time for running calls when a pod ends.
 const GRACE_SECONDS: i64 = 30;
+/// Where the CSI driver answers probes, in both roles.
+const PROBES_PORT: u16 = 9808;
+/// The driver gives a probe 5 s, and then says why; kubelet's own default of 1 s would hide it.
+const PROBE_SECONDS: u16 = 6;
 
 /// Every object, in the order they are applied.
 pub fn objects(inputs: &Inputs) -> Vec<Value> {
@@ -142,8 +146,12 @@ fn csi(inputs: &Inputs) -> Value {
                 "--registration-dir=/registration",
                 format!("--kubelet-plugin-dir={plugin}"),
                 "--node-name=$(NODE_NAME)",
+                format!("--http=0.0.0.0:{PROBES_PORT}"),
             ],
             "env": base_env(inputs),
+            "ports": probe_ports(),
+            "readinessProbe": probe("/readyz", 5, 3),
+            "livenessProbe": probe("/healthz", 10, 6),
             // Root, because the sockets are root's; without any capability.
             "securityContext": {
                 "runAsUser": 0,
@@ -180,8 +188,15 @@ fn controller(inputs: &Inputs) -> Value {
         json!({
             "name": "controller",
             "command": ["/usr/local/bin/lamina-csi"],
-            "args": ["controller", "--endpoint=unix:///csi/csi.sock"],
+            "args": [
+                "controller",
+                "--endpoint=unix:///csi/csi.sock",
+                format!("--http=0.0.0.0:{PROBES_PORT}"),
+            ],
             "env": base_env(inputs),
+            "ports": probe_ports(),
+            "readinessProbe": probe("/readyz", 5, 3),
+            "livenessProbe": probe("/healthz", 10, 6),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
@@ -301,6 +316,19 @@ fn base_env(inputs: &Inputs) -> Vec<Value> {
         field("POD_NAMESPACE", "metadata.namespace"),
         json!({ "name": "RUST_LOG", "value": inputs.spec.node.log_level.as_str() }),
     ]
+}
+
+fn probe_ports() -> Value {
+    json!([{ "name": "probes", "containerPort": PROBES_PORT }])
+}
+
+fn probe(path: &str, period_seconds: u16, failures: u16) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": "probes" },
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": PROBE_SECONDS,
+        "failureThreshold": failures,
+    })
 }
 
 fn host(name: &str, path: &str, kind: &str) -> Value {
