@@ -64,6 +64,11 @@ class Rendered(unittest.TestCase):
         self.assertEqual(spec, {"attachRequired": False, "podInfoOnMount": True, "fsGroupPolicy": "None",
                                 "volumeLifecycleModes": ["Persistent", "Ephemeral"]})
 
+    def test_inline_volumes_are_for_pods_of_every_security_profile(self):
+        # Kubernetes admits CSI volumes under the profile `restricted`; OpenShift asks the driver's label as well.
+        labels = find(template(), "CSIDriver", "csi.lamina.dev")["metadata"]["labels"]
+        self.assertEqual(labels["security.openshift.io/csi-ephemeral-volume-profile"], "restricted")
+
     def test_definitions_are_kept_when_the_release_goes(self):
         definitions = having(template(), "CustomResourceDefinition")
         self.assertEqual(len(definitions), 5)
