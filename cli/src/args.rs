@@ -537,8 +537,8 @@ pub(crate) struct Node {
     #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_cache_size)]
     pub(crate) cache_size: Option<u64>,
     /// Name of the node (default: the machine's)
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    pub(crate) node_name: Option<String>,
+    #[arg(long = "node-name", value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) name: Option<String>,
     /// Also serve on TCP, to clients with a certificate of the authority in --tls-dir
     #[arg(long, value_name = "ADDR", requires = "tls_dir")]
     pub(crate) listen: Option<std::net::SocketAddr>,

@@ -11,9 +11,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lamina_mount::unmount::mountinfo::MountTable;
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::agent::trouble;
 use crate::instance::Instance;
@@ -28,6 +30,9 @@ const GROUP: &str = "lamina";
 const NAMESPACES: [&str; 5] = ["cgroup", "ipc", "uts", "net", "mnt"];
 /// Shortage of memory: after everything of users, before the node's own services.
 const OOM_SCORE: &str = "-900";
+/// How long the last processes of a control group may take to be gone.
+const EMPTY_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Makes the calling process, which must have one thread, a process of the host. A failure is left for
 /// those who wait for the instance.
@@ -53,6 +58,56 @@ fn leave() -> Result<()> {
     // EPERM: it leads a session already.
     let _ = rustix::process::setsid();
     Ok(())
+}
+
+/// Does something on the host's file systems, on a thread that has left the pod for it.
+///
+/// # Errors
+/// When the host cannot be seen, or it does not let us in.
+pub(crate) fn visit<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let path = Path::new(HOST).join("ns/mnt");
+    let host = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    let visiting = std::thread::Builder::new().name("host".into());
+    let visiting = visiting.spawn(move || {
+        // A thread that shares its root directory with others cannot go.
+        unshare(CloneFlags::CLONE_FS).context("part from the other threads")?;
+        setns(host, CloneFlags::CLONE_NEWNS).context("enter the host's mnt namespace")?;
+        Ok(work())
+    });
+    let visited = visiting.context("start a thread")?.join();
+    visited.unwrap_or_else(|_| bail!("the work on the host ended by a panic"))
+}
+
+/// Removes the control groups, once nobody is in them any more.
+pub(crate) fn remove_groups() -> io::Result<()> {
+    let end = Instant::now() + EMPTY_PATIENCE;
+    for hierarchy in hierarchies(&MountTable::read()?) {
+        let group = hierarchy.join(GROUP);
+        loop {
+            match fs::remove_dir(&group) {
+                // The last process may not be reaped yet.
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end =>
+                {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let what = format!("remove the control group {}: {error}", group.display());
+                    return Err(io::Error::new(error.kind(), what));
+                }
+                _ => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn hierarchies(table: &MountTable) -> Vec<&Path> {
+    let entries = table.entries().iter();
+    entries
+        .filter(|entry| matches!(entry.fs_type.as_str(), "cgroup" | "cgroup2"))
+        .map(|entry| entry.mount_point.as_path())
+        .collect()
 }
 
 fn enter_namespaces() -> Result<()> {
@@ -84,12 +139,7 @@ fn is_own(name: &str) -> Result<bool> {
 /// Every hierarchy counts: runtimes end a container by whichever they use.
 fn join_groups() -> Result<()> {
     let table = MountTable::read().context("read the host's mounts")?;
-    let hierarchies: Vec<&Path> = table
-        .entries()
-        .iter()
-        .filter(|entry| matches!(entry.fs_type.as_str(), "cgroup" | "cgroup2"))
-        .map(|entry| entry.mount_point.as_path())
-        .collect();
+    let hierarchies = hierarchies(&table);
     let mut joined = 0;
     for hierarchy in &hierarchies {
         match join_group(hierarchy) {

@@ -119,6 +119,21 @@ pub fn call(
     request: &Request,
     timeout: Duration,
 ) -> Result<Answer, CallError> {
+    call_while(&|| true, launch, instance, cache, request, timeout)
+}
+
+/// The same, but starts nothing once it may not any more: then who is not there is unavailable.
+///
+/// # Errors
+/// See [`CallError`].
+pub(crate) fn call_while(
+    may_start: &dyn Fn() -> bool,
+    launch: &Launch,
+    instance: &Instance,
+    cache: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Answer, CallError> {
     let mut started = Started(None);
     let began_ms = api::clock_ms();
     let no_agent = |source| CallError::NoAgent {
@@ -127,6 +142,10 @@ pub fn call(
     };
     let mut start = || {
         check_trouble(instance, began_ms)?;
+        if !may_start() {
+            let why = io::Error::other("Lamina is being taken off this node");
+            return Err(no_agent(why));
+        }
         if !started.is_starting() && !is_running(instance) {
             cache_lock::check(cache, instance.dir(), CACHE_PATIENCE)
                 .map_err(|error| no_agent(io::Error::other(error)))?;

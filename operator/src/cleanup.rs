@@ -70,7 +70,7 @@ async fn leave(ctx: &Ctx, place: &Place) -> Result<(), String> {
         .await
         .map_err(text)?;
     let mut node = NodeCareClient::new(channel);
-    let answer = tokio::time::timeout(CALL, node.leave(LeaveRequest {}))
+    let answer = tokio::time::timeout(CALL, node.leave(LeaveRequest { force: false }))
         .await
         .map_err(|_| format!("node {} did not answer in time", place.name))?;
     match answer {

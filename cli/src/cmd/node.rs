@@ -39,7 +39,7 @@ pub(crate) fn node(args: args::Node) -> Result<()> {
         store_env: stores::env(&access)?,
         insecure_registries: args.insecure_registries,
         cache_bytes_max: args.cache_size,
-        node: args.node_name.map_or_else(own_name, Ok)?,
+        node: args.name.map_or_else(own_name, Ok)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         outside_pod: args.outside_pod,
         tls,

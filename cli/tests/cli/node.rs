@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, kill, sample_tree, snapshot, text, wait_until};
 use lamina_proto::lamina::v1 as api;
+use lamina_proto::lamina::v1::node_care_client::NodeCareClient;
 use lamina_proto::lamina::v1::node_client::NodeClient;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -98,6 +99,10 @@ impl Node {
     }
 
     fn client(&self) -> Option<NodeClient<Channel>> {
+        self.channel().map(NodeClient::new)
+    }
+
+    fn channel(&self) -> Option<Channel> {
         let socket = self.machine.path("run/node.sock");
         let connect = tower::service_fn(move |_| {
             let socket = socket.clone();
@@ -110,7 +115,7 @@ impl Node {
         let channel = self
             .runtime
             .block_on(endpoint.connect_with_connector(connect));
-        Some(NodeClient::new(channel.ok()?))
+        channel.ok()
     }
 
     /// SIGKILL, as a container runtime does it.
@@ -601,6 +606,131 @@ fn a_call_that_cannot_wait_is_told_to_come_again_and_finds_the_volume() {
     }
     assert_eq!(code(node.publish(&order)), Code::Ok);
     node.unpublish_order(&order);
+}
+
+/// A client of what is asked beside file systems, over a connection that is there already.
+fn care(node: &Node) -> NodeCareClient<Channel> {
+    NodeCareClient::new(node.channel().expect("a node"))
+}
+
+#[test]
+fn a_store_is_looked_at_and_what_is_wrong_with_it_is_said_without_its_password() {
+    let node = Node::new();
+    let mut care = care(&node);
+    let mut check = |store: String| {
+        let asked = care.check_store(api::CheckStoreRequest { store });
+        let answer = node.runtime.block_on(asked);
+        answer.map(tonic::Response::into_inner)
+    };
+    let held = check(node.machine.store()).unwrap();
+    assert!(held.writable);
+    // A pack, its index, the flist; the sample's random bytes do not compress.
+    assert!(held.objects >= 3 && held.bytes > 700_000, "{held:?}");
+    assert_eq!(
+        check(format!("00-7f={}", node.machine.store())).unwrap(),
+        held
+    );
+    let closed = free_port();
+    let table = [
+        (
+            format!("http://me:hunter2@127.0.0.1:{closed}/x"),
+            Code::Unavailable,
+        ),
+        (
+            format!("7f-00=s3://me:hunter2@bucket?endpoint=http://127.0.0.1:{closed}"),
+            Code::InvalidArgument,
+        ),
+        (
+            "no such thing://me:hunter2@x".to_owned(),
+            Code::InvalidArgument,
+        ),
+        (String::new(), Code::InvalidArgument),
+    ];
+    for (store, expected) in table {
+        let refused = check(store.clone()).unwrap_err();
+        assert_eq!(refused.code(), expected, "{store}: {refused:?}");
+        assert!(!refused.message().contains("hunter2"), "{refused:?}");
+    }
+    let log = std::fs::read_to_string(node.machine.path("node.log")).unwrap();
+    assert!(
+        log.contains("CheckStore") && !log.contains("hunter2"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_node_with_volumes_is_not_left_and_goes_on() {
+    let node = Node::new();
+    let order = api::PublishRequest {
+        pod: Some(api::Pod {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: "1".into(),
+        }),
+        ..node.order("v")
+    };
+    node.publish(&order).unwrap();
+    let holder = node.machine.daemon("holder");
+    let mut care = care(&node);
+    let asked = care.leave(api::LeaveRequest { force: false });
+    let refused = node.runtime.block_on(asked).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("pod shop/web"), "{refused:?}");
+    node.publish(&node.order("w")).unwrap();
+    assert_eq!(node.machine.daemon("holder"), holder);
+    node.unpublish("v", "").unwrap();
+    node.unpublish("w", "").unwrap();
+}
+
+#[test]
+fn a_node_that_is_left_has_nothing_of_lamina_and_stays_so_until_it_is_started_again() {
+    let mut node = Node::new();
+    for force in [false, true] {
+        // Somebody has a file of a volume open all the while.
+        let order = node.order("v");
+        node.publish(&order).unwrap();
+        let open = std::fs::File::open(node.target("v").join("a/b/text")).unwrap();
+        if !force {
+            node.unpublish_order(&order);
+        }
+        std::fs::create_dir_all(node.machine.path("state/theirs")).unwrap();
+        let mut care = care(&node);
+        let mut volumes = NodeClient::new(node.channel().unwrap());
+        for _ in ["at first", "again"] {
+            let left = care.leave(api::LeaveRequest { force });
+            node.runtime.block_on(left).unwrap();
+            assert_eq!(node.machine.daemons(), [] as [i32; 0]);
+            assert_eq!(node.machine.mounted(), [] as [PathBuf; 0]);
+            assert!(!node.machine.path("run").exists());
+            let state = std::fs::read_dir(node.machine.path("state")).unwrap();
+            let names: Vec<_> = state.map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, ["theirs"]);
+        }
+        drop(open);
+        let refused = node.runtime.block_on(volumes.publish(order.clone()));
+        assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+        let ensure = api::EnsureRequest {
+            source: Some(node.source()),
+            ..api::EnsureRequest::default()
+        };
+        let refused = node.runtime.block_on(async {
+            let mut progress = volumes.ensure(ensure).await?.into_inner();
+            progress.message().await
+        });
+        assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+        let gone = api::UnpublishRequest {
+            volume_id: order.volume_id.clone(),
+            target: order.target.clone(),
+        };
+        node.runtime.block_on(volumes.unpublish(gone)).unwrap();
+        let listed = volumes.list_volumes(api::ListVolumesRequest {});
+        let _ = node.runtime.block_on(listed);
+        assert_eq!(node.machine.daemons(), [] as [i32; 0]);
+        node.kill();
+        node.start();
+        node.publish(&order).unwrap();
+        node.unpublish_order(&order);
+    }
 }
 
 /// The control groups that a test made, if nobody else is in them.

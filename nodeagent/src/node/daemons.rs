@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use anyhow::{Context, Result, bail};
 use lamina_flist::ChunkId;
 
 use super::error::NodeError;
-use crate::api::{self, Answer, CacheInfo, CallError, FailureKind, MountInfo, Request};
+use crate::api::{
+    self, Answer, CacheInfo, CallError, FailureKind, MountInfo, MountState, Request, UmountCall,
+};
 use crate::holder::{ChildStatus, HolderClient};
 use crate::instance::Instance;
 use crate::launch::{self, Launch};
@@ -25,6 +28,8 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(15);
 const GLANCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an idle instance may take to end, and a busy one to be run by another program.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(90);
+/// How long its processes may take to end: the holder gives each of them 10 s.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The instance of this node.
@@ -34,6 +39,10 @@ pub(super) struct Daemons {
     instance: Instance,
     cache: PathBuf,
     warnings: Mutex<Vec<String>>,
+    /// No instance is started any more.
+    over: AtomicBool,
+    /// Calls that may still start one.
+    calls: AtomicUsize,
 }
 
 /// Where an instance is to be.
@@ -68,6 +77,8 @@ impl Daemons {
             instance,
             cache: place.cache.clone(),
             warnings: Mutex::default(),
+            over: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
         })
     }
 
@@ -88,7 +99,71 @@ impl Daemons {
 
     /// One call, starting what does not run; `timeout` is for its work.
     pub(super) fn call(&self, request: &Request, timeout: Duration) -> Result<Answer, CallError> {
-        launch::call(&self.launch, &self.instance, &self.cache, request, timeout)
+        let _counted = Counted::new(&self.calls);
+        let may_start = || !self.is_over();
+        let (launch, instance) = (&self.launch, &self.instance);
+        launch::call_while(&may_start, launch, instance, &self.cache, request, timeout)
+    }
+
+    /// Whether it was ended for good.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// The instance's directory.
+    pub(super) fn dir(&self) -> &Path {
+        self.instance.dir()
+    }
+
+    /// Unmounts everything, ends the instance, and starts none again. When a mount cannot be taken down,
+    /// all goes on.
+    pub(super) fn end(&self) -> Result<(), NodeError> {
+        // Of an instance half of which is gone, first the rest: it finds what is mounted.
+        if !self.is_over() {
+            let (mounts, _) = self.mounts()?;
+            for mount in mounts {
+                self.unmount(mount)?;
+            }
+        }
+        self.over.store(true, Ordering::SeqCst);
+        self.end_processes()
+            .inspect_err(|_| self.over.store(false, Ordering::SeqCst))
+    }
+
+    fn unmount(&self, mount: MountInfo) -> Result<(), NodeError> {
+        if mount.state == MountState::Detached {
+            return Ok(());
+        }
+        let call = Request::Umount(UmountCall {
+            target: mount.target,
+            force: true,
+            timeout_ms: QUESTION_TIMEOUT.as_millis() as u64,
+        });
+        match self.call(&call, QUESTION_TIMEOUT) {
+            Err(CallError::Failed(failure)) if failure.kind == FailureKind::NotFound => Ok(()),
+            answer => Ok(answer.map(drop)?),
+        }
+    }
+
+    fn end_processes(&self) -> Result<(), NodeError> {
+        let end = Instant::now() + END_PATIENCE;
+        let socket = self.instance.api_socket();
+        // In order, if nobody reads any more; else the holder ends what serves those who do.
+        let asked = api::call(&socket, &Request::Shutdown, GLANCE_TIMEOUT);
+        while launch::is_running(&self.instance) || self.calls.load(Ordering::SeqCst) > 0 {
+            if asked.is_err()
+                && let Ok(holder) = HolderClient::connect(self.instance.dir())
+            {
+                // Said again, it is no other order.
+                let _ = holder.shutdown();
+            }
+            if Instant::now() >= end {
+                let message = format!("the mount daemons did not end within {END_PATIENCE:?}");
+                return Err(NodeError::new(tonic::Code::DeadlineExceeded, message));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 
     fn ask(&self, request: &Request) -> Result<Answer, CallError> {
@@ -192,6 +267,22 @@ impl Daemons {
                 let _ = fs::remove_file(path);
             }
         }
+    }
+}
+
+/// A call while it lives.
+struct Counted<'c>(&'c AtomicUsize);
+
+impl<'c> Counted<'c> {
+    fn new(calls: &'c AtomicUsize) -> Self {
+        calls.fetch_add(1, Ordering::SeqCst);
+        Self(calls)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

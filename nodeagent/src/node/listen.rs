@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::Stream;
+use lamina_proto::lamina::v1::node_care_server::NodeCareServer;
 use lamina_proto::lamina::v1::node_server::NodeServer;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -35,7 +36,8 @@ pub(super) async fn on_unix(
     listener.set_nonblocking(true)?;
     let incoming = unix_streams(UnixListener::from_std(listener)?);
     server()
-        .add_service(NodeServer::new(service))
+        .add_service(NodeServer::new(service.clone()))
+        .add_service(NodeCareServer::new(service))
         .serve_with_incoming_shutdown(incoming, stopped(stop))
         .await
         .context("serve calls on the Unix socket")
@@ -76,6 +78,7 @@ pub(super) async fn on_tcp(
             .tls_config(files.config())
             .context("use the certificates")?
             .add_service(NodeServer::new(service.clone()))
+            .add_service(NodeCareServer::new(service.clone()))
             .serve_with_incoming_shutdown(incoming, stopped(ended));
         let mut serving = tokio::spawn(serving);
         tokio::select! {

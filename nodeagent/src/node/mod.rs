@@ -9,6 +9,7 @@
 //! It mounts nothing itself. It may be killed at any time: what is mounted stays mounted and served by the
 //! instance, which lives outside its pod, and the next one finds volumes by their records.
 
+mod care;
 mod daemons;
 mod error;
 mod http;
@@ -21,6 +22,7 @@ mod publish;
 mod server;
 mod source;
 mod stats;
+mod sweep;
 mod target;
 mod tree;
 mod volumes;
@@ -90,6 +92,8 @@ pub struct NodeConfig {
 #[derive(Debug)]
 struct Settings {
     state: PathBuf,
+    run_dir: PathBuf,
+    outside_pod: bool,
     store_env: BTreeMap<String, String>,
     cache_bytes_max: Option<u64>,
     node: String,
@@ -195,6 +199,8 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
         metrics: Arc::new(Metrics::new(&config.version, &config.node)?),
         settings: Arc::new(Settings {
             state: config.state.clone(),
+            run_dir: config.run_dir.clone(),
+            outside_pod: config.outside_pod,
             store_env: config.store_env.clone(),
             cache_bytes_max: config.cache_bytes_max,
             node: config.node.clone(),

@@ -9,6 +9,7 @@
 //! that fails leaves no record behind, and an unpublish ends one that is under way.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -49,12 +50,69 @@ struct Slot {
 pub(super) struct Publisher {
     parts: Parts,
     slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    /// No volume is published any more.
+    closed: AtomicBool,
+    leaving: tokio::sync::Mutex<()>,
 }
 
 impl Publisher {
     pub(super) fn new(parts: Parts) -> Self {
-        let slots = Mutex::default();
-        Self { parts, slots }
+        Self {
+            parts,
+            slots: Mutex::default(),
+            closed: AtomicBool::new(false),
+            leaving: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The node is left by one call at a time.
+    pub(super) async fn leaving(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.leaving.lock().await
+    }
+
+    /// Refuses volumes from now on, or takes them again.
+    pub(super) fn close(&self, closed: bool) {
+        self.closed.store(closed, Ordering::SeqCst);
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), NodeError> {
+        match self.closed.load(Ordering::SeqCst) {
+            true => Err(NodeError::new(
+                Code::Unavailable,
+                "Lamina is being taken off this node",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Volumes that are mounted or about to be.
+    pub(super) async fn in_use(&self) -> Result<Vec<Record>, NodeError> {
+        if self.parts.daemons.is_over() {
+            return Ok(Vec::new());
+        }
+        let (mounts, _) = blocking(&self.parts.daemons, super::daemons::Daemons::mounts).await?;
+        let is_there = |record: &Record| {
+            let mut mounts = mounts.iter();
+            mounts.any(|m| m.target == record.target && m.state != MountState::Detached)
+        };
+        let mut records = self.parts.volumes.all();
+        records.retain(|record| !record.is_published() || is_there(record));
+        Ok(records)
+    }
+
+    /// Calls off what is being published, and waits until nobody works on a volume; closed before.
+    pub(super) async fn settle(&self, patience: Duration) -> Result<(), NodeError> {
+        let end = tokio::time::Instant::now() + patience;
+        let slots: Vec<Arc<Slot>> = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.values().cloned().collect()
+        };
+        for slot in slots {
+            slot.cancel.send_replace(true);
+            let turn = timeout_at(end, slot.turn.lock()).await;
+            drop(turn.map_err(|_| NodeError::unfinished("a volume"))?);
+        }
+        Ok(())
     }
 
     /// Mounts a volume; `patience` is how long the caller waits.
@@ -64,10 +122,12 @@ impl Publisher {
         patience: Duration,
     ) -> Result<PublishResponse, NodeError> {
         let end = tokio::time::Instant::now() + patience;
+        self.check_open()?;
         self.refuse_another(&order)?;
         let slot = self.slot(&order.key);
         let turn = timeout_at(end, Arc::clone(&slot.turn).lock_owned()).await;
         let turn = turn.map_err(|_| NodeError::unfinished("the volume"))?;
+        self.check_open()?;
         self.refuse_another(&order)?;
         slot.cancel.send_replace(false);
         let publisher = Arc::clone(self);
@@ -108,6 +168,8 @@ impl Publisher {
         order: Order,
         cancel: watch::Receiver<bool>,
     ) -> Result<PublishResponse, NodeError> {
+        // Said after the call was let in, and before anything is begun.
+        self.check_open()?;
         if let Some(record) = self.parts.volumes.get(&order.key)
             && let Some(mount) = self.mounted(&order.key).await?
         {
@@ -285,6 +347,10 @@ impl Publisher {
     }
 
     async fn unpublish_now(&self, key: &Key, target: &Target) -> Result<(), NodeError> {
+        if self.parts.daemons.is_over() {
+            // Nothing is mounted on this node any more.
+            return Ok(());
+        }
         let is_known = self.parts.volumes.get(key).is_some();
         // Another volume's target is not this one's to take down.
         let is_others = |record: &Record| record.target == key.target;

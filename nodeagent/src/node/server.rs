@@ -35,8 +35,8 @@ const STREAM_BUFFER: usize = 16;
 /// The service; clones are the same one.
 #[derive(Clone)]
 pub(super) struct Service {
-    parts: Parts,
-    publisher: Arc<Publisher>,
+    pub(super) parts: Parts,
+    pub(super) publisher: Arc<Publisher>,
     warming: Arc<Warming>,
 }
 
@@ -52,7 +52,7 @@ impl Service {
     }
 
     /// Counts an answer and gives it its code.
-    fn answer<T>(
+    pub(super) fn answer<T>(
         &self,
         method: &str,
         began: Instant,
@@ -71,6 +71,7 @@ impl Service {
         request: EnsureRequest,
         tell: mpsc::Sender<Result<EnsureProgress, Status>>,
     ) -> Result<(), NodeError> {
+        self.publisher.check_open()?;
         let named = Named::parse(request.source)?;
         stores_digest(&request.stores)?;
         let warm = Warm::try_from(request.warm)
@@ -112,6 +113,10 @@ impl Service {
     }
 
     async fn forget_now(&self, request: ForgetRequest) -> Result<ForgetResponse, NodeError> {
+        if self.parts.daemons.is_over() {
+            // Nothing of it is here any more, and shared stores are other nodes' to clean.
+            self.publisher.check_open()?;
+        }
         let digest: FlistDigest = request
             .digest
             .parse()
@@ -135,7 +140,7 @@ impl Service {
 }
 
 /// How long the caller of a request waits, less what the answer takes.
-fn patience<T>(request: &Request<T>) -> Duration {
+pub(super) fn patience<T>(request: &Request<T>) -> Duration {
     let header = request.metadata().get("grpc-timeout");
     let wanted = header
         .and_then(|value| value.to_str().ok())
@@ -282,7 +287,8 @@ impl Node for Service {
     ) -> Result<Response<Self::ReadTreeStream>, Status> {
         let began = Instant::now();
         let request = request.into_inner();
-        let have = match Named::parse(request.source) {
+        let open = self.publisher.check_open();
+        let have = match open.and_then(|()| Named::parse(request.source)) {
             Ok(named) => {
                 let ensured = self.parts.library.ensure(named.source, &[], |_, _, _| ());
                 ensured.await.map_err(NodeError::from)

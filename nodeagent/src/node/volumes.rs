@@ -170,6 +170,11 @@ impl Volumes {
         Ok(())
     }
 
+    /// Forgets all publications, whose records are gone.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<Record> {
         self.lock().get(key).cloned()
     }

@@ -42,11 +42,27 @@ type Running = HashMap<String, watch::Receiver<Status>>;
 
 /// All work under way.
 #[derive(Default)]
-pub(super) struct Flights(Mutex<Running>);
+pub(super) struct Flights {
+    running: Mutex<Running>,
+    closed: watch::Sender<bool>,
+}
 
 impl Flights {
+    /// Calls off all work, and refuses more; or takes it again.
+    pub(super) fn close(&self, closed: bool) {
+        self.closed.send_replace(closed);
+    }
+
+    /// Returns once no work is under way.
+    pub(super) async fn landed(&self) {
+        while let Some(mut work) = { self.lock().values().next().cloned() } {
+            // An error: its sender is gone, and so is it.
+            while work.changed().await.is_ok() {}
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Running> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the work called `key`, beginning it if nobody has.
@@ -70,8 +86,15 @@ impl Flights {
                     key,
                     sender,
                 };
-                let handle = Handle::current();
-                tokio::task::spawn_blocking(move || landing.land(handle.block_on(work(teller))));
+                let (handle, mut closed) = (Handle::current(), self.closed.subscribe());
+                let work = move || async move {
+                    tokio::select! {
+                        biased;
+                        _ = closed.wait_for(|closed| *closed) => Err(called_off()),
+                        result = work(teller) => result,
+                    }
+                };
+                tokio::task::spawn_blocking(move || landing.land(handle.block_on(work())));
                 (status, false)
             }
         };
@@ -88,6 +111,11 @@ impl Flights {
         };
         Landed { joined, result }
     }
+}
+
+fn called_off() -> EnsureError {
+    let what = "the work was called off: Lamina is being taken off this node";
+    EnsureError::new(EnsureErrorKind::Aborted, what)
 }
 
 /// Does `work` on a thread of its own: what talks to registries cannot move between threads.

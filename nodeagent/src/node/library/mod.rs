@@ -15,6 +15,7 @@ mod disk;
 mod error;
 mod flight;
 mod forget;
+mod look;
 mod make;
 mod notes;
 mod queue;
@@ -41,6 +42,7 @@ use stores::Stores;
 use wanted::{Archive, Image, Pull, Wanted, WantedFlist};
 
 pub use error::{EnsureError, EnsureErrorKind};
+pub use look::{Holdings, look};
 
 /// Where a library is and what it may cost.
 #[derive(Clone)]
@@ -193,6 +195,16 @@ impl Library {
             Wanted::Archive(archive) => self.inner.archive(&archive, &stores, &progress).await,
             Wanted::Flist(flist) => self.inner.flist(flist, &stores, &progress).await,
         }
+    }
+
+    /// Calls off all work and refuses more, or takes it again.
+    pub fn close(&self, closed: bool) {
+        self.inner.flights.close(closed);
+    }
+
+    /// Returns once a closed library's work has ended.
+    pub async fn settled(&self) {
+        self.inner.flights.landed().await;
     }
 
     /// Every flist here, by reference.

@@ -14,8 +14,12 @@ pub(super) struct Stores {
 impl Stores {
     /// Opens the stores with these URLs; nothing is contacted.
     pub(super) fn open(urls: &[String], url_trust: UrlTrust) -> Result<Self, EnsureError> {
-        let specs = urls.iter().map(|url| parse(url));
-        let specs = specs.collect::<Result<Vec<_>, _>>()?;
+        let specs = urls.iter().map(|url| Self::parse(url));
+        Self::of(specs.collect::<Result<_, _>>()?, url_trust)
+    }
+
+    /// The same, parsed before.
+    pub(super) fn of(specs: Vec<StoreSpec>, url_trust: UrlTrust) -> Result<Self, EnsureError> {
         let options = StoreOptions {
             url_trust,
             ..StoreOptions::default()
@@ -41,12 +45,13 @@ impl Stores {
         let hash = blake3::hash(self.shown().join("\n").as_bytes());
         hex::encode(&hash.as_bytes()[..8])
     }
-}
 
-fn parse(url: &str) -> Result<StoreSpec, EnsureError> {
-    url.parse().map_err(|error: lamina_store::StoreUrlError| {
-        let redacted = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
-        let what = format!("understand the store `{redacted}`: see docs/stores.md");
-        EnsureError::new(EnsureErrorKind::InvalidArgument, what).because(error)
-    })
+    /// One store's URL, with its range.
+    pub(super) fn parse(url: &str) -> Result<StoreSpec, EnsureError> {
+        url.parse().map_err(|error: lamina_store::StoreUrlError| {
+            let redacted = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
+            let what = format!("understand the store `{redacted}`: see docs/stores.md");
+            EnsureError::new(EnsureErrorKind::InvalidArgument, what).because(error)
+        })
+    }
 }
