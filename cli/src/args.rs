@@ -16,7 +16,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "\
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  success
   1  any other failure, and busy: a mount point or a cache in use
@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Write man pages into a directory
     Man(Man),
+    /// Look at Lamina in a Kubernetes cluster; `kubectl lamina`, where this program has that name
+    #[command(hide = true)]
+    K8s(crate::kube::args::K8s),
     #[command(hide = true)]
     Mountd(Mountd),
 }
@@ -502,6 +505,10 @@ pub(crate) struct Doctor {
 }
 
 #[derive(Debug, Args)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "a field is named as its option is: --node-name"
+)]
 pub(crate) struct Node {
     /// Directory of everything that outlives this process: cache, flists, volume records, own store
     #[arg(

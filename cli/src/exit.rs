@@ -87,6 +87,9 @@ fn known_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<CallError>() {
         return Some(of_call(error));
     }
+    if let Some(fault) = cause.downcast_ref::<crate::kube::Fault>() {
+        return Some(of_cluster(fault.kind));
+    }
     if let Some(error) = cause.downcast_ref::<lamina_store::StoreError>() {
         return Some(of_store(error.kind()));
     }
@@ -130,6 +133,20 @@ fn of_call(error: &CallError) -> u8 {
             FailureKind::Exhausted => EXHAUSTED,
             FailureKind::Busy | FailureKind::Other => FAILURE,
         },
+    }
+}
+
+fn of_cluster(kind: crate::kube::Kind) -> u8 {
+    use crate::kube::Kind as K;
+    match kind {
+        K::Usage => USAGE,
+        K::NotFound => NOT_FOUND,
+        K::Denied => AUTH,
+        K::Unavailable => UNAVAILABLE,
+        K::Timeout => TIMEOUT,
+        K::Integrity => INTEGRITY,
+        K::Exhausted => EXHAUSTED,
+        K::Other => FAILURE,
     }
 }
 

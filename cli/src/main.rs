@@ -4,11 +4,11 @@ mod args;
 mod cmd;
 mod daemon;
 mod exit;
+mod kube;
 mod output;
 mod progress;
 mod sys;
 
-use clap::Parser;
 use lamina_nodeagent::logfile::LogFile;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
-    let args = args::Cli::parse();
+    let args = kube::parse();
     // Nobody sits before a service to ask for more.
     let service = matches!(args.command, args::Command::Node(_));
     init_logs(args.verbose.max(service.into()), daemon::log(&args));

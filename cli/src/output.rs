@@ -52,6 +52,12 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
+/// As [`printable`], for text of several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    lines.join("\n")
+}
+
 /// JSON and quoted YAML strings may hold DEL and the C1 controls, which drive some terminals: as `\u`.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -210,7 +210,7 @@ fn listed(flist: &Flist, path: String, inode: &Inode) -> Result<ListedEntry> {
         .map(|Device { major, minor }| format!("{major},{minor}"));
     Ok(ListedEntry {
         path,
-        mode: mode_text(inode),
+        mode: mode_text(inode.mode()),
         links: inode.nlink(),
         uid: inode.uid(),
         gid: inode.gid(),
@@ -221,18 +221,18 @@ fn listed(flist: &Flist, path: String, inode: &Inode) -> Result<ListedEntry> {
     })
 }
 
-/// `drwxr-xr-x`, as ls(1) writes it.
-pub(crate) fn mode_text(inode: &Inode) -> String {
-    let kind = match inode.file_type() {
-        FileType::File => '-',
-        FileType::Directory => 'd',
-        FileType::CharDevice => 'c',
-        FileType::BlockDevice => 'b',
-        FileType::Fifo => 'p',
-        FileType::Socket => 's',
-        FileType::Symlink => 'l',
+/// `drwxr-xr-x`, as ls(1) writes an `st_mode`.
+pub(crate) fn mode_text(mode: u32) -> String {
+    let kind = match mode & 0o170_000 {
+        0o040_000 => 'd',
+        0o020_000 => 'c',
+        0o060_000 => 'b',
+        0o010_000 => 'p',
+        0o140_000 => 's',
+        0o120_000 => 'l',
+        _ => '-',
     };
-    let perm = inode.perm();
+    let perm = mode & 0o7777;
     let mut text = String::from(kind);
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
         let bits = perm >> shift;
@@ -279,6 +279,15 @@ mod tests {
         assert_eq!(time_text(0), "1970-01-01 00:00:00");
         assert_eq!(time_text(951_827_696), "2000-02-29 12:34:56");
         assert_eq!(time_text(-1), "1969-12-31 23:59:59");
+    }
+
+    #[test]
+    fn modes_are_written_as_ls_does() {
+        assert_eq!(mode_text(0o041_777), "drwxrwxrwt");
+        assert_eq!(mode_text(0o104_755), "-rwsr-xr-x");
+        assert_eq!(mode_text(0o102_640), "-rw-r-S---");
+        assert_eq!(mode_text(0o120_777), "lrwxrwxrwx");
+        assert_eq!(mode_text(0o020_666), "crw-rw-rw-");
     }
 
     #[test]

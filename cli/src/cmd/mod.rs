@@ -16,6 +16,8 @@ mod pack;
 mod stores;
 mod write;
 
+pub(crate) use explore::{mode_text, shown, time_text};
+
 use crate::args::{Cli, Command};
 use anyhow::{Context, Result};
 use clap::CommandFactory;
@@ -48,6 +50,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Gc(args) => gc::gc(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Node(args) => node::node(args),
+        Command::K8s(args) => runtime()?.block_on(crate::kube::run(&args)),
         Command::Completions(args) => {
             clap_complete::generate(
                 args.shell,

@@ -1,0 +1,314 @@
+//! `top`: what nodes, or volumes, hold and fetch.
+
+use super::args::{Top, TopOf};
+use super::cluster::Cluster;
+use super::fault::Fault;
+use super::node::{Asked, Nodes};
+use crate::output::{self, Show};
+use anyhow::Result;
+use lamina_proto::lamina::v1::Volume;
+use serde::Serialize;
+use std::collections::HashSet;
+
+#[derive(Debug, Serialize)]
+struct NodesReport {
+    nodes: Vec<NodeLine>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeLine {
+    node: String,
+    volumes: u64,
+    cache_bytes: u64,
+    cache_bytes_max: u64,
+    bytes_fetched: u64,
+    bytes_transferred: u64,
+    reads: u64,
+    reads_local: u64,
+    reads_failed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct VolumesReport {
+    volumes: Vec<VolumeLine>,
+    /// Nodes that could not be asked.
+    problems: Vec<String>,
+}
+
+/// A volume on a node.
+#[derive(Debug, Serialize)]
+pub(crate) struct VolumeLine {
+    node: String,
+    pod: String,
+    volume: String,
+    source: String,
+    digest: String,
+    state: String,
+    writable: bool,
+    mode: String,
+    bytes_local: u64,
+    bytes_total: u64,
+    bytes_fetched: u64,
+    bytes_transferred: u64,
+    reads: u64,
+    reads_local: u64,
+    reads_failed: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    last_error: String,
+}
+
+impl Show for NodesReport {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self.nodes.iter().map(node_row).collect();
+        output::columns(
+            [
+                "NODE", "VOLUMES", "CACHE", "OF", "FETCHED", "READS", "HITS", "FAILED", "PROBLEM",
+            ],
+            &rows,
+        )
+    }
+}
+
+fn node_row(one: &NodeLine) -> [String; 9] {
+    if let Some(problem) = &one.problem {
+        let none = || "-".to_owned();
+        return [
+            one.node.clone(),
+            none(),
+            none(),
+            none(),
+            none(),
+            none(),
+            none(),
+            none(),
+            problem.clone(),
+        ];
+    }
+    [
+        one.node.clone(),
+        one.volumes.to_string(),
+        output::size(one.cache_bytes),
+        output::size(one.cache_bytes_max),
+        output::size(one.bytes_fetched),
+        one.reads.to_string(),
+        output::percent(one.reads_local, one.reads),
+        one.reads_failed.to_string(),
+        String::new(),
+    ]
+}
+
+impl Show for VolumesReport {
+    fn table(&self) -> String {
+        let rows: Vec<_> = self.volumes.iter().map(volume_row).collect();
+        let header = [
+            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
+            "FAILED",
+        ];
+        let table = output::columns(header, &rows);
+        match self.problems.is_empty() {
+            true => table,
+            false => format!(
+                "{table}\n\nproblems:\n- {}",
+                output::printable(&self.problems.join("; "))
+            ),
+        }
+    }
+}
+
+fn volume_row(one: &VolumeLine) -> [String; 11] {
+    [
+        one.node.clone(),
+        one.pod.clone(),
+        one.source.clone(),
+        one.state.clone(),
+        if one.writable { "rw" } else { "ro" }.to_owned(),
+        output::size(one.bytes_local),
+        output::size(one.bytes_total),
+        output::size(one.bytes_fetched),
+        one.reads.to_string(),
+        output::percent(one.reads_local, one.reads),
+        one.reads_failed.to_string(),
+    ]
+}
+
+pub(crate) async fn top(cluster: &Cluster, args: &Top) -> Result<()> {
+    let nodes = Nodes::find(cluster).await?;
+    nodes.ready(&[])?;
+    let asked = nodes.ask().await;
+    let format = args.output.output;
+    match args.what {
+        TopOf::Nodes => output::print(&by_node(&asked), format)?,
+        TopOf::Volumes => output::print(&by_volume(&asked), format)?,
+    }
+    all_failed(&asked).map_or(Ok(()), |fault| Err(fault.into()))
+}
+
+/// The first failure, when no node answered.
+fn all_failed(asked: &[Asked]) -> Option<Fault> {
+    match asked.iter().all(|one| one.answer.is_err()) {
+        true => asked.iter().find_map(|one| one.answer.clone().err()),
+        false => None,
+    }
+}
+
+fn by_node(asked: &[Asked]) -> NodesReport {
+    NodesReport {
+        nodes: asked.iter().map(node_line).collect(),
+    }
+}
+
+fn node_line(asked: &Asked) -> NodeLine {
+    let answer = asked.answer.clone().unwrap_or_default();
+    // Volumes of one flist on a node share its counters: each flist counts once.
+    let mut seen = HashSet::new();
+    let once: Vec<&Volume> = answer
+        .volumes
+        .iter()
+        .filter(|volume| seen.insert(volume.digest.as_str()))
+        .collect();
+    let sum = |of: fn(&Volume) -> u64| once.iter().map(|volume| of(volume)).sum();
+    NodeLine {
+        node: asked.server.node.clone(),
+        volumes: answer.volumes.len() as u64,
+        cache_bytes: answer.info.cache_bytes,
+        cache_bytes_max: answer.info.cache_bytes_max,
+        bytes_fetched: sum(|volume| volume.bytes_fetched),
+        bytes_transferred: sum(|volume| volume.bytes_transferred),
+        reads: sum(|volume| volume.reads),
+        reads_local: sum(|volume| volume.reads_local),
+        reads_failed: sum(|volume| volume.reads_failed),
+        problem: asked.answer.as_ref().err().map(ToString::to_string),
+    }
+}
+
+fn by_volume(asked: &[Asked]) -> VolumesReport {
+    let mut volumes: Vec<VolumeLine> = asked
+        .iter()
+        .filter_map(|one| Some((one, one.answer.as_ref().ok()?)))
+        .flat_map(|(one, answer)| {
+            let lines = answer.volumes.iter();
+            lines.map(|volume| volume_line(&one.server.node, volume))
+        })
+        .collect();
+    volumes.sort_by_key(|one| std::cmp::Reverse(one.bytes_fetched));
+    let problems = asked.iter().filter_map(|one| one.answer.as_ref().err());
+    VolumesReport {
+        volumes,
+        problems: problems.map(ToString::to_string).collect(),
+    }
+}
+
+/// A volume as it is shown.
+pub(crate) fn volume_line(node: &str, volume: &Volume) -> VolumeLine {
+    let pod = volume.pod.clone().unwrap_or_default();
+    let pod = match pod.name.is_empty() {
+        true => "-".to_owned(),
+        false => format!("{}/{}", pod.namespace, pod.name),
+    };
+    VolumeLine {
+        node: node.to_owned(),
+        pod,
+        volume: volume.volume_id.clone(),
+        source: source(volume),
+        digest: volume.digest.clone(),
+        state: volume.state.clone(),
+        writable: volume.writable,
+        mode: volume.mode.clone(),
+        bytes_local: volume.bytes_local,
+        bytes_total: volume.bytes_total,
+        bytes_fetched: volume.bytes_fetched,
+        bytes_transferred: volume.bytes_transferred,
+        reads: volume.reads,
+        reads_local: volume.reads_local,
+        reads_failed: volume.reads_failed,
+        last_error: volume.last_error.clone(),
+    }
+}
+
+/// What a volume was made from: its reference, else its digest's beginning.
+pub(crate) fn source(volume: &Volume) -> String {
+    match volume.reference.is_empty() {
+        true => volume.digest.chars().take(12).collect(),
+        false => volume.reference.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::node::{Answer, Server};
+    use lamina_proto::lamina::v1::{GetInfoResponse, Pod};
+
+    fn volume(name: &str, digest: &str, reads: u64) -> Volume {
+        Volume {
+            volume_id: format!("csi-{name}"),
+            digest: digest.to_owned(),
+            reference: "python:3.13".to_owned(),
+            pod: Some(Pod {
+                namespace: "shop".to_owned(),
+                name: name.to_owned(),
+                uid: String::new(),
+            }),
+            state: "mounted".to_owned(),
+            bytes_total: 4 << 20,
+            bytes_local: 1 << 20,
+            bytes_fetched: 1 << 20,
+            reads,
+            reads_local: reads / 2,
+            ..Volume::default()
+        }
+    }
+
+    fn asked() -> Vec<Asked> {
+        let server = |node: &str| Server {
+            node: node.to_owned(),
+            pod: String::new(),
+            ready: true,
+        };
+        let info = GetInfoResponse {
+            cache_bytes: 3 << 20,
+            cache_bytes_max: 10 << 30,
+            ..GetInfoResponse::default()
+        };
+        let volumes = vec![volume("a", "d", 10), volume("b", "d", 10)];
+        vec![
+            Asked {
+                server: server("n1"),
+                answer: Ok(Answer { info, volumes }),
+            },
+            Asked {
+                server: server("n2"),
+                answer: Err(Fault::unavailable("gone")),
+            },
+        ]
+    }
+
+    #[test]
+    fn volumes_of_one_flist_are_counted_once() {
+        assert_eq!(
+            by_node(&asked()).table(),
+            "\
+NODE  VOLUMES  CACHE     OF        FETCHED   READS  HITS   FAILED  PROBLEM
+n1    2        3.00 MiB  10.0 GiB  1.00 MiB  10     50.0%  0
+n2    -        -         -         -         -      -      -       gone"
+        );
+    }
+
+    #[test]
+    fn volumes_name_their_pods_and_silent_nodes_are_told() {
+        assert_eq!(
+            by_volume(&asked()).table(),
+            "\
+NODE  POD     SOURCE       STATE    ACCESS  LOCAL     OF        FETCHED   READS  HITS   FAILED
+n1    shop/a  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  10     50.0%  0
+n1    shop/b  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  10     50.0%  0
+
+problems:
+- gone"
+        );
+        assert!(all_failed(&asked()).is_none());
+        assert!(all_failed(&asked()[1..]).is_some());
+    }
+}
