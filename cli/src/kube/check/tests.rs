@@ -75,10 +75,15 @@ fn nodes_are_judged_by_their_answers() {
         asked(Err(Fault::unavailable("gone"))),
         asked(Err(Fault::new(Kind::Denied, "you may not"))),
     ];
-    use Verdict as V;
     assert_eq!(
         verdicts(&nodes(&all)),
-        [V::Ok, V::Warn, V::Warn, V::Fail, V::Unknown]
+        [
+            Verdict::Ok,
+            Verdict::Warn,
+            Verdict::Warn,
+            Verdict::Fail,
+            Verdict::Unknown
+        ]
     );
 }
 
