@@ -415,7 +415,7 @@ mod tests {
             ),
         ];
         assert_eq!(
-            report(&pod(), &events, &[volume()], Vec::new()).table(),
+            output::unindented(&report(&pod(), &events, &[volume()], Vec::new()).table()),
             "\
 pod shop/web on n1
 

@@ -174,7 +174,7 @@ mod tests {
         let took = Duration::from_millis(1500);
         let done = vec![(took, Ok(flist)), (took, Err(Fault::unavailable("gone")))];
         assert_eq!(
-            report(&[server("n1"), server("n2")], done).table(),
+            output::unindented(&report(&[server("n1"), server("n2")], done).table()),
             "\
 NODE  LOCAL     OF        TOOK   RESULT
 n1    2.00 MiB  2.00 MiB  1.5 s  flist abababababab

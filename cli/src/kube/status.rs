@@ -375,7 +375,7 @@ mod tests {
         let report = sample(2);
         assert!(report.ready);
         assert_eq!(
-            report.table(),
+            output::unindented(&report.table()),
             "\
 WORKLOAD     KIND       READY  VERSION
 lamina-node  DaemonSet  2/2    0.1.0

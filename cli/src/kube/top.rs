@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn volumes_of_one_flist_are_counted_once() {
         assert_eq!(
-            by_node(&asked()).table(),
+            output::unindented(&by_node(&asked()).table()),
             "\
 NODE  VOLUMES  CACHE     OF        FETCHED   READS  HITS   FAILED  PROBLEM
 n1    2        3.00 MiB  10.0 GiB  1.00 MiB  10     50.0%  0
@@ -299,7 +299,7 @@ n2    -        -         -         -         -      -      -       gone"
     #[test]
     fn volumes_name_their_pods_and_silent_nodes_are_told() {
         assert_eq!(
-            by_volume(&asked()).table(),
+            output::unindented(&by_volume(&asked()).table()),
             "\
 NODE  POD     SOURCE       STATE    ACCESS  LOCAL     OF        FETCHED   READS  HITS   FAILED
 n1    shop/a  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  10     50.0%  0

@@ -304,7 +304,7 @@ mod tests {
             entries: vec![listed(&link)],
         };
         assert_eq!(
-            listing.table(),
+            output::unindented(&listing.table()),
             "\
 MODE        UID  GID  SIZE  MODIFIED             NAME
 lrwxrwxrwx  0    0    0     1970-01-01 00:00:00  sh\\u{1b} -> busybox"
