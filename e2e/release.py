@@ -78,6 +78,12 @@ def other_version(archive: pathlib.Path = ARCHIVE) -> pathlib.Path:
     return out
 
 
+def program(name: str, archive: pathlib.Path = ARCHIVE) -> bytes:
+    """One of the programs in an archive."""
+    with tarfile.open(fileobj=io.BytesIO(_layer(archive))) as tar:
+        return tar.extractfile(f"usr/local/bin/{name}").read()
+
+
 def _layer(archive: pathlib.Path) -> bytes:
     with tarfile.open(archive) as tar:
         manifest = json.loads(_blob(tar, json.load(tar.extractfile("index.json"))["manifests"][0]))
