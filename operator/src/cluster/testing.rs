@@ -19,7 +19,18 @@ pub(crate) struct FakeApi(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     answers: BTreeMap<String, Value>,
-    writes: Vec<(String, Value)>,
+    /// By write, what becomes the answer where.
+    after: BTreeMap<String, (String, Value)>,
+    writes: Vec<Write>,
+    /// Writes are to what is not there.
+    refuses_writes: bool,
+}
+
+#[derive(Debug)]
+struct Write {
+    method: Method,
+    path: String,
+    body: Value,
 }
 
 impl FakeApi {
@@ -28,13 +39,35 @@ impl FakeApi {
         self.0.lock().unwrap().answers.insert(path.to_owned(), body);
     }
 
+    /// From the write `METHOD path` on, a GET of `at` gives this.
+    pub(crate) fn after(&self, write: &str, at: &str, body: Value) {
+        let changed = (at.to_owned(), body);
+        self.0
+            .lock()
+            .unwrap()
+            .after
+            .insert(write.to_owned(), changed);
+    }
+
+    /// Writes find nothing from now on.
+    pub(crate) fn refuse_writes(&self) {
+        self.0.lock().unwrap().refuses_writes = true;
+    }
+
+    /// Every write in its order, `METHOD path`.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let lines = state.writes.iter().map(Write::line);
+        lines.collect()
+    }
+
     /// The last write to `path`.
     pub(crate) fn last_write(&self, path: &str) -> Value {
         let state = self.0.lock().unwrap();
-        let found = state.writes.iter().rev().find(|(at, _)| at == path);
+        let found = state.writes.iter().rev().find(|write| write.path == path);
         found
             .unwrap_or_else(|| panic!("nothing written to {path}: {:?}", state.writes))
-            .1
+            .body
             .clone()
     }
 
@@ -44,14 +77,17 @@ impl FakeApi {
             .unwrap()
             .writes
             .iter()
-            .any(|(at, _)| at == path)
+            .any(|write| write.path == path)
     }
 
     /// A ready pod of the node server.
     #[expect(clippy::unused_self, reason = "reads as a part of the fake")]
     pub(crate) fn pod(&self, place: &Place) -> Value {
         json!({
-            "metadata": { "name": format!("lamina-node-{}", place.name) },
+            "metadata": {
+                "name": format!("lamina-node-{}", place.name),
+                "labels": { "app.kubernetes.io/name": "lamina", "app.kubernetes.io/component": "node" },
+            },
             "spec": { "nodeName": place.name, "containers": [] },
             // The fake node's port stands in the address; the real one's is a constant.
             "status": { "podIP": place.address, "conditions": [{ "type": "Ready", "status": "True" }] },
@@ -77,22 +113,21 @@ impl FakeApi {
 
     async fn respond(&self, request: Request<Body>) -> Response<Body> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let labels = selected(request.uri().query().unwrap_or_default());
         let bytes = to_bytes(axum::body::Body::new(request.into_body()), 1 << 20)
             .await
             .unwrap();
         let mut state = self.0.lock().unwrap();
         let body = if method == Method::GET {
-            state.answers.get(&path).cloned()
+            let found = state.answers.get(&path).cloned();
+            found.map(|answer| narrowed(answer, &labels))
         } else {
-            let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            state.writes.push((path.clone(), body.clone()));
-            Some(
-                state
-                    .answers
-                    .get(&path)
-                    .cloned()
-                    .unwrap_or_else(|| echoed(body)),
-            )
+            let body = serde_json::from_slice(&bytes).unwrap_or_default();
+            state.write(Write {
+                method,
+                path: path.clone(),
+                body,
+            })
         };
         let (code, body) = match body {
             Some(body) => (StatusCode::OK, body),
@@ -106,6 +141,59 @@ impl FakeApi {
             .body(Body::from(body.to_string().into_bytes()))
             .unwrap()
     }
+}
+
+impl State {
+    fn write(&mut self, write: Write) -> Option<Value> {
+        if self.refuses_writes {
+            return None;
+        }
+        let answer = if write.method == Method::DELETE {
+            self.answers.remove(&write.path);
+            json!({ "kind": "Status", "status": "Success" })
+        } else {
+            let found = self.answers.get(&write.path).cloned();
+            found.unwrap_or_else(|| echoed(write.body.clone()))
+        };
+        if let Some((path, body)) = self.after.get(&write.line()).cloned() {
+            self.answers.insert(path, body);
+        }
+        self.writes.push(write);
+        Some(answer)
+    }
+}
+
+impl Write {
+    fn line(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+/// The labels a query asks for, each by equality.
+fn selected(query: &str) -> Vec<(String, String)> {
+    let selector = query
+        .split('&')
+        .find_map(|part| part.strip_prefix("labelSelector="))
+        .unwrap_or_default();
+    let text = selector
+        .replace("%2F", "/")
+        .replace("%3D", "=")
+        .replace("%2C", ",");
+    text.split(',')
+        .filter_map(|one| one.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// A list without what has labels, but not these.
+fn narrowed(mut answer: Value, labels: &[(String, String)]) -> Value {
+    if let Some(items) = answer["items"].as_array_mut() {
+        items.retain(|item| {
+            let has = &item["metadata"]["labels"];
+            has.is_null() || labels.iter().all(|(key, value)| has[key] == json!(value))
+        });
+    }
+    answer
 }
 
 /// What was written, made whole enough to be read as the type it is.

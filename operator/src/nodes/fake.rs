@@ -3,12 +3,14 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use lamina_proto::lamina::v1::node_care_server::{NodeCare, NodeCareServer};
 use lamina_proto::lamina::v1::node_server::{Node, NodeServer};
 use lamina_proto::lamina::v1::{
-    EnsureProgress, EnsureRequest, FlistInfo, ForgetRequest, ForgetResponse, GetInfoRequest,
-    GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse, ListFlistsRequest,
-    ListFlistsResponse, ListVolumesRequest, ListVolumesResponse, PublishRequest, PublishResponse,
-    ReadTreeRequest, ReadTreeResponse, UnpublishRequest, UnpublishResponse,
+    CheckStoreRequest, CheckStoreResponse, EnsureProgress, EnsureRequest, FlistInfo, ForgetRequest,
+    ForgetResponse, GetInfoRequest, GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse,
+    LeaveRequest, LeaveResponse, ListFlistsRequest, ListFlistsResponse, ListVolumesRequest,
+    ListVolumesResponse, PublishRequest, PublishResponse, ReadTreeRequest, ReadTreeResponse,
+    UnpublishRequest, UnpublishResponse,
 };
 use tokio_stream::Stream;
 use tonic::transport::ServerTlsConfig;
@@ -25,6 +27,8 @@ pub(crate) struct State {
     pub(crate) refuses: Option<Code>,
     pub(crate) ensured: Vec<EnsureRequest>,
     pub(crate) forgotten: Vec<ForgetRequest>,
+    /// How often it was left.
+    pub(crate) left: usize,
 }
 
 /// A running fake; ends when dropped.
@@ -44,6 +48,7 @@ impl FakeNode {
         let address = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State::default()));
         let server = NodeServer::new(Served(Arc::clone(&state)));
+        let care = NodeCareServer::new(Served(Arc::clone(&state)));
         let task = tokio::spawn(async move {
             let incoming = TcpIncoming::from(listener);
             let mut builder = tonic::transport::Server::builder();
@@ -52,6 +57,7 @@ impl FakeNode {
             }
             builder
                 .add_service(server)
+                .add_service(care)
                 .serve_with_incoming(incoming)
                 .await
                 .unwrap();
@@ -188,5 +194,24 @@ impl Node for Served {
         _: Request<ListFlistsRequest>,
     ) -> Result<Response<ListFlistsResponse>, Status> {
         Err(Status::unimplemented("not faked"))
+    }
+}
+
+#[tonic::async_trait]
+impl NodeCare for Served {
+    async fn check_store(
+        &self,
+        _: Request<CheckStoreRequest>,
+    ) -> Result<Response<CheckStoreResponse>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        let mut state = self.0.lock().unwrap();
+        if let Some(code) = state.refuses {
+            return Err(Status::new(code, "refused"));
+        }
+        state.left += 1;
+        Ok(Response::new(LeaveResponse::default()))
     }
 }

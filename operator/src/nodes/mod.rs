@@ -33,13 +33,27 @@ pub(crate) struct Place {
 
 /// Every node whose server is ready, by name.
 pub(crate) async fn ready(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
-    let pods = Api::<Pod>::namespaced(ctx.client.clone(), &ctx.namespace)
-        .list(&ListParams::default().labels(SELECTOR))
-        .await?;
+    let pods = pods(ctx).await?;
     let nodes = Api::<Node>::all(ctx.client.clone())
         .list(&ListParams::default())
         .await?;
-    Ok(places(&pods.items, &nodes.items))
+    let able: Vec<Pod> = pods.into_iter().filter(is_ready).collect();
+    let mut places = places(&able, &nodes.items);
+    places.retain(|place| !place.address.is_empty());
+    Ok(places)
+}
+
+/// Every node the server was brought to, by name, ready or not and without labels: what it left behind has
+/// to be looked after. The address is empty before its pod has one.
+pub(crate) async fn inhabited(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
+    Ok(places(&pods(ctx).await?, &[]))
+}
+
+async fn pods(ctx: &Ctx) -> Result<Vec<Pod>, Fault> {
+    let api = Api::<Pod>::namespaced(ctx.client.clone(), &ctx.namespace);
+    let all = api.list(&ListParams::default().labels(SELECTOR)).await?;
+    let stays = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
+    Ok(all.items.into_iter().filter(stays).collect())
 }
 
 fn places(pods: &[Pod], nodes: &[Node]) -> Vec<Place> {
@@ -54,19 +68,22 @@ fn places(pods: &[Pod], nodes: &[Node]) -> Vec<Place> {
         .collect();
     let mut all: Vec<Place> = pods
         .iter()
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod))
         .filter_map(|pod| {
             let name = pod.spec.as_ref()?.node_name.clone()?;
-            let ip = pod.status.as_ref()?.pod_ip.clone()?;
+            let ip = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.pod_ip.as_ref());
             let labels = labels.get(name.as_str()).map(|all| (*all).clone());
             Some(Place {
-                address: address(&ip),
+                address: ip.map(|ip| address(ip)).unwrap_or_default(),
                 labels: labels.unwrap_or_default(),
                 name,
             })
         })
         .collect();
-    all.sort_by(|a, b| a.name.cmp(&b.name));
+    // A pod that failed may stand beside its successor: of two, the one with an address.
+    all.sort_by(|a, b| (&a.name, &b.address).cmp(&(&b.name, &a.address)));
     all.dedup_by(|a, b| a.name == b.name);
     all
 }
@@ -129,7 +146,8 @@ mod tests {
             pod("a", "10.0.0.1", "True"),
             pod("c", "fd00::1", "True"),
         ];
-        let all = places(&pods, &[node]);
+        let able: Vec<Pod> = pods.into_iter().filter(is_ready).collect();
+        let all = places(&able, &[node]);
         let names: Vec<&str> = all.iter().map(|place| place.name.as_str()).collect();
         assert_eq!(names, ["a", "c"]);
         assert_eq!(all[0].address, "10.0.0.1:7150");
