@@ -2,9 +2,11 @@
 //!
 //! What always holds: one child at a time is away, the next only after the successor of the one before it
 //! said that it works; a successor that ends before it worked, or takes too long, gives way to the program
-//! that was there before, and the replacement is over. Descriptors stay in the holder all the while.
+//! that was there before, and with it those that were replaced before it: all children are of one program, and
+//! the replacement is over. Descriptors stay in the holder all the while.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use super::protocol::{Programs, Reply};
@@ -17,9 +19,11 @@ const TRIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// A replacement that is under way, and how the last one went.
 #[derive(Debug, Default)]
 pub(super) struct Replacement {
-    /// The child whose successor is not known to work yet, and until when it must.
-    trying: Option<(String, Instant)>,
+    /// The child whose successor is not known to work yet, until when it must, and what it was run by.
+    trying: Option<(String, Instant, Vec<OsString>)>,
     waiting: VecDeque<ChildSpec>,
+    /// Children whose successors work, and what they were run by.
+    replaced: Vec<(String, Vec<OsString>)>,
     given_up: Option<String>,
 }
 
@@ -37,6 +41,7 @@ impl Replacement {
             return Reply::Refused("a child without a program".into());
         }
         self.given_up = None;
+        self.replaced.clear();
         self.waiting = wanted.into();
         Reply::Done
     }
@@ -48,7 +53,7 @@ impl Replacement {
         failed: Option<&str>,
         children: &mut [Supervised],
     ) {
-        if let Some((name, until)) = &self.trying {
+        if let Some((name, until, _)) = &self.trying {
             let Some(child) = children.iter_mut().find(|child| child.name() == name) else {
                 return;
             };
@@ -56,6 +61,12 @@ impl Replacement {
                 let why = format!("{name} did not work when run by the new program");
                 tracing::error!(why, "replacement given up");
                 child.give_up_trial();
+                for (name, before) in self.replaced.drain(..) {
+                    if let Some(child) = children.iter_mut().find(|c| c.name() == name) {
+                        tracing::info!(child = name, "run by the former program again");
+                        child.run_by(before);
+                    }
+                }
                 *self = Self {
                     given_up: Some(why),
                     ..Self::default()
@@ -65,21 +76,24 @@ impl Replacement {
             if child.trial() == Trial::Open {
                 return;
             }
-            self.trying = None;
+            if let Some((name, _, before)) = self.trying.take() {
+                self.replaced.push((name, before));
+            }
         }
         if let Some(next) = self.waiting.pop_front() {
             let Some(child) = children.iter_mut().find(|c| c.name() == next.name) else {
                 return;
             };
             tracing::info!(child = next.name, "replaced");
+            let before = child.spec().argv.clone();
             child.replace(next.argv);
-            self.trying = Some((next.name, now + TRIAL_DEADLINE));
+            self.trying = Some((next.name, now + TRIAL_DEADLINE, before));
         }
     }
 
     /// When to look again although nothing happened.
     pub(super) fn look_at(&self) -> Option<Instant> {
-        self.trying.as_ref().map(|(_, until)| *until)
+        self.trying.as_ref().map(|(_, until, _)| *until)
     }
 
     pub(super) fn is_under_way(&self) -> bool {

@@ -111,10 +111,14 @@ impl Supervised {
 
     /// Runs it by what it was run by before, if its successor does not work.
     pub(super) fn give_up_trial(&mut self) {
-        let Some(before) = self.before.take() else {
-            return;
-        };
-        self.spec.argv = before;
+        if let Some(before) = self.before.take() {
+            self.run_by(before);
+        }
+    }
+
+    /// Ends it as a crash would and runs it by `argv`, which is known to work.
+    pub(super) fn run_by(&mut self, argv: Vec<OsString>) {
+        self.spec.argv = argv;
         if let Some(running) = &self.running {
             self.ended_for_it = true;
             let _ = pidfd_send_signal(&running.pidfd, Signal::KILL);

@@ -153,6 +153,36 @@ fn a_child_that_cannot_start_is_tried_again_and_does_not_disturb_the_others() {
 }
 
 #[test]
+fn a_successor_that_does_not_work_takes_those_before_it_back_with_it() {
+    let scene = Scene::new(&[("mountd", "exec sleep 1000"), ("agent", "exec sleep 1000")]);
+    let client = scene.client();
+    let first = client.programs().unwrap().children;
+    let successor = |name: &str, script: &str| ChildSpec {
+        name: name.to_owned(),
+        argv: ["sh", "-c", script].map(OsString::from).to_vec(),
+    };
+    let wanted = [
+        successor("agent", "exec sleep 2000"),
+        successor("mountd", "exit 1"),
+    ];
+    client.replace(&wanted).unwrap();
+    let given_up = eventually(|| {
+        client.ready("agent").unwrap();
+        client.programs().unwrap().given_up
+    });
+    assert!(given_up.contains("mountd"), "{given_up}");
+    assert_eq!(client.programs().unwrap().children, first);
+    for name in ["agent", "mountd"] {
+        let runs = eventually(|| {
+            let pid = status(&client, name).pid?;
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            words.ends_with(b"sleep\x001000\0").then_some(pid)
+        });
+        assert!(runs > 0);
+    }
+}
+
+#[test]
 fn children_end_in_reverse_order_on_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
