@@ -1,5 +1,7 @@
 //! `lamina node` as the CSI driver meets it: volumes published by calls, through kills of everything.
 
+mod images;
+
 use crate::machine::{Machine, kill, sample_tree, snapshot, text, wait_until};
 use lamina_proto::lamina::v1 as api;
 use lamina_proto::lamina::v1::node_care_client::NodeCareClient;
@@ -8,6 +10,9 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -608,6 +613,64 @@ fn a_call_that_cannot_wait_is_told_to_come_again_and_finds_the_volume() {
     node.unpublish_order(&order);
 }
 
+/// Reads a volume over and over until told to end, past the kernel's pages; every read must be right.
+fn keep_reading(target: &Path, expected: Vec<u8>, end: Arc<AtomicBool>) -> JoinHandle<usize> {
+    let path = target.join("a/b/random");
+    std::thread::spawn(move || {
+        let mut reads = 0;
+        while !end.load(Ordering::SeqCst) {
+            let file = std::fs::File::open(&path).unwrap();
+            let whole = rustix::fs::Advice::DontNeed;
+            rustix::fs::fadvise(&file, 0, None, whole).unwrap();
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut &file, &mut bytes).unwrap();
+            assert!(bytes == expected, "wrong bytes");
+            reads += 1;
+        }
+        reads
+    })
+}
+
+#[test]
+fn a_volume_is_read_without_a_fault_while_its_daemons_are_killed_and_replaced() {
+    let mut node = Node::new();
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    let expected = std::fs::read(node.machine.path("source/a/b/random")).unwrap();
+    let end = Arc::new(AtomicBool::new(false));
+    let target = PathBuf::from(&order.target);
+    let reading = keep_reading(&target, expected.clone(), Arc::clone(&end));
+    for role in ["agent", "mountd", "agent", "mountd"] {
+        let pid = node.machine.daemon(role).unwrap();
+        kill(pid);
+        let again = || node.machine.daemon(role).is_some_and(|now| now != pid);
+        assert!(wait_until(again), "{role}");
+    }
+    // Another volume of the same: what serves it is whole.
+    let other = node.order("w");
+    node.publish(&other).unwrap();
+    for _ in ["there", "back"] {
+        node.kill();
+        node.program = match node.program.ends_with("other") {
+            true => env!("CARGO_BIN_EXE_lamina").into(),
+            false => another_build(&node),
+        };
+        node.start();
+        assert_eq!(node.try_call().unwrap().warnings, [] as [String; 0]);
+    }
+    end.store(true, Ordering::SeqCst);
+    assert!(reading.join().unwrap() > 0);
+    assert_eq!(node.volumes()[0].reads_failed, 0);
+    for order in [order, other] {
+        assert_eq!(
+            std::fs::read(Path::new(&order.target).join("a/b/random")).unwrap(),
+            expected
+        );
+        node.unpublish_order(&order);
+    }
+    assert!(node.is_clean());
+}
+
 /// A client of what is asked beside file systems, over a connection that is there already.
 fn care(node: &Node) -> NodeCareClient<Channel> {
     NodeCareClient::new(node.channel().expect("a node"))
@@ -801,16 +864,23 @@ fn started_from_a_pod_the_instance_is_of_the_host() {
     assert!(node.is_clean());
 }
 
+/// The same program with other bytes.
+fn another_build(node: &Node) -> PathBuf {
+    let other = node.machine.path("other");
+    let mut build = std::fs::read(env!("CARGO_BIN_EXE_lamina")).unwrap();
+    build.push(0);
+    std::fs::write(&other, &build).unwrap();
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    other
+}
+
 #[test]
 fn another_build_replaces_the_daemons_of_live_volumes_and_restarts_idle_ones() {
     let mut node = Node::new();
     let order = node.order("v");
     let expected = snapshot(&node.machine.path("source"));
-    let other = node.machine.path("other");
-    let mut build = std::fs::read(&node.program).unwrap();
-    build.push(0);
-    std::fs::write(&other, &build).unwrap();
-    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let other = another_build(&node);
+    let len = std::fs::metadata(&other).unwrap().len();
     let runs = |node: &Node, role| {
         let pid = node.machine.daemon(role).unwrap();
         std::fs::metadata(format!("/proc/{pid}/exe")).unwrap().len()
@@ -827,7 +897,7 @@ fn another_build_replaces_the_daemons_of_live_volumes_and_restarts_idle_ones() {
     assert_eq!(reading.join().unwrap(), expected);
     assert_eq!(node.machine.daemon("holder"), holder);
     for role in ["mountd", "agent"] {
-        assert_eq!(runs(&node, role), build.len() as u64, "{role}");
+        assert_eq!(runs(&node, role), len, "{role}");
     }
     assert_eq!(node.try_call().unwrap().warnings, [] as [String; 0]);
     assert_eq!(snapshot(Path::new(&order.target)), expected);
@@ -837,7 +907,7 @@ fn another_build_replaces_the_daemons_of_live_volumes_and_restarts_idle_ones() {
     node.start();
     assert_ne!(node.machine.daemon("holder"), holder);
     for role in ["holder", "mountd", "agent"] {
-        assert_ne!(runs(&node, role), build.len() as u64, "{role}");
+        assert_ne!(runs(&node, role), len, "{role}");
     }
     let copies = std::fs::read_dir(node.machine.path("state/bin")).unwrap();
     assert_eq!(copies.count(), 1, "old copies go");
