@@ -195,3 +195,56 @@ fn an_archive_is_shown_if_it_is_the_one_that_was_named() {
     assert_eq!(code(node.publish(&missing)), Code::NotFound);
     assert!(node.is_clean() && node.volumes().is_empty());
 }
+
+#[test]
+fn stores_take_parts_of_the_names_and_their_passwords_are_in_no_log() {
+    let stores = tempfile::tempdir().unwrap();
+    let half = |range: &str| format!("{range}=dir://{}/{range}", stores.path().display());
+    let (low, high) = (half("00-7f"), half("80-ff"));
+    let (server, bytes) = registry();
+    let node = Node::started_by(&[], &["--store", &low, "--store", &high]);
+    let order = order(&node, "v", &image(&server, ""));
+    node.publish(&order).unwrap();
+    assert_eq!(std::fs::read(node.target("v").join("data")).unwrap(), bytes);
+    for range in ["00-7f", "80-ff"] {
+        let written = std::fs::read_dir(stores.path().join(range)).unwrap();
+        assert!(written.count() > 0, "{range}");
+    }
+    let closed = free_port();
+    let secret = |range: &str| format!("{range}=http://me:hunter2@127.0.0.1:{closed}/x");
+    let absent = api::FlistSource {
+        digest: "0".repeat(64),
+        stores: vec![secret("00-7f"), secret("80-ff")],
+        ..api::FlistSource::default()
+    };
+    let absent = api::Source {
+        from: Some(api::source::From::Flist(absent)),
+    };
+    let ensure = api::EnsureRequest {
+        source: Some(absent.clone()),
+        stores: vec![secret("00-7f"), secret("80-ff")],
+        ..api::EnsureRequest::default()
+    };
+    let mut client = node.client().unwrap();
+    let failed = node.runtime.block_on(async {
+        let mut progress = client.ensure(ensure).await?.into_inner();
+        while progress.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    });
+    let failed = failed.unwrap_err();
+    assert_eq!(failed.code(), Code::Unavailable, "{failed:?}");
+    let elsewhere = api::PublishRequest {
+        source: Some(absent),
+        stores: vec![secret("00-7f"), secret("80-ff")],
+        ..node.order("w")
+    };
+    let refused = node.publish(&elsewhere).unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let log = std::fs::read_to_string(node.machine.path("node.log")).unwrap();
+    let said = [failed.message(), refused.message(), &log].concat();
+    assert!(
+        said.contains("Ensure") && !said.contains("hunter2"),
+        "{said}"
+    );
+    node.unpublish_order(&order);
+}
