@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::net::UnixListener;
 
+use crate::identity::DRIVER;
+
 /// A listening socket's file; removed when dropped, unless a successor has its own there by then.
 #[derive(Debug)]
 pub struct SocketFile {
@@ -19,8 +21,13 @@ pub struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|there| there.ino() == self.inode);
-        if ours {
-            let _ = fs::remove_file(&self.path);
+        if !ours || fs::remove_file(&self.path).is_err() {
+            return;
+        }
+        // The driver's own directory among kubelet's plugins goes with its socket.
+        let own = |parent: &&Path| parent.file_name().is_some_and(|name| name == DRIVER);
+        if let Some(parent) = self.path.parent().filter(own) {
+            let _ = fs::remove_dir(parent);
         }
     }
 }
@@ -85,6 +92,17 @@ mod tests {
         }
         for text in ["", "unix://", "tcp://1.2.3.4:1", "a.sock", "unix:///a/"] {
             assert!(endpoint(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_drivers_own_directory_goes_with_its_socket_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, stays) in [(DRIVER, false), ("plugins_registry", true)] {
+            let home = dir.path().join(name);
+            let (_listener, file) = listen(&home.join("a.sock")).unwrap();
+            drop(file);
+            assert_eq!(home.exists(), stays, "{name}");
         }
     }
 

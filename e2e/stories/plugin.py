@@ -85,7 +85,7 @@ def one_pod(it: Story, link: pathlib.Path) -> None:
     it.check(bool({"warm", "warming"} & set(whats)), f"explain tells nothing of bytes: {whats}")
     volumes = json.loads(lamina(it, link, "top", "volumes", "-o", "json"))["volumes"]
     it.check(f"{it.namespace}/reader" in [volume["pod"] for volume in volumes], f"top volumes: {volumes}")
-    it.check(re.search(rf"^{node}\s", lamina(it, link, "top"), re.MULTILINE) is not None, "top has no line of the node")
+    it.check(re.search(rf"^ *{node}\s", lamina(it, link, "top"), re.MULTILINE) is not None, "top has no line of the node")
     lamina(it, link, "explain", "nobody", ends=3)
 
 

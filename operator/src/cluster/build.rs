@@ -141,7 +141,7 @@ fn csi(inputs: &Inputs) -> Value {
             "command": ["/usr/local/bin/lamina-csi"],
             "args": [
                 "node",
-                "--endpoint=unix:///csi/csi.sock",
+                format!("--endpoint=unix:///plugins/{DRIVER}/csi.sock"),
                 format!("--agent={RUN}/node.sock"),
                 "--registration-dir=/registration",
                 format!("--kubelet-plugin-dir={plugin}"),
@@ -162,7 +162,7 @@ fn csi(inputs: &Inputs) -> Value {
             },
             "volumeMounts": [
                 { "name": "run", "mountPath": RUN },
-                { "name": "plugin", "mountPath": "/csi" },
+                { "name": "plugins", "mountPath": "/plugins" },
                 { "name": "registration", "mountPath": "/registration" },
             ],
         }),
@@ -173,7 +173,8 @@ fn csi(inputs: &Inputs) -> Value {
         "containers": [container],
         "volumes": [
             host("run", RUN, "DirectoryOrCreate"),
-            host("plugin", &plugin, "DirectoryOrCreate"),
+            // The parent, so that the driver can remove its own directory when it goes.
+            host("plugins", &format!("{kubelet}/plugins"), "DirectoryOrCreate"),
             host("registration", &format!("{kubelet}/plugins_registry"), "DirectoryOrCreate"),
         ],
     });
