@@ -277,8 +277,9 @@ fn an_agent_that_hangs_is_unavailable_not_unmounted() {
     machine.fails(7, &["prefetch", "m", "--timeout", "1s"]);
     machine.fails(7, &["mounts"]);
     signal(agent, Signal::CONT);
-    // The unmount was asked for, and is done or is done now.
-    machine.ok(&["umount", "m"]);
+    // The unmount was asked for: it was done just now, or is done by this call.
+    let code = machine.run(&["umount", "m"]).status.code();
+    assert!(matches!(code, Some(0 | 3)), "{code:?}");
     ends_clean(&machine);
 }
 
