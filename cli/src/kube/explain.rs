@@ -128,7 +128,7 @@ fn report(pod: &Pod, events: &[Event], volumes: &[Volume], mut notes: Vec<String
         // Events are forgotten after an hour, the node's records are not.
         dated.extend(volumes.iter().filter_map(of_record));
     }
-    dated.sort_by_key(|(at, _, _)| *at);
+    dated.sort_by_key(|(at, what, _)| (at.as_second(), rank(what), *at));
     let mut steps: Vec<Step> = dated
         .into_iter()
         .map(|(at, what, detail)| Step {
@@ -154,6 +154,18 @@ fn report(pod: &Pod, events: &[Event], volumes: &[Volume], mut notes: Vec<String
 }
 
 type Dated = (Timestamp, &'static str, String);
+
+/// What comes first of what bears the same second: a pod's own times have no parts of it.
+fn rank(what: &str) -> u8 {
+    match what {
+        "created" => 0,
+        "scheduled" => 1,
+        "started" => 3,
+        "ready" => 4,
+        "ended" => 5,
+        _ => 2,
+    }
+}
 
 fn of_pod(pod: &Pod) -> Vec<Dated> {
     let mut all = Vec::new();
@@ -398,7 +410,7 @@ mod tests {
             event(
                 "MountedLamina",
                 "u1",
-                "2026-01-02T03:04:07.500000Z",
+                "2026-01-02T03:04:08.500000Z",
                 "Mounted python:3.13 in 12 ms",
             ),
             event(
@@ -422,7 +434,7 @@ pod shop/web on n1
 AT             AFTER   WHAT       DETAIL
 03:04:05.000Z  +0.0 s  created
 03:04:05.000Z  +0.0 s  scheduled  on n1
-03:04:07.500Z  +2.5 s  mounted    Mounted python:3.13 in 12 ms
+03:04:08.500Z  +3.5 s  mounted    Mounted python:3.13 in 12 ms
 03:04:08.000Z  +3.0 s  started    container main
 now                    read       python:3.13: 10 reads so far, 90.0% without waiting, 0 failed; 1.00 MiB fetched (512 KiB as they travelled)
 now                    warming    python:3.13: 1.00 MiB of 4.00 MiB are on this node (25.0%)
