@@ -16,8 +16,8 @@ use crate::cluster::build::STORES_SECRET;
 use crate::context::Ctx;
 use crate::pki::{CA_SECRET, CLIENT_SECRET, NODE_SECRET};
 
-/// Pods that pack claims, in the namespaces of their `Flist`s.
-const PACKING: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component=pack";
+/// Pods that pack claims, in the namespaces of their `Flist`s, and that of `helm test`, which helm leaves.
+const ODD_PODS: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component in (pack,test)";
 
 /// Deletes the `LaminaCluster` and every workload made for it.
 pub(super) async fn workloads(ctx: &Ctx) -> Result<()> {
@@ -25,11 +25,11 @@ pub(super) async fn workloads(ctx: &Ctx) -> Result<()> {
     own::<DaemonSet>(ctx, "lamina-csi").await?;
     own::<DaemonSet>(ctx, "lamina-node").await?;
     own::<Deployment>(ctx, "lamina-controller").await?;
-    let packing = Api::<Pod>::all(ctx.client.clone())
-        .list(&ListParams::default().labels(PACKING))
+    let odd = Api::<Pod>::all(ctx.client.clone())
+        .list(&ListParams::default().labels(ODD_PODS))
         .await
-        .context("list the pods that pack")?;
-    for pod in packing {
+        .context("list the pods that pack and test")?;
+    for pod in odd {
         let namespace = pod.namespace().unwrap_or_default();
         let api = Api::<Pod>::namespaced(ctx.client.clone(), &namespace);
         delete(&api, &pod.name_any()).await?;
