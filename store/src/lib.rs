@@ -46,7 +46,7 @@ pub use gc::{Forgotten, GcOptions, GcPlan, GcRoots, StorePlan};
 pub use key::{ObjectKey, ObjectKind};
 pub use options::{Environment, StoreOptions, UrlTrust};
 pub use pointer::{ImageKey, ImagePointer, fetch_pointer, publish_pointer};
-pub use reader::{ChunkReader, ChunkSource, ReadError, ReadOptions};
+pub use reader::{ChunkReader, ChunkSource, ReadError, ReadOptions, entries_within, part_within};
 pub use retry::Retry;
 pub use set::StoreSet;
 pub use sink::{PackOptions, PackSink, PackStats, PackTarget, Packed, SinkError};

@@ -6,9 +6,11 @@
 
 mod plan;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
-use lamina_flist::{ChunkId, ChunkRecord, PackId, PackRecord};
+use lamina_flist::{BlobEntry, ChunkId, ChunkRecord, Flist, PackId, PackRecord};
 use tokio::task::JoinSet;
 
 use crate::api::PackRef;
@@ -25,6 +27,34 @@ pub struct ChunkSource {
     pub chunk: ChunkRecord,
     /// Its pack: entry [`ChunkRecord::pack`] of the pack table.
     pub pack: PackRecord,
+}
+
+impl ChunkSource {
+    /// Entry `index` of a flist's chunk table; `None` if its tables do not say where that is.
+    pub fn of(flist: &Flist, index: u32) -> Option<Self> {
+        let chunk = flist.chunk(index)?;
+        let pack = flist.pack(chunk.pack)?;
+        Some(Self { chunk, pack })
+    }
+}
+
+/// The entries of a flist's blob that have a part of `range`, in order. What lies between them reads as zeros.
+pub fn entries_within(flist: &Flist, blob: u16, range: &Range<u64>) -> Vec<BlobEntry> {
+    flist
+        .blob_entries(usize::from(blob))
+        .into_iter()
+        .flatten()
+        .skip_while(|entry| entry.offset + u64::from(entry.len) <= range.start)
+        .take_while(|entry| entry.offset < range.end)
+        .collect()
+}
+
+/// Which of a chunk's `len` plain bytes lie in `range` of its blob; the chunk is one of
+/// [`entries_within`] it.
+pub fn part_within(entry: &BlobEntry, len: usize, range: &Range<u64>) -> Range<usize> {
+    let from = range.start.saturating_sub(entry.offset) as usize;
+    let to = (range.end - entry.offset).min(len as u64) as usize;
+    from..to
 }
 
 /// How to read.

@@ -6,9 +6,9 @@ use super::{runtime, stores};
 use crate::output;
 use crate::{args, exit};
 use anyhow::{Context, Result, anyhow, bail};
-use lamina_flist::{BlobEntry, FileSpan, FileType, Flist, FollowSymlinks, Inode, SpanSource};
+use lamina_flist::{FileSpan, FileType, Flist, FollowSymlinks, Inode, SpanSource};
 use lamina_image::unpack::{UnpackError, UnpackOptions};
-use lamina_store::{ChunkReader, ChunkSource, ReadOptions};
+use lamina_store::{ChunkReader, ChunkSource, ReadOptions, entries_within, part_within};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -77,38 +77,23 @@ fn print_span(
     let Some(reader) = reader else {
         bail!("no stores")
     };
-    let end = offset + span.len;
-    let entries: Vec<BlobEntry> = flist
-        .blob_entries(usize::from(blob))
-        .into_iter()
-        .flatten()
-        .skip_while(|entry| entry.offset + u64::from(entry.len) <= offset)
-        .take_while(|entry| entry.offset < end)
-        .collect();
+    let range = offset..offset + span.len;
     let mut at = offset;
-    for window in entries.chunks(WINDOW) {
+    for window in entries_within(flist, blob, &range).chunks(WINDOW) {
         let wanted = window
             .iter()
-            .map(|entry| locate(flist, entry))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|entry| ChunkSource::of(flist, entry.chunk))
+            .collect::<Option<Vec<_>>>()
+            .context("the flist's tables do not say where a chunk is")?;
         let plain = runtime.block_on(reader.fetch(&wanted))?;
         for (entry, bytes) in window.iter().zip(plain) {
             print_zeros(entry.offset.saturating_sub(at))?;
-            let from = offset.saturating_sub(entry.offset) as usize;
-            let to = (end - entry.offset).min(bytes.len() as u64) as usize;
-            output::write_all(&bytes[from..to])?;
-            at = entry.offset + to as u64;
+            let part = part_within(entry, bytes.len(), &range);
+            at = entry.offset + part.end as u64;
+            output::write_all(&bytes[part])?;
         }
     }
-    print_zeros(end - at)
-}
-
-fn locate(flist: &Flist, entry: &BlobEntry) -> Result<ChunkSource> {
-    let found = flist.chunk(entry.chunk).and_then(|chunk| {
-        let pack = flist.pack(chunk.pack)?;
-        Some(ChunkSource { chunk, pack })
-    });
-    found.context("the flist's tables do not say where a chunk is")
+    print_zeros(range.end - at)
 }
 
 fn print_zeros(mut count: u64) -> Result<()> {

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use lamina_flist::{
-    BlobEntry, FileSpan, FileType, Flist, FlistError, FollowSymlinks, Inode, SpanSource,
-};
+use lamina_flist::{FileSpan, FileType, Flist, FlistError, FollowSymlinks, Inode, SpanSource};
 use lamina_proto::lamina::v1::read_tree_response::Part;
 use lamina_proto::lamina::v1::{ReadTreeResponse, TreeEntry};
-use lamina_store::{ChunkReader, ChunkSource, ReadOptions, StoreOptions, StoreSet, StoreSpec};
+use lamina_store::{
+    ChunkReader, ChunkSource, ReadOptions, StoreOptions, StoreSet, StoreSpec, entries_within,
+    part_within,
+};
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
@@ -147,18 +148,13 @@ async fn send_span(
     offset: u64,
     to: &Sender,
 ) -> Result<bool, NodeError> {
-    let end = offset + span.len;
-    let entries: Vec<BlobEntry> = flist
-        .blob_entries(usize::from(blob))
-        .into_iter()
-        .flatten()
-        .skip_while(|entry| entry.offset + u64::from(entry.len) <= offset)
-        .take_while(|entry| entry.offset < end)
-        .collect();
+    let range = offset..offset + span.len;
     let mut at = offset;
-    for window in entries.chunks(WINDOW) {
-        let located: Option<Vec<ChunkSource>> =
-            window.iter().map(|entry| locate(flist, entry)).collect();
+    for window in entries_within(flist, blob, &range).chunks(WINDOW) {
+        let located: Option<Vec<ChunkSource>> = window
+            .iter()
+            .map(|entry| ChunkSource::of(flist, entry.chunk))
+            .collect();
         let located = located.ok_or_else(|| {
             NodeError::new(Code::DataLoss, "the flist does not say where a chunk is")
         })?;
@@ -169,23 +165,17 @@ async fn send_span(
             })
         })?;
         for (entry, bytes) in window.iter().zip(plain) {
-            let from = offset.saturating_sub(entry.offset) as usize;
-            let to_byte = (end - entry.offset).min(bytes.len() as u64) as usize;
+            let part = part_within(entry, bytes.len(), &range);
+            let next = entry.offset + part.end as u64;
             if !zeros(to, entry.offset.saturating_sub(at)).await
-                || !pieces(to, bytes.slice(from..to_byte)).await
+                || !pieces(to, bytes.slice(part)).await
             {
                 return Ok(false);
             }
-            at = entry.offset + to_byte as u64;
+            at = next;
         }
     }
-    Ok(zeros(to, end - at).await)
-}
-
-fn locate(flist: &Flist, entry: &BlobEntry) -> Option<ChunkSource> {
-    let chunk = flist.chunk(entry.chunk)?;
-    let pack = flist.pack(chunk.pack)?;
-    Some(ChunkSource { chunk, pack })
+    Ok(zeros(to, range.end - at).await)
 }
 
 fn open_stores(have: &Have) -> Result<ChunkReader, NodeError> {

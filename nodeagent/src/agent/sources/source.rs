@@ -277,10 +277,6 @@ impl Provider {
     /// Where an entry's chunk is stored; `None` if the flist's tables do not say, which its check
     /// rules out.
     pub(crate) fn locate(&self, entry: u32) -> Option<ChunkSource> {
-        let chunk = self.flist.chunk(*self.chunks.get(entry as usize)?)?;
-        Some(ChunkSource {
-            chunk,
-            pack: self.flist.pack(chunk.pack)?,
-        })
+        ChunkSource::of(&self.flist, *self.chunks.get(entry as usize)?)
     }
 }
