@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lamina_proto::lamina::v1::{FlistInfo, PublishResponse, Warm};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::watch;
 use tokio::time::timeout_at;
 use tonic::Code;
 
@@ -133,7 +133,7 @@ impl Publisher {
         let publisher = Arc::clone(self);
         let job = tokio::spawn(async move {
             let done = publisher.publish_now(order, slot.cancel.subscribe()).await;
-            end_turn(turn);
+            drop(turn);
             done
         });
         match timeout_at(end, job).await {
@@ -334,7 +334,7 @@ impl Publisher {
             let job = tokio::spawn(async move {
                 let done = publisher.unpublish_now(&key, &target).await;
                 drop(slot);
-                end_turn(turn);
+                drop(turn);
                 done
             });
             match timeout_at(end, job).await {
@@ -404,11 +404,6 @@ impl Publisher {
         slots.retain(|_, slot| Arc::strong_count(slot) > 1);
         Arc::clone(slots.entry(key.clone()).or_default())
     }
-}
-
-/// The next one's turn.
-fn end_turn(turn: OwnedMutexGuard<()>) {
-    drop(turn);
 }
 
 fn response(record: &Record, flist: FlistInfo) -> PublishResponse {

@@ -21,6 +21,7 @@ use super::library::Phase;
 use super::order::Order;
 use super::publish::Publisher;
 use super::source::{Named, stores_digest};
+use super::target::Target;
 use super::volumes::VolumeId;
 use super::warm::Warming;
 use super::{Parts, info, stats, tree};
@@ -110,6 +111,16 @@ impl Service {
         // Who is gone does not need it.
         let _ = tell.send(Ok(last)).await;
         Ok(())
+    }
+
+    /// A volume and, where one is named, its target.
+    fn volume(&self, id: &str, target: &str) -> Result<(VolumeId, Option<Target>), NodeError> {
+        let id = VolumeId::parse(id)?;
+        let target = match target {
+            "" => None,
+            text => Some(self.parts.targets.parse(text)?),
+        };
+        Ok((id, target))
     }
 
     async fn forget_now(&self, request: ForgetRequest) -> Result<ForgetResponse, NodeError> {
@@ -218,14 +229,7 @@ impl Node for Service {
     ) -> Result<Response<UnpublishResponse>, Status> {
         let (began, patience) = (Instant::now(), patience(&request));
         let request = request.into_inner();
-        let parsed = VolumeId::parse(&request.volume_id).and_then(|id| {
-            let target = match request.target.as_str() {
-                "" => None,
-                text => Some(self.parts.targets.parse(text)?),
-            };
-            Ok((id, target))
-        });
-        let done = match parsed {
+        let done = match self.volume(&request.volume_id, &request.target) {
             Ok((id, target)) => self.publisher.unpublish(&id, target, patience).await,
             Err(error) => Err(error),
         };
@@ -248,14 +252,7 @@ impl Node for Service {
     ) -> Result<Response<GetVolumeStatsResponse>, Status> {
         let began = Instant::now();
         let request = request.into_inner();
-        let parsed = VolumeId::parse(&request.volume_id).and_then(|id| {
-            let target = match request.target.as_str() {
-                "" => None,
-                text => Some(self.parts.targets.parse(text)?),
-            };
-            Ok((id, target))
-        });
-        let done = match parsed {
+        let done = match self.volume(&request.volume_id, &request.target) {
             Ok((id, target)) => stats::usage(&self.parts, &id, target).await,
             Err(error) => Err(error),
         };
