@@ -2,6 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::nodes::Place;
+
 /// `nodes` in order of preference for `key`: the same for everybody who asks.
 pub(crate) fn ranked<'a>(key: &str, nodes: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut all: Vec<(u64, &str)> = nodes
@@ -10,6 +12,16 @@ pub(crate) fn ranked<'a>(key: &str, nodes: impl IntoIterator<Item = &'a str>) ->
         .collect();
     all.sort_by(|a, b| b.cmp(a));
     all.into_iter().map(|(_, node)| node).collect()
+}
+
+/// The one of `places` that `key` prefers; none only where there are none.
+pub(crate) fn first<'a>(
+    key: &str,
+    places: impl IntoIterator<Item = &'a Place>,
+) -> Option<&'a Place> {
+    places
+        .into_iter()
+        .max_by_key(|place| (weight(key, &place.name), &place.name))
 }
 
 fn weight(key: &str, node: &str) -> u64 {

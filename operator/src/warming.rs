@@ -21,6 +21,24 @@ pub(crate) struct Warmed {
     pub(crate) fault: Option<Fault>,
 }
 
+/// Names of nodes in a status.
+const NODES_MAX: usize = 256;
+
+/// Where a status says what became of a round.
+pub(crate) struct Round<'a> {
+    /// How many nodes shall hold it.
+    pub(crate) wanted: &'a mut i32,
+    /// How many do.
+    pub(crate) warm: &'a mut i32,
+    /// Their names.
+    pub(crate) nodes: &'a mut Vec<String>,
+}
+
+/// `3 of 5 nodes hold the data`.
+pub(crate) fn summary(warm: i32, wanted: i32) -> String {
+    format!("{warm} of {wanted} nodes hold the data")
+}
+
 /// Nodes to keep `key` on.
 pub(crate) fn chosen<'a>(
     key: &str,
@@ -63,13 +81,25 @@ impl Warmed {
         }
     }
 
-    /// `3 of 5 nodes`.
-    pub(crate) fn summary(&self) -> String {
-        format!(
-            "{} of {} nodes hold the data",
-            self.nodes.len(),
-            self.wanted
-        )
+    /// Writes it into an object's status; the fault says how far it came, too.
+    pub(crate) fn record(self, status: Round<'_>) -> Result<(), Fault> {
+        let Round {
+            wanted,
+            warm,
+            nodes,
+        } = status;
+        *wanted = i32::try_from(self.wanted).unwrap_or(i32::MAX);
+        *warm = i32::try_from(self.nodes.len()).unwrap_or(i32::MAX);
+        *nodes = self.nodes;
+        nodes.truncate(NODES_MAX);
+        let summary = summary(*warm, *wanted);
+        match self.fault {
+            Some(fault) => Err(Fault {
+                message: format!("{summary}; {}", fault.message),
+                ..fault
+            }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -13,14 +13,14 @@ use lamina_crds::{Flist, FlistFrom, FlistStatus};
 use crate::context::Ctx;
 use crate::deletion;
 use crate::ensure::ensure;
-use crate::events::say;
+use crate::events::{say, warn_if_unready};
 use crate::fault::Fault;
 use crate::keys::store_urls;
 use crate::nodes::{self, Place};
-use crate::place::ranked;
+use crate::place;
 use crate::pull_secrets::docker_config;
 use crate::status::{self, Conditions};
-use crate::warming;
+use crate::warming::{self, Round};
 
 /// How often nodes are asked whether they still hold what they should.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -93,18 +93,12 @@ async fn advance(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<D
     let amount = warming::amount(flist.spec.warm);
     let request = build::request(source, amount, &known.stores);
     let warmed = warming::warm(ctx, &chosen, &request).await;
-    status.nodes_wanted = i32::try_from(warmed.wanted).unwrap_or(i32::MAX);
-    status.nodes_warm = i32::try_from(warmed.nodes.len()).unwrap_or(i32::MAX);
-    let summary = warmed.summary();
-    status.nodes = warmed.nodes;
-    status.nodes.truncate(256);
-    match warmed.fault {
-        Some(fault) => Err(Fault {
-            message: format!("{summary}; {}", fault.message),
-            ..fault
-        }),
-        None => Ok(LOOK_AGAIN),
-    }
+    warmed.record(Round {
+        wanted: &mut status.nodes_wanted,
+        warm: &mut status.nodes_warm,
+        nodes: &mut status.nodes,
+    })?;
+    Ok(LOOK_AGAIN)
 }
 
 /// Makes the flist; afterwards the status has its digest and sizes.
@@ -126,11 +120,7 @@ async fn make(
         other => build::first(other, &known.docker_config, &known.stores),
     };
     let key = flist.uid().unwrap_or_default();
-    let order = ranked(&key, places.iter().map(|place| place.name.as_str()));
-    let first = places
-        .iter()
-        .find(|place| Some(&place.name.as_str()) == order.first());
-    let place = first.copied().unwrap_or(places[0]);
+    let place = place::first(&key, places.iter().copied()).unwrap_or(places[0]);
     let info = ensure(ctx, place, build::request(source, 0, &known.stores)).await?;
     build::indexed(status, &info);
     Ok(())
@@ -139,10 +129,7 @@ async fn make(
 fn conclude(flist: &Flist, status: &mut FlistStatus, fault: Option<&Fault>) {
     let made = status.entries.is_some();
     let digest = status.digest.clone().unwrap_or_default();
-    let warm = format!(
-        "{} of {} nodes hold the data",
-        status.nodes_warm, status.nodes_wanted
-    );
+    let warm = warming::summary(status.nodes_warm, status.nodes_wanted);
     let mut said = Conditions {
         all: &mut status.conditions,
         generation: flist.metadata.generation,
@@ -165,12 +152,6 @@ fn conclude(flist: &Flist, status: &mut FlistStatus, fault: Option<&Fault>) {
 }
 
 async fn tell(flist: &Flist, ctx: &Ctx, old: &FlistStatus, new: &FlistStatus) {
-    let (before, after) = (
-        lamina_crds::conditions::find(&old.conditions, "Ready"),
-        lamina_crds::conditions::find(&new.conditions, "Ready"),
-    );
-    let Some(after) = after else { return };
-    let moved = before.is_none_or(|before| before.reason != after.reason);
     if old.entries.is_none()
         && let Some(digest) = new.digest.as_ref().filter(|_| new.entries.is_some())
     {
@@ -180,14 +161,7 @@ async fn tell(flist: &Flist, ctx: &Ctx, old: &FlistStatus, new: &FlistStatus) {
             new.size.as_deref().unwrap_or("?"),
         );
         say(&ctx.recorder, flist, EventType::Normal, "Indexed", &note).await;
-    } else if moved && after.status == "False" && after.reason != "Working" {
-        say(
-            &ctx.recorder,
-            flist,
-            EventType::Warning,
-            &after.reason,
-            &after.message,
-        )
-        .await;
+    } else {
+        warn_if_unready(&ctx.recorder, flist, &old.conditions, &new.conditions).await;
     }
 }

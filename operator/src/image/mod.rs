@@ -17,14 +17,14 @@ use lamina_crds::{Image, ImageStatus};
 use crate::context::Ctx;
 use crate::deletion;
 use crate::ensure::ensure;
-use crate::events::say;
+use crate::events::{say, warn_if_unready};
 use crate::fault::Fault;
 use crate::keys::store_urls;
 use crate::nodes::{self, Place};
-use crate::place::ranked;
+use crate::place;
 use crate::pull_secrets::docker_config;
 use crate::status::{self, Conditions};
-use crate::warming;
+use crate::warming::{self, Round};
 
 /// How often nodes are asked whether they still hold what they should.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -81,11 +81,7 @@ async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<D
     let now = Timestamp::now();
     if build::is_due(image, status, now) {
         let key = &image.spec.reference;
-        let order = ranked(key, places.iter().map(|place| place.name.as_str()));
-        let first = places
-            .iter()
-            .find(|place| Some(&place.name.as_str()) == order.first());
-        let place = first.copied().unwrap_or(places[0]);
+        let place = place::first(key, places.iter().copied()).unwrap_or(places[0]);
         let request = build::convert(image, &known.docker_config, &known.stores);
         let info = ensure(ctx, place, request).await?;
         build::converted(status, &info, now);
@@ -94,18 +90,12 @@ async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<D
     let chosen = warming::chosen(&image.spec.reference, &places, image.spec.replicas);
     let request = build::warm(image, status, &known.docker_config, &known.stores);
     let warmed = warming::warm(ctx, &chosen, &request).await;
-    status.nodes_wanted = i32::try_from(warmed.wanted).unwrap_or(i32::MAX);
-    status.nodes_warm = i32::try_from(warmed.nodes.len()).unwrap_or(i32::MAX);
-    let summary = warmed.summary();
-    status.nodes = warmed.nodes;
-    status.nodes.truncate(256);
-    match warmed.fault {
-        Some(fault) => Err(Fault {
-            message: format!("{summary}; {}", fault.message),
-            ..fault
-        }),
-        None => Ok(build::next_look(image, LOOK_AGAIN)),
-    }
+    warmed.record(Round {
+        wanted: &mut status.nodes_wanted,
+        warm: &mut status.nodes_warm,
+        nodes: &mut status.nodes,
+    })?;
+    Ok(build::next_look(image, LOOK_AGAIN))
 }
 
 /// The conditions of what was reached.
@@ -115,10 +105,7 @@ fn conclude(image: &Image, status: &mut ImageStatus, fault: Option<&Fault>) {
         status.digest.clone().unwrap_or_default(),
         status.flist.clone().unwrap_or_default(),
     );
-    let warm = format!(
-        "{} of {} nodes hold the data",
-        status.nodes_warm, status.nodes_wanted
-    );
+    let warm = warming::summary(status.nodes_warm, status.nodes_wanted);
     let mut said = Conditions {
         all: &mut status.conditions,
         generation: image.metadata.generation,
@@ -152,12 +139,6 @@ fn conclude(image: &Image, status: &mut ImageStatus, fault: Option<&Fault>) {
 }
 
 async fn tell(image: &Image, ctx: &Ctx, old: &ImageStatus, new: &ImageStatus) {
-    let (before, after) = (
-        lamina_crds::conditions::find(&old.conditions, "Ready"),
-        lamina_crds::conditions::find(&new.conditions, "Ready"),
-    );
-    let Some(after) = after else { return };
-    let moved = before.is_none_or(|before| before.reason != after.reason);
     if old.flist != new.flist
         && let Some(flist) = &new.flist
     {
@@ -168,14 +149,7 @@ async fn tell(image: &Image, ctx: &Ctx, old: &ImageStatus, new: &ImageStatus) {
             crate::quantity::size(new.bytes_stored.unwrap_or(0).unsigned_abs()),
         );
         say(&ctx.recorder, image, EventType::Normal, "Converted", &note).await;
-    } else if moved && after.status == "False" && after.reason != "Working" {
-        say(
-            &ctx.recorder,
-            image,
-            EventType::Warning,
-            &after.reason,
-            &after.message,
-        )
-        .await;
+    } else {
+        warn_if_unready(&ctx.recorder, image, &old.conditions, &new.conditions).await;
     }
 }

@@ -15,7 +15,7 @@ use crate::events::say;
 use crate::fault::{Fault, from_status};
 use crate::keys::store_url;
 use crate::nodes::{self, Place};
-use crate::place::ranked;
+use crate::place;
 use crate::quantity::size;
 use crate::status::{self, Conditions};
 
@@ -92,14 +92,7 @@ async fn look(store: &Store, ctx: &Ctx, status: &mut StoreStatus) -> Result<Dura
 }
 
 fn pick<'a>(store: &Store, places: &'a [Place]) -> Result<&'a Place, Fault> {
-    let order = ranked(
-        &store.spec.url,
-        places.iter().map(|place| place.name.as_str()),
-    );
-    order
-        .first()
-        .and_then(|name| places.iter().find(|place| place.name == *name))
-        .ok_or_else(|| Fault::no_node(false))
+    place::first(&store.spec.url, places).ok_or_else(|| Fault::no_node(false))
 }
 
 fn conclude(store: &Store, status: &mut StoreStatus, fault: Option<&Fault>) {
