@@ -49,10 +49,17 @@ write_union() {
   [ "$(cat /m/dir/file-1)" = changed ] && [ ! -e /m/dir/file-2 ] && [ "$(cat /m/new/file)" = new ] || return 1
   lamina umount /m && [ "$(cat /src/dir/file-1)" = "file 1" ]
 }
+pid_of() { # pid_of ROLE CACHE: of the instance with that cache, while others may be ending
+  for process in /proc/[0-9]*; do
+    case "$(tr '\0' ' ' < "$process/cmdline" 2> /dev/null) " in
+      *"mountd --role $1 "*"--cache $2 "*) echo "${process#/proc/}"; return ;;
+    esac
+  done
+  echo "no process has the role $1 for $2"; return 1
+}
 survives() { # survives ROLE: kill it, reads of data that is not here yet go on
   lamina mount /src.fl /m --timeout 120s --cache "/cache-kill-$1" --no-prefetch || return 1
-  pid=$(ps -o pid,args | grep -e "mountd --role $1" | grep -v grep | awk '{print $1}' | head -n 1)
-  kill -9 "$pid" || return 1
+  pid=$(pid_of "$1" "/cache-kill-$1") && kill -9 "$pid" || { echo "$pid"; return 1; }
   same /m && lamina umount /m
 }
 
