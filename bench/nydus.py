@@ -11,7 +11,7 @@ import subprocess
 
 from .corpus import images
 from .corpus.paths import CACHE
-from .corpus.registry import _Client
+from .corpus.registry import Client
 from .setup import Bench, wait_for
 
 VERSION = "2.2.0"
@@ -75,7 +75,7 @@ def converted(bench: Bench, image: images.Image) -> pathlib.Path | None:
         except RuntimeError as error:
             bench.note(f"peer nydusd cannot take {image.name}: {error}")
             return None
-        client = _Client(bench.registry)
+        client = Client(bench.registry)
         for blob in (out / "blobs").iterdir():
             client.put_blob(f"nydus/{image.name}", f"sha256:{blob.name}", blob)
     return out / "image.boot"
