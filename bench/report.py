@@ -31,8 +31,8 @@ TITLES = {
 # What is known of the distance to the targets; measured by profiling, to be revised with the code.
 LIMITS = {
     "A1": "The kernel serves all of it. With four readers on two cores the order of runs matters more than the file system.",
-    "A2": "Directly on EROFS a mapped file is touched in smaller folios than on ext4: EROFS takes its read-ahead (128 KiB) from a"
-          " device it does not have, so it cannot be raised. Below overlayfs, where containers read, both are alike.",
+    "A2": "Large reads fill the page cache with large folios: a mount whose data is all local gets the read-ahead of the cache's disk. One"
+          " that lacks data keeps the kernel's 128 KiB, and its warm random reads cost up to a third more than where a disk has 8 MiB.",
     "A5": "Without a profile the import and library graph in the flist leads the way; the rest is demand misses of library code"
           " (one round trip each) and, on the shaped link, whole chunks for pages.",
     "A6": "Chunks average 64 KiB and code is touched in pages: in units of 64 KiB the touched bytes are 1.5 times the pages. Libraries"

@@ -9,7 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -27,8 +27,6 @@ pub struct ErofsOptions {
     /// device, once for the file), better for random reads and many readers;
     /// worse for one cold sequential reader.
     pub directio: bool,
-    /// Size of speculative reads of the mount; the kernel's default is 128 KiB.
-    pub read_ahead_kb: Option<u32>,
     /// Leave out `nodev,nosuid`.
     pub trusted: bool,
 }
@@ -37,7 +35,6 @@ impl Default for ErofsOptions {
     fn default() -> Self {
         Self {
             directio: true,
-            read_ahead_kb: None,
             trusted: false,
         }
     }
@@ -64,15 +61,6 @@ pub enum ErofsError {
         #[source]
         source: FsError,
     },
-    /// The read-ahead could not be set.
-    #[error("set read-ahead of {path}")]
-    ReadAhead {
-        /// The sysfs file.
-        path: PathBuf,
-        /// What writing said.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// Mounts the EROFS image `flist` with `devices` in table order; the result is
@@ -88,28 +76,24 @@ pub enum ErofsError {
 pub fn mount_erofs(
     flist: &Path,
     devices: &[PathBuf],
-    options: &ErofsOptions,
+    options: ErofsOptions,
 ) -> Result<DetachedMount, ErofsError> {
     let image = open_regular(flist)?;
     let opened = devices
         .iter()
         .map(|path| open_regular(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let mount = build(flist, &image, &opened, options).map_err(|source| ErofsError::Mount {
+    build(flist, &image, &opened, options).map_err(|source| ErofsError::Mount {
         flist: flist.to_owned(),
         source,
-    })?;
-    if let Some(kb) = options.read_ahead_kb {
-        set_read_ahead_kb(mount.as_fd(), kb)?;
-    }
-    Ok(mount)
+    })
 }
 
 fn build(
     flist: &Path,
     image: &File,
     devices: &[File],
-    options: &ErofsOptions,
+    options: ErofsOptions,
 ) -> Result<DetachedMount, FsError> {
     let context = FsContext::open("erofs")?;
     // The source is what people see in mount tables: the path if it fits.
@@ -129,26 +113,6 @@ fn build(
         attributes |= MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     }
     context.mount(attributes)
-}
-
-/// Sets how much the kernel reads ahead on the mount behind `mount`: more helps
-/// sequential readers, less helps random mmap.
-///
-/// # Errors
-/// [`ErofsError::ReadAhead`] if sysfs has no such entry or refuses.
-pub fn set_read_ahead_kb(mount: BorrowedFd<'_>, kb: u32) -> Result<(), ErofsError> {
-    let failed = |path: &Path, source| ErofsError::ReadAhead {
-        path: path.to_owned(),
-        source,
-    };
-    let stat =
-        rustix::fs::fstat(mount).map_err(|errno| failed(Path::new("the mount"), errno.into()))?;
-    let (major, minor) = (
-        rustix::fs::major(stat.st_dev),
-        rustix::fs::minor(stat.st_dev),
-    );
-    let path = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"));
-    std::fs::write(&path, kb.to_string()).map_err(|source| failed(&path, source))
 }
 
 /// Opens for reading; a FIFO, device or directory is refused.

@@ -6,6 +6,7 @@ pub mod filler;
 pub mod fscontext;
 pub mod loopdev;
 pub mod probe;
+pub mod read_ahead;
 pub mod session;
 mod sys;
 pub mod treefs;

@@ -205,6 +205,9 @@ pub struct MountInfo {
     pub profile: String,
     /// Time the mount call took inside the agent, microseconds.
     pub ready_us: u64,
+    /// How much the kernel reads ahead on this mount, KiB: its default while data is missing, the
+    /// cache disk's own once all is local. None where the mount has no such figure of its own.
+    pub read_ahead_kb: Option<u32>,
 }
 
 /// The node cache of an instance.

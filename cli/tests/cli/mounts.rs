@@ -197,6 +197,46 @@ fn prefetch_makes_paths_local_before_anybody_reads() {
     machine.ok(&["umount", "m"]);
 }
 
+/// Mounts until the agent is certain which figure in sysfs is the mount's: others mount meanwhile.
+fn mount_with_a_known_read_ahead(machine: &Machine) -> u64 {
+    let mut known = None;
+    let certain = wait_until(|| {
+        machine.ok(&["mount", "x.fl", "m"]);
+        known = machine.json(&["mounts"])["mounts"][0]["read_ahead_kb"].as_u64();
+        if known.is_none() {
+            machine.ok(&["umount", "m"]);
+        }
+        known.is_some()
+    });
+    assert!(certain, "{}", machine.log());
+    known.unwrap()
+}
+
+/// Page cache folios are as large as the reads that filled them: small ones make warm reads slower.
+#[test]
+fn what_is_all_local_is_read_ahead_like_the_disk_it_is_on() {
+    let machine = packed();
+    machine.dir("m");
+    assert_eq!(
+        mount_with_a_known_read_ahead(&machine),
+        128,
+        "data is missing"
+    );
+    machine.ok(&["prefetch", "m", "/"]);
+    let cache = machine.path("cache");
+    let disk = lamina_mount::read_ahead::of_disk(&cache).map_or(128, |kb| kb.max(128));
+    let read_ahead =
+        |machine: &Machine| machine.json(&["mounts"])["mounts"][0]["read_ahead_kb"].as_u64();
+    assert_eq!(read_ahead(&machine), Some(disk.into()), "all is local");
+    machine.ok(&["umount", "m"]);
+    assert_eq!(
+        mount_with_a_known_read_ahead(&machine),
+        u64::from(disk),
+        "from the start"
+    );
+    machine.ok(&["umount", "m"]);
+}
+
 /// Unmounts, forgets all data, mounts again: so many bytes come without anybody reading.
 fn mount_with_empty_cache_brings(machine: &Machine, bytes: u64) {
     machine.ok(&["umount", "m"]);

@@ -109,7 +109,7 @@ struct Places {
 /// One image with a union on it, used a little, taken down.
 fn round(packed: &Packed, places: &Places) {
     let devices: Vec<PathBuf> = packed.blobs.iter().map(|(_, path)| path.clone()).collect();
-    mount_erofs(&packed.flist_path, &devices, &ErofsOptions::default())
+    mount_erofs(&packed.flist_path, &devices, ErofsOptions::default())
         .expect("mounting")
         .attach(&places.image)
         .expect("attaching");

@@ -10,6 +10,7 @@ use lamina_mount::erofs::{ErofsOptions, mount_erofs};
 use lamina_mount::fscontext::{DetachedMount, FsError};
 use lamina_mount::loopdev::{self, LoopIo};
 use lamina_mount::probe::{self, Mode};
+use lamina_mount::read_ahead::Bdi;
 use lamina_mount::union::{self, Lower, Union, UnionOptions, UnionSpec, Upper, UpperDirs};
 use lamina_mount::unmount::mountinfo::{MountEntry, MountIdentity, MountTable};
 use rustix::fs;
@@ -30,6 +31,13 @@ pub(crate) fn only(mode: ModeRequest) -> Option<Mode> {
     }
 }
 
+/// How a flist was mounted.
+pub(crate) struct Mounted {
+    pub(crate) mode: Mode,
+    /// What sets its read-ahead, where that is this mount's alone and is known.
+    pub(crate) bdi: Option<Bdi>,
+}
+
 /// Mounts a prepared flist at its own mount point and says how.
 pub(crate) fn mount(
     live: &LiveFlist,
@@ -37,7 +45,7 @@ pub(crate) fn mount(
     run_dir: &Path,
     at: &Path,
     request: ModeRequest,
-) -> Result<Mode> {
+) -> Result<Mounted> {
     std::fs::create_dir_all(at).map_err(|error| failure(of_io(&error), &error))?;
     let devices: Vec<PathBuf> = live
         .sources
@@ -47,32 +55,36 @@ pub(crate) fn mount(
             false => cache.data_path(&source.id),
         })
         .collect();
-    let by = |mode| match mode {
-        Mode::Erofs => over_files(live, &devices, at).map(|()| mode),
-        Mode::ErofsLoop => over_loops(live, &devices, at).map(|()| mode),
-        Mode::Fuse => over_fuse(live, cache, run_dir, at).map(|()| mode),
+    let by = |mode| {
+        let bdi = match mode {
+            Mode::Erofs => over_files(live, &devices, at)?,
+            Mode::ErofsLoop => over_loops(live, &devices, at).map(|()| None)?,
+            Mode::Fuse => over_fuse(live, cache, run_dir, at).map(|()| None)?,
+        };
+        Ok(Mounted { mode, bdi })
     };
-    let mode = chosen(request, cache, by)?;
+    let mounted = chosen(request, cache, by)?;
     // What somebody mounts on a target must not come back here through a shared parent.
     mount_change(at, MountPropagationFlags::PRIVATE)
         .map_err(|errno| failure(FailureKind::Other, &std::io::Error::from(errno)))?;
-    Ok(mode)
+    Ok(mounted)
 }
 
 fn chosen(
     request: ModeRequest,
     cache: &CacheDir,
-    by: impl Fn(Mode) -> Result<Mode>,
-) -> Result<Mode> {
+    by: impl Fn(Mode) -> Result<Mounted>,
+) -> Result<Mounted> {
     if let Some(mode) = only(request).or(AUTO.get().copied()) {
         return by(mode);
     }
     // Probing takes a tenth of a second, most kernels do the best mode, and trying it is a probe too.
-    let mode = by(Mode::Erofs).or_else(|refused| match probed(cache.root())? {
+    let mounted = by(Mode::Erofs).or_else(|refused| match probed(cache.root())? {
         Mode::Erofs => Err(refused),
         mode => by(mode),
     })?;
-    Ok(*AUTO.get_or_init(|| mode))
+    AUTO.get_or_init(|| mounted.mode);
+    Ok(mounted)
 }
 
 /// The mode that worked: it cannot change while the kernel runs.
@@ -89,13 +101,15 @@ fn probed(scratch: &Path) -> Result<Mode> {
         .map_err(|error| failure(FailureKind::Other, &error))
 }
 
-fn over_files(live: &LiveFlist, devices: &[PathBuf], at: &Path) -> Result<()> {
+fn over_files(live: &LiveFlist, devices: &[PathBuf], at: &Path) -> Result<Option<Bdi>> {
     let options = ErofsOptions::default();
-    let mount = mount_erofs(&live.admitted.path, devices, &options)
-        .map_err(|error| failure(FailureKind::Other, &error))?;
+    let make = || mount_erofs(&live.admitted.path, devices, options);
+    let (mount, bdi) =
+        Bdi::of_new("erofs", make).map_err(|error| failure(FailureKind::Other, &error))?;
     mount
         .attach(at)
-        .map_err(|error| failure(FailureKind::Other, &error))
+        .map_err(|error| failure(FailureKind::Other, &error))?;
+    Ok(bdi)
 }
 
 fn over_loops(live: &LiveFlist, devices: &[PathBuf], at: &Path) -> Result<()> {

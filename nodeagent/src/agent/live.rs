@@ -10,6 +10,7 @@ use crate::mountd::Watch;
 use lamina_flist::{BlobId, FlistDigest, Profile, ProfileSource};
 use lamina_mount::blobfs::BlobStats;
 use lamina_mount::probe::Mode;
+use lamina_mount::read_ahead::Bdi;
 use lamina_mount::union::UpperDirs;
 use lamina_mount::unmount::mountinfo::MountIdentity;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,10 @@ pub(crate) struct LiveFlist {
     /// Lives as long as its file system, which open files keep after every target is gone; `None`
     /// where the kernel could not be asked.
     pub(crate) watch: Option<Watch>,
+    /// What sets the read-ahead of its mount, where that is known.
+    pub(crate) bdi: Option<Bdi>,
+    /// Whether that was set as for data that is all local.
+    pub(crate) reads_far: AtomicBool,
     /// The profile that prefetch follows.
     pub(crate) profile: Option<Profile>,
     /// What is to be fetched before anybody asks.
@@ -136,6 +141,7 @@ impl LiveMount {
             bytes_local,
             profile: live.profile_kind().to_owned(),
             ready_us: self.ready_us.load(Ordering::Relaxed),
+            read_ahead_kb: live.bdi.as_ref().and_then(|bdi| bdi.read_ahead_kb().ok()),
             ..MountInfo::default()
         };
         let lasts = live.sources.iter().filter_map(|source| source.last_error());
@@ -171,6 +177,9 @@ pub(crate) struct Extra {
     /// [`LiveFlist::mount_point`].
     #[serde(default)]
     pub(crate) mount_point: Option<PathBuf>,
+    /// [`LiveFlist::bdi`].
+    #[serde(default)]
+    pub(crate) bdi: Option<Bdi>,
     /// A writable target's own file system, which open files keep after the target is gone, whatever
     /// other targets the flist has; `None` where the kernel could not be asked.
     #[serde(default)]

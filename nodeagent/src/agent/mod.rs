@@ -96,11 +96,12 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let watching = tokio::spawn(watch::unmounts(Arc::clone(&agent)));
     let upkeep = tokio::spawn(watch::upkeep(Arc::clone(&agent)));
     let tending = tokio::spawn(watch::loose_ends(Arc::clone(&agent)));
+    let pacing = tokio::spawn(watch::pace(Arc::clone(&agent)));
     let ended = tokio::select! {
         ended = calls::serve(calls, Arc::clone(&agent)) => ended,
         lost = &mut filling => Err(anyhow::anyhow!("fills cannot be answered any more: {lost:?}")),
     };
-    for task in [watching, upkeep, tending] {
+    for task in [watching, upkeep, tending, pacing] {
         task.abort();
     }
     filling.abort();

@@ -18,6 +18,7 @@ mod doubt;
 mod learning;
 mod list;
 pub(super) mod own;
+mod pace;
 mod pending;
 mod show;
 mod umount;

@@ -57,6 +57,17 @@ pub(crate) async fn loose_ends(agent: Arc<Agent>) {
     }
 }
 
+/// Between two looks at what is all local: a walk through the bits of what is mounted.
+const PACE_EVERY: Duration = Duration::from_secs(2);
+
+/// Keeps the read-ahead of mounts to what they hold.
+pub(crate) async fn pace(agent: Arc<Agent>) {
+    loop {
+        tokio::time::sleep(PACE_EVERY).await;
+        agent.pace_all().await;
+    }
+}
+
 /// Drops expired data now and then, and keeps profiles of mounts that never end.
 pub(crate) async fn upkeep(agent: Arc<Agent>) {
     loop {

@@ -68,7 +68,7 @@ fn survive_kills(seed: u64, way: Way, overlay: bool) {
                 directio,
                 ..ErofsOptions::default()
             };
-            node.mount(&image, &options)
+            node.mount(&image, options)
         }
     };
     if overlay {
@@ -138,7 +138,7 @@ fn readers_lose_nothing_while_the_daemons_are_replaced_by_another_program() {
         agent_delay_ms: Some(2..20),
     };
     let mut node = Node::start(dir.path(), &image, &setup);
-    let root = node.mount(&image, &ErofsOptions::default());
+    let root = node.mount(&image, ErofsOptions::default());
     let readers = Readers::start(&root, PROCESSES, THREADS, 6);
     for version in 0..REPLACEMENTS {
         let program = dir.path().join(format!("version{version}"));

@@ -32,7 +32,7 @@ fn mounted(setup: &Setup) -> Mounted {
     let dir = tempfile::tempdir().unwrap();
     let image = image::build(dir.path(), IMAGE_BYTES);
     let mut node = Node::start(dir.path(), &image, setup);
-    let root = node.mount(&image, &ErofsOptions::default());
+    let root = node.mount(&image, ErofsOptions::default());
     let mut files = Vec::new();
     for dir in std::fs::read_dir(root).unwrap() {
         for file in std::fs::read_dir(dir.unwrap().path()).unwrap() {
@@ -244,7 +244,7 @@ fn an_aborted_connection_is_replaced_and_the_image_can_be_mounted_anew() {
         "their nodes are gone"
     );
     node.unmount_all();
-    node.mount(&scene.image, &ErofsOptions::default());
+    node.mount(&scene.image, ErofsOptions::default());
     for file in files {
         read_page(file, 0).unwrap();
     }

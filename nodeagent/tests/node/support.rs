@@ -217,7 +217,7 @@ impl Node {
     }
 
     /// Registers the blobs and mounts the image as EROFS.
-    pub(crate) fn mount(&mut self, image: &Image, options: &ErofsOptions) -> PathBuf {
+    pub(crate) fn mount(&mut self, image: &Image, options: ErofsOptions) -> PathBuf {
         let devices = self.register(image);
         let mut mountd = self.mountd();
         let target = self.dir.join("mnt");

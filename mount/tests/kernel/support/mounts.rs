@@ -89,7 +89,7 @@ impl Drop for Mounted {
 
 fn erofs(packed: &Packed, target: &Path) {
     let devices: Vec<PathBuf> = packed.blobs.iter().map(|(_, path)| path.clone()).collect();
-    mount_erofs(&packed.flist_path, &devices, &ErofsOptions::default())
+    mount_erofs(&packed.flist_path, &devices, ErofsOptions::default())
         .expect("mounting")
         .attach(target)
         .expect("attaching");

@@ -132,6 +132,7 @@ impl Agent {
         Ok(LiveFlist {
             mode: extra.mode,
             watch: extra.watch,
+            bdi: extra.bdi.clone(),
             mount_point: own.unwrap_or_else(|| live.mount_point.clone()),
             ..live
         })

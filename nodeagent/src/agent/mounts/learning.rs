@@ -42,6 +42,7 @@ impl Agent {
         let before = live.bytes_fetched();
         let brought = Ahead::of(steps).drain(&self.fetcher).await;
         brought.map_err(|error| failure(error.kind(), &error))?;
+        self.pace_all().await;
         Ok(live.bytes_fetched() - before)
     }
 

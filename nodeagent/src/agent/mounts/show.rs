@@ -90,8 +90,9 @@ impl Agent {
                 take_down_own(&live.mount_point);
                 self.close(&live);
             })?;
-        live.mode = mounted;
-        if mounted == Mode::Fuse {
+        live.mode = mounted.mode;
+        live.bdi = mounted.bdi;
+        if live.mode == Mode::Fuse {
             // Whole-tree FUSE reads complete blobs through the mount daemon, too.
             live.served = live.sources.iter().map(|source| source.id).collect();
         }
@@ -109,6 +110,7 @@ impl Agent {
                 return Err(error);
             }
         }
+        self.pace(&live);
         Ok(Arc::new(live))
     }
 
@@ -153,6 +155,8 @@ impl Agent {
             sources,
             served,
             watch: None,
+            bdi: None,
+            reads_far: false.into(),
             guide: Guide::new(flist, profile.as_ref()),
             profile,
             ahead: Arc::default(),
@@ -191,6 +195,7 @@ impl Agent {
             shown: Some(view.identity()?),
             watch: live.watch,
             mount_point: Some(live.mount_point.clone()),
+            bdi: live.bdi.clone(),
             union,
             detached: false,
         };
