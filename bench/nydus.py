@@ -42,15 +42,16 @@ def install() -> bool:
 def convert(image: images.Image, out: pathlib.Path) -> tuple[pathlib.Path, float]:
     """Converts the image's layers; the merged bootstrap and the CPU seconds it took."""
     blobs = out / "blobs"
+    shutil.rmtree(out, ignore_errors=True)
     blobs.mkdir(parents=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     bootstraps = []
     for layer in images.build(image):
         known, made = set(os.listdir(blobs)), out / "layer.boot"
         _tool("create", "-t", "targz-rafs", "--bootstrap", made, "--blob-dir", blobs, layer.blob)
-        # `merge` takes a layer's blob id from the name of its bootstrap.
-        blob = (set(os.listdir(blobs)) - known).pop()
-        bootstraps.append(made.rename(out / blob))
+        # `merge` takes a layer's blob id from the name of its bootstrap; a layer without file data has none.
+        new = set(os.listdir(blobs)) - known
+        bootstraps.append(made.rename(out / (new.pop() if new else layer.digest.removeprefix("sha256:"))))
     merged = out / "image.boot"
     _tool("merge", "--bootstrap", merged, *bootstraps)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

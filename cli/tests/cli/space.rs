@@ -356,6 +356,25 @@ fn a_disk_that_is_full_before_the_bound_evicts_and_reads_go_on() {
 }
 
 #[test]
+fn a_flist_finds_room_on_a_disk_full_of_what_nobody_uses() {
+    let machine = packed_noise();
+    let cache = machine.path("cache");
+    small_disk(&cache, 8 * MIB);
+    let target = machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--cache-size", "64MiB", "--no-prefetch"]);
+    read_anew(&target, 0).unwrap();
+    machine.ok(&["umount", "m"]);
+    machine.dir("little");
+    std::fs::write(machine.path("little/file"), vec![1; 100_000]).unwrap();
+    machine.ok(&["pack", "little", "-o", "little.fl", "-s", "store"]);
+    let hog = std::fs::write(cache.join("somebody's"), vec![1; 8 * MIB as usize]);
+    assert_eq!(hog.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    machine.ok(&["mount", "little.fl", "m"]);
+    assert_eq!(std::fs::read(machine.path("m/file")).unwrap(), [1; 100_000]);
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
 fn a_disk_that_others_filled_is_named_with_what_to_do() {
     let machine = packed_noise();
     let cache = machine.path("cache");

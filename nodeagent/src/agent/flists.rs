@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// How often a copy is begun on a disk that others fill, too.
+const COPY_TRIES: usize = 4;
+
 /// A checked flist in the node's hands.
 #[derive(Debug, Clone)]
 pub(crate) struct Admitted {
@@ -125,7 +128,9 @@ impl FlistDir {
         let guard = RemoveOnDrop(&partial);
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         let mut room = self.room_for(from)?;
-        let copied = copy_file(from, &partial, room.bytes()).map_err(failed)?;
+        let copied = self
+            .copy_making_room(from, &partial, room.bytes())
+            .map_err(failed)?;
         let flist = open(&partial)?;
         if flist.digest() != *digest {
             let changed = io::Error::other("the file changed while it was copied; try again");
@@ -154,6 +159,19 @@ impl FlistDir {
             path: from.to_owned(),
             source,
         })
+    }
+
+    /// A full disk, by whomever: what may go makes room, as often as somebody else takes it.
+    fn copy_making_room(&self, from: &Path, to: &Path, max: u64) -> io::Result<u64> {
+        for _ in 1..COPY_TRIES {
+            match copy_file(from, to, max) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull
+                        && self.space.free_disk_blocking(max) => {}
+                copied => return copied,
+            }
+        }
+        copy_file(from, to, max)
     }
 
     fn check(&self, flist: &Flist, path: &Path) -> Result<(), AdmitError> {
