@@ -2,8 +2,9 @@
 //!
 //! The pod runs in the object's namespace, where others may read its spec: so only stores without
 //! credentials of their own are used, and the pod has no token. Its log's first line ends with the digest.
+//! The claim is mounted whole: kubelet would make the directory of a `subPath` that is not there.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodStatus};
 use kube::api::{DeleteParams, LogParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use lamina_crds::{Flist, LaminaCluster, PvcFrom};
@@ -20,19 +21,18 @@ pub(crate) async fn packed(
     stores: &[String],
 ) -> Result<String, Fault> {
     checked(stores)?;
-    let api = Api::<Pod>::namespaced(ctx.client.clone(), &flist.namespace().unwrap_or_default());
+    let namespace = flist.namespace().unwrap_or_default();
+    let api = Api::<Pod>::namespaced(ctx.client.clone(), &namespace);
     let name = pod_name(flist);
     let Some(pod) = api.get_opt(&name).await? else {
+        exists(ctx, &namespace, &claim.claim_name).await?;
         let pod = build(flist, claim, stores, &image(ctx).await?);
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
         api.create(&PostParams::default(), &pod).await?;
         return Err(Fault::working(format!("pod {name} reads the claim")));
     };
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    match phase {
+    let status = pod.status.unwrap_or_default();
+    match status.phase.as_deref() {
         Some("Succeeded") => {
             let log = api.logs(&name, &LogParams::default()).await?;
             let digest = digest(&log).ok_or_else(|| {
@@ -52,15 +52,54 @@ pub(crate) async fn packed(
             let log = api.logs(&name, &lines).await.unwrap_or_default();
             // Deleted, so that the next try starts anew.
             api.delete(&name, &DeleteParams::default()).await?;
-            Err(Fault::new(
-                "PackFailed",
-                format!("pod {name} failed: {}", log.trim()),
-            ))
+            let message = format!("pod {name} failed: {}", failure(&log, &status));
+            Err(Fault::new("PackFailed", message))
         }
-        _ => Err(Fault::working(format!(
-            "pod {name} is {}",
-            phase.unwrap_or("Pending").to_lowercase()
-        ))),
+        _ => Err(Fault::working(format!("pod {name} {}", progress(&status)))),
+    }
+}
+
+/// A pod that names a claim which is not there would wait for it without an end.
+async fn exists(ctx: &Ctx, namespace: &str, claim: &str) -> Result<(), Fault> {
+    let claims = Api::<PersistentVolumeClaim>::namespaced(ctx.client.clone(), namespace);
+    match claims.get_opt(claim).await? {
+        Some(_) => Ok(()),
+        None => Err(Fault::new(
+            "NoSuchClaim",
+            format!(
+                "there is no PersistentVolumeClaim {claim} in namespace {namespace}, where the Flist is"
+            ),
+        )),
+    }
+}
+
+/// What a failed pod said; if it never came to that, what is said about it.
+fn failure(log: &str, status: &PodStatus) -> String {
+    let said = [
+        Some(log),
+        status.message.as_deref(),
+        status.reason.as_deref(),
+    ];
+    let mut said = said.into_iter().flatten().map(str::trim);
+    said.find(|text| !text.is_empty())
+        .unwrap_or("it does not say why")
+        .to_owned()
+}
+
+/// What a pod does; where it waits, for what.
+fn progress(status: &PodStatus) -> String {
+    let phase = status.phase.as_deref().unwrap_or("Pending").to_lowercase();
+    let containers = status.container_statuses.iter().flatten();
+    let mut starting = containers
+        .filter_map(|container| container.state.as_ref()?.waiting.as_ref())
+        .filter_map(|waiting| waiting.message.as_deref());
+    let conditions = status.conditions.iter().flatten();
+    let mut placing = conditions
+        .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+        .filter_map(|condition| condition.message.as_deref());
+    match placing.next().or_else(|| starting.next()) {
+        Some(why) => format!("is {phase}: {why}"),
+        None => format!("is {phase}"),
     }
 }
 
@@ -111,15 +150,11 @@ fn pod_name(flist: &Flist) -> String {
 fn build(flist: &Flist, claim: &PvcFrom, stores: &[String], image: &str) -> Value {
     let mut args = vec![
         "pack".to_owned(),
-        "/source".to_owned(),
+        format!("/source/{}", claim.path),
         "--out=/tmp/packed.fl".to_owned(),
         "--publish".to_owned(),
     ];
     args.extend(stores.iter().map(|url| format!("--store={url}")));
-    let mut mount = json!({ "name": "source", "mountPath": "/source", "readOnly": true });
-    if !claim.path.is_empty() {
-        mount["subPath"] = json!(claim.path);
-    }
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -147,7 +182,10 @@ fn build(flist: &Flist, claim: &PvcFrom, stores: &[String], image: &str) -> Valu
                     "seccompProfile": { "type": "RuntimeDefault" },
                 },
                 "resources": { "requests": { "cpu": "100m", "memory": "128Mi" } },
-                "volumeMounts": [mount, { "name": "tmp", "mountPath": "/tmp" }],
+                "volumeMounts": [
+                    { "name": "source", "mountPath": "/source", "readOnly": true },
+                    { "name": "tmp", "mountPath": "/tmp" },
+                ],
             }],
             "volumes": [
                 { "name": "source", "persistentVolumeClaim": { "claimName": claim.claim_name, "readOnly": true } },
@@ -170,6 +208,7 @@ fn digest(log: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::testing::FakeApi;
 
     #[test]
     fn the_digest_is_found_in_the_log() {
@@ -191,23 +230,64 @@ mod tests {
         assert_eq!(checked(&[]).unwrap_err().reason, "NoStore");
     }
 
-    #[test]
-    fn the_pod_reads_the_claim_and_has_no_token() {
-        let mut flist = Flist::new(
-            "data",
-            serde_json::from_value(json!({ "source": {} })).unwrap(),
-        );
+    fn flist() -> Flist {
+        let spec = serde_json::from_value(json!({ "source": {} })).unwrap();
+        let mut flist = Flist::new("data", spec);
+        flist.metadata.namespace = Some("team".into());
         flist.metadata.uid = Some("u1".into());
-        let claim = PvcFrom {
+        flist
+    }
+
+    fn claim() -> PvcFrom {
+        PvcFrom {
             claim_name: "data".into(),
             path: "models".into(),
-        };
-        let pod = build(&flist, &claim, &["oci://r/p".into()], "lamina:1");
+        }
+    }
+
+    #[test]
+    fn the_pod_reads_the_claim_and_has_no_token() {
+        let pod = build(&flist(), &claim(), &["oci://r/p".into()], "lamina:1");
         let _: Pod = serde_json::from_value(pod.clone()).unwrap();
         assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["args"][1], "/source/models");
+        let mount = &container["volumeMounts"][0];
+        // With a subPath kubelet makes a directory that is not there, in the claim.
         assert_eq!(
-            pod["spec"]["containers"][0]["volumeMounts"][0]["subPath"],
-            "models"
+            (mount["readOnly"].as_bool(), mount.get("subPath")),
+            (Some(true), None)
         );
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_not_there_is_named_and_no_pod_waits_for_it() {
+        let api = FakeApi::default();
+        let stores = ["oci://r/p".to_owned()];
+        let fault = packed(&flist(), &api.ctx(), &claim(), &stores)
+            .await
+            .unwrap_err();
+        assert_eq!(fault.reason, "NoSuchClaim");
+        assert!(fault.message.contains("data in namespace team"), "{fault}");
+        assert_eq!(api.writes(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_pod_that_waits_says_for_what() {
+        let status = |value: Value| serde_json::from_value::<PodStatus>(value).unwrap();
+        let unplaced = status(json!({ "phase": "Pending", "conditions": [
+            { "type": "PodScheduled", "status": "False", "message": "unbound claim" }] }));
+        assert_eq!(progress(&unplaced), "is pending: unbound claim");
+        let pulling = status(json!({ "phase": "Pending", "containerStatuses": [
+            { "name": "pack", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+              "state": { "waiting": { "reason": "ImagePullBackOff", "message": "no such image" } } }] }));
+        assert_eq!(progress(&pulling), "is pending: no such image");
+        assert_eq!(
+            progress(&status(json!({ "phase": "Running" }))),
+            "is running"
+        );
+        let evicted = status(json!({ "phase": "Failed", "message": "the node was low on disk" }));
+        assert_eq!(failure(" \n", &evicted), "the node was low on disk");
+        assert_eq!(failure("error: no\n", &evicted), "error: no");
     }
 }
