@@ -209,8 +209,8 @@ impl Publisher {
         };
         let ensure_us = began.elapsed().as_micros() as u64;
         let mount = self.mount(order, &have).await?;
-        record.digest = mount.digest;
-        record.mode = mount.mode;
+        record.digest.clone_from(&mount.digest);
+        record.mode.clone_from(&mount.mode);
         record.published_unix_ms = unix_ms();
         record.took_us = began.elapsed().as_micros() as u64;
         record.ensure_us = ensure_us;
@@ -229,7 +229,7 @@ impl Publisher {
         if order.warm == Warm::All {
             self.fetch_all(order.key.clone());
         }
-        Ok(response(&record, have.info))
+        Ok(response(&record, have.info, &mount))
     }
 
     async fn mount(&self, order: &Order, have: &Have) -> Result<MountInfo, NodeError> {
@@ -294,7 +294,7 @@ impl Publisher {
                 entries: mount.entries,
                 ..FlistInfo::default()
             });
-        Ok(response(&record, info))
+        Ok(response(&record, info, mount))
     }
 
     /// What the agent shows at a publication's target and can serve.
@@ -406,7 +406,8 @@ impl Publisher {
     }
 }
 
-fn response(record: &Record, flist: FlistInfo) -> PublishResponse {
+fn response(record: &Record, mut flist: FlistInfo, mount: &MountInfo) -> PublishResponse {
+    flist.bytes_local = local(flist.bytes, mount);
     PublishResponse {
         flist: Some(flist),
         mode: record.mode.clone(),
@@ -415,8 +416,36 @@ fn response(record: &Record, flist: FlistInfo) -> PublishResponse {
     }
 }
 
+/// Of `bytes` of files, those that are here; a mount counts what several files share once.
+fn local(bytes: u64, mount: &MountInfo) -> u64 {
+    let here = u128::from(mount.bytes_local.min(mount.bytes_total));
+    let part = (u128::from(bytes) * here).checked_div(u128::from(mount.bytes_total));
+    // Without blobs all of it is in the flist.
+    part.map_or(bytes, |part| part as u64)
+}
+
 /// Milliseconds since the Unix epoch.
 fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(1, |since| since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_says_how_much_of_the_files_is_here() {
+        let mount = |bytes_local, bytes_total| MountInfo {
+            bytes_total,
+            bytes_local,
+            ..MountInfo::default()
+        };
+        assert_eq!(local(3000, &mount(0, 1000)), 0);
+        assert_eq!(local(3000, &mount(500, 1000)), 1500);
+        // Three equal files are one in the blobs.
+        assert_eq!(local(3000, &mount(1000, 1000)), 3000);
+        assert_eq!(local(3000, &mount(0, 0)), 3000);
+        assert_eq!(local(u64::MAX, &mount(u64::MAX, u64::MAX)), u64::MAX);
+    }
 }
