@@ -310,10 +310,14 @@ impl Inner {
         progress: Tell<'_>,
     ) -> Result<Have, EnsureError> {
         let digest = wanted.digest;
-        // Named by whoever wrote the source: read from, never written to, and no file of the node opened.
-        let stores = match wanted.stores.is_empty() {
-            true => own.clone(),
-            false => Stores::open(&wanted.stores, UrlTrust::Flist)?,
+        let stores = if wanted.stores.is_empty() {
+            own.clone()
+        } else if let Some(specs) = own.named(&wanted.stores) {
+            // Objects say where a flist is without the password, which this node has.
+            Stores::of(specs, UrlTrust::User)?
+        } else {
+            // Named by whoever wrote the source: read from, never written to, and no file of the node opened.
+            Stores::open(&wanted.stores, UrlTrust::Flist)?
         };
         if let Some(held) = self.shelf.get(&digest) {
             return Ok(make::have(held, &stores, None));

@@ -29,6 +29,16 @@ impl Stores {
         Ok(Self { set, specs })
     }
 
+    /// Those of these stores that `urls` name, credentials aside; none unless that is all of them.
+    pub(super) fn named(&self, urls: &[String]) -> Option<Vec<StoreSpec>> {
+        let named = |url: &String| {
+            let wanted = Self::parse(url).ok()?.expose();
+            let is_wanted = |spec: &&StoreSpec| spec.strip_credentials().expose() == wanted;
+            self.specs.iter().find(is_wanted).cloned()
+        };
+        urls.iter().map(named).collect()
+    }
+
     /// As they were given, credentials included.
     pub(super) fn exposed(&self) -> Vec<String> {
         self.specs.iter().map(StoreSpec::expose).collect()
@@ -53,5 +63,32 @@ impl Stores {
             let what = format!("understand the store `{redacted}`: see docs/stores.md");
             EnsureError::new(EnsureErrorKind::InvalidArgument, what).because(error)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_named_without_its_credentials_is_the_nodes_own() {
+        let texts = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+        let own = texts(&["oci://me:secret@registry.test/packs", "dir:///srv/packs"]);
+        let own = Stores::open(&own, UrlTrust::User).unwrap();
+        let found = |urls: &[&str]| {
+            let named = own.named(&texts(urls))?;
+            Some(named.iter().map(StoreSpec::expose).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            found(&["oci://registry.test/packs"]),
+            Some(texts(&["oci://me:secret@registry.test/packs"]))
+        );
+        assert_eq!(found(&["oci://registry.test/other"]), None);
+        assert_eq!(
+            found(&["oci://registry.test/packs", "oci://other/packs"]),
+            None
+        );
+        // Whoever brings credentials uses these.
+        assert_eq!(found(&["oci://me:other@registry.test/packs"]), None);
     }
 }
