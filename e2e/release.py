@@ -39,12 +39,13 @@ def values(cluster: Provider, archive: pathlib.Path) -> list[str]:
             "--set", "example.podImage=lamina.test/busybox:1", "--set", f"example.volumeImage={address}/demo/base:1"]
 
 
-def install(cluster: Provider, archive: pathlib.Path = ARCHIVE) -> str:
-    """Installs or upgrades the chart with the image of an archive; what helm says."""
+def install(cluster: Provider, archive: pathlib.Path = ARCHIVE, more: tuple[str, ...] = ()) -> str:
+    """Installs or upgrades the chart with the image of an archive, and with more values; what helm says."""
     if not archive.exists():
         raise ClusterError(f"{archive} is missing: run make image PROFILE=quick")
     cluster.load_image(archive)
-    return helm(cluster, "upgrade", "--install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout", "5m", *values(cluster, archive))
+    return helm(cluster, "upgrade", "--install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout", "5m",
+                *values(cluster, archive), *more)
 
 
 def installed(cluster: Provider) -> bool:

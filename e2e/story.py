@@ -16,6 +16,13 @@ from .cluster.provider import ClusterError, wait
 SYSTEM = "lamina-system"
 DRIVER = "csi.lamina.dev"
 BUSYBOX = "lamina.test/busybox:1"
+# What of volumes a node can have: mounts, kubelet's directories of them, Lamina's records.
+VOLUMES = r"""
+awk '$5 ~ "/volumes/kubernetes.io~csi/|/volume-subpaths/|^/var/lib/lamina/(volumes|warm)/" {print "mount", $5}' /proc/self/mountinfo
+ls -d /var/lib/kubelet/pods/*/volumes/kubernetes.io~csi/* /var/lib/kubelet/pods/*/volume-subpaths/* /var/lib/lamina/volumes/* \
+  2>/dev/null | sed 's/^/file /'
+true
+"""
 # A pod with a volume: image pull, mount, start, on a busy machine.
 POD_SECONDS = 180
 
@@ -80,6 +87,48 @@ class Story:
                               stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False)
         self.check(done.returncode == 0, f"on {node}: {script}: ended with {done.returncode}: {done.stdout[-1000:]}")
         return done.stdout
+
+    def unmounted(self, *nodes: str, seconds: float = 120) -> None:
+        """Until these nodes, by default all, have nothing of any volume."""
+        left: dict[str, str] = {}
+
+        def none() -> bool:
+            left.clear()
+            left.update({node: said for node in nodes or self.cluster.nodes() if (said := self.on_node(node, VOLUMES).strip())})
+            return not left
+
+        try:
+            self.wait("nothing is left of volumes", none, seconds)
+        except ClusterError as error:
+            raise Failed(f"{error}: {left}") from error
+
+    def condition(self, kind: str, name: str, wanted: str = "Ready") -> dict:
+        """A condition of an object; empty before it has one."""
+        found = self.get(kind, name).get("status", {}).get("conditions", [])
+        return next((one for one in found if one["type"] == wanted), {})
+
+    def unready(self, kind: str, name: str, reason: str, word: str = "", seconds: float = POD_SECONDS) -> str:
+        """Until an object is not Ready for this reason, with a message that has the word; the message."""
+        seen: dict = {}
+
+        def so() -> bool:
+            seen.update(self.condition(kind, name))
+            return seen["status"] == "False" and seen["reason"] == reason and word in seen["message"]
+
+        try:
+            self.wait(f"{kind} {name} is not ready: {reason}", so, seconds)
+        except ClusterError as error:
+            raise Failed(f"{error}; the last was {seen}") from error
+        return seen["message"]
+
+    def ready(self, kind: str, *names: str, seconds: float = POD_SECONDS) -> None:
+        """Until these objects are Ready; why not, where they do not become it."""
+        try:
+            self.kubectl("wait", "--for=condition=Ready", f"--timeout={seconds:.0f}s", *(f"{kind}/{name}" for name in names),
+                         seconds=seconds + 10)
+        except ClusterError as error:
+            said = {name: self.condition(kind, name).get("message") for name in names}
+            raise Failed(f"{kind} not ready: {said}") from error
 
     def check(self, holds: bool, otherwise: str) -> None:
         """Fails the story unless it holds."""

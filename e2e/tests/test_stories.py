@@ -5,6 +5,7 @@ import pathlib
 import unittest
 
 from e2e import __main__ as told
+from e2e import made, release
 from e2e.stories import bad_objects, hostile_volumes, private_image
 from e2e.story import pod
 
@@ -22,6 +23,12 @@ class Stories(unittest.TestCase):
             module = importlib.import_module(f"e2e.stories.{name}")
             self.assertTrue(module.__doc__.splitlines()[0].endswith("."), name)
             self.assertTrue(callable(module.run), name)
+
+    def test_every_story_is_in_the_documentation(self):
+        page = (release.REPOSITORY / "docs/cluster.md").read_text()
+        for name in told.STORIES:
+            module = importlib.import_module(f"e2e.stories.{name}")
+            self.assertIn(f"| `{name}` | {module.__doc__.splitlines()[0]} |", page)
 
     def test_unknown_stories_are_refused_by_name(self):
         self.assertEqual(told.main(["no_such_story"]), 2)
@@ -43,6 +50,11 @@ class Helpers(unittest.TestCase):
 
     def test_hostile_handles_are_hostile(self):
         self.assertTrue(any(".." in handle for handle in hostile_volumes.HANDLES))
+
+    def test_the_same_files_are_the_same_layer(self):
+        files = {"b": made.noise("seed", 1000), "a/c": b""}
+        self.assertEqual(made.layer(files), made.layer(dict(reversed(files.items()))))
+        self.assertNotEqual(made.noise("seed", 1000), made.noise("other", 1000))
 
 
 if __name__ == "__main__":
