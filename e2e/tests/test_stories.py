@@ -6,7 +6,7 @@ import unittest
 
 from e2e import __main__ as told
 from e2e import made, release
-from e2e.stories import bad_objects, hostile_volumes, private_image
+from e2e.stories import bad_objects, hostile_volumes, hundred_pods, private_image
 from e2e.story import pod
 
 FOLDER = pathlib.Path(told.__file__).parent / "stories"
@@ -55,6 +55,13 @@ class Helpers(unittest.TestCase):
         files = {"b": made.noise("seed", 1000), "a/c": b""}
         self.assertEqual(made.layer(files), made.layer(dict(reversed(files.items()))))
         self.assertNotEqual(made.noise("seed", 1000), made.noise("other", 1000))
+
+    def test_what_many_pods_say_is_told_apart(self):
+        class Said:
+            def kubectl(self, *_words, **_more):
+                return "[pod/pod-1/main] aa\n[pod/pod-12/main] bb\n\n"
+
+        self.assertEqual(hundred_pods.read(Said()), {"pod-1": "aa", "pod-12": "bb"})
 
 
 if __name__ == "__main__":
