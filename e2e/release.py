@@ -22,6 +22,8 @@ ARCHIVE = REPOSITORY / "target/image/lamina.tar"
 RELEASE = "lamina"
 # Where the story `private_image` serves images that need a password.
 PRIVATE = "registry.e2e-private.svc.cluster.local:5000"
+# Where the story `interrupted_publish` keeps requests back.
+GATE = "gate.e2e-gate.svc.cluster.local:5000"
 
 
 def helm(cluster: Provider, *words: str, seconds: float = 600) -> str:
@@ -35,7 +37,7 @@ def values(cluster: Provider, archive: pathlib.Path) -> list[str]:
     """What the test cluster needs to be told: its registry, and the image by digest."""
     address = cluster.registry()[0]
     return ["--set", f"image.repository={address}/lamina", "--set", f"image.digest={digest(archive)}",
-            "--set", f"node.insecureRegistries={{{address},{PRIVATE}}}",
+            "--set", f"node.insecureRegistries={{{address},{PRIVATE},{GATE}}}",
             "--set", "example.podImage=lamina.test/busybox:1", "--set", f"example.volumeImage={address}/demo/base:1"]
 
 
