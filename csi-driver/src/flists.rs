@@ -1,12 +1,9 @@
 //! Flist objects, as far as a mount needs them: which digest, which stores, and what to convert when no
-//! store has it. The only module that knows their shape.
+//! store has it.
 
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
-};
+use kube::{Api, Client};
+use lamina_crds::{Flist, FlistFrom, FlistSpec, FlistStatus};
 use lamina_proto::lamina::v1::{ArchiveSource, FlistSource, ImageSource};
-use serde_json::Value;
 use tonic::Status;
 
 use crate::volume::VolumeId;
@@ -17,11 +14,12 @@ use crate::volume::VolumeId;
 ///
 /// `NOT_FOUND` if there is none, UNAVAILABLE while it has no digest or the cluster does not answer.
 pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<FlistSource, Status> {
-    let kind = GroupVersionKind::gvk("lamina.dev", "v1alpha1", "Flist");
-    let api = ApiResource::from_gvk_with_plural(&kind, "flists");
-    let flists: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &api);
+    let flists: Api<Flist> = Api::namespaced(client.clone(), namespace);
     match flists.get_opt(name).await {
-        Ok(Some(flist)) => source(namespace, name, &flist.data),
+        Ok(Some(flist)) => {
+            let status = flist.status.unwrap_or_default();
+            source(namespace, name, &flist.spec, status)
+        }
         Ok(None) => Err(Status::not_found(format!(
             "there is no Flist {name} in namespace {namespace}, where the pod is; a pod can use Flists of its own namespace only"
         ))),
@@ -32,58 +30,53 @@ pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<FlistS
 }
 
 /// What an object says, as the node takes it.
-fn source(namespace: &str, name: &str, flist: &Value) -> Result<FlistSource, Status> {
-    let digest = flist["status"]["digest"].as_str().unwrap_or_default();
+fn source(
+    namespace: &str,
+    name: &str,
+    spec: &FlistSpec,
+    status: FlistStatus,
+) -> Result<FlistSource, Status> {
+    let digest = status.digest.as_deref().unwrap_or_default();
     if digest.is_empty() {
-        return Err(not_ready(namespace, name, flist));
+        return Err(not_ready(namespace, name, &status));
     }
-    let from = &flist["spec"]["source"];
+    let (image, archive) = match spec.source.from() {
+        Some(FlistFrom::Image(from)) => {
+            let image = ImageSource {
+                reference: from.reference.clone(),
+                platform: from.platform.clone().unwrap_or_default(),
+                ..ImageSource::default()
+            };
+            (Some(image), None)
+        }
+        Some(FlistFrom::Archive(from)) => {
+            let archive = ArchiveSource {
+                url: from.url.clone(),
+                sha256: from.sha256.clone().unwrap_or_default(),
+            };
+            (None, Some(archive))
+        }
+        Some(FlistFrom::Pvc(_) | FlistFrom::Flist(_)) | None => (None, None),
+    };
     Ok(FlistSource {
         digest: digest.to_owned(),
         // Those of the spec are names of Store objects, not URLs.
-        stores: texts(&flist["status"]["stores"]),
-        image: image(&from["image"]),
-        archive: text(&from["archive"]["url"]).map(|url| ArchiveSource {
-            url,
-            sha256: text(&from["archive"]["sha256"]).unwrap_or_default(),
-        }),
+        stores: status.stores,
+        image,
+        archive,
     })
 }
 
-/// An image is an object with a reference, or the reference alone.
-fn image(image: &Value) -> Option<ImageSource> {
-    let reference = text(image).or_else(|| text(&image["reference"]))?;
-    Some(ImageSource {
-        reference,
-        platform: text(&image["platform"]).unwrap_or_default(),
-        ..ImageSource::default()
-    })
-}
-
-fn not_ready(namespace: &str, name: &str, flist: &Value) -> Status {
-    let conditions = flist["status"]["conditions"].as_array();
-    let said = conditions
-        .into_iter()
-        .flatten()
-        .filter(|c| c["status"] == "False")
-        .find_map(|c| text(&c["message"]))
-        .map_or(String::new(), |said| format!(": {said}"));
+fn not_ready(namespace: &str, name: &str, status: &FlistStatus) -> Status {
+    let mut unmet = status.conditions.iter().filter(|c| c.status == "False");
+    let said = unmet
+        .find(|condition| !condition.message.is_empty())
+        .map_or(String::new(), |condition| {
+            format!(": {}", condition.message)
+        });
     Status::unavailable(format!(
         "the Flist {namespace}/{name} is not ready yet{said}; the mount is tried again (`kubectl describe flist {name} -n {namespace}`)"
     ))
-}
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().filter(|t| !t.is_empty()).map(str::to_owned)
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(text)
-        .collect()
 }
 
 /// A flist named by digest alone.
@@ -103,18 +96,29 @@ pub fn no_cluster(id: &VolumeId, name: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tonic::Code;
 
     use super::*;
 
+    /// What the driver makes of an object, as the API server gives it.
+    fn of(spec: &Value, status: &Value) -> Result<FlistSource, Status> {
+        let flist: Flist = serde_json::from_value(json!({
+            "apiVersion": "lamina.dev/v1alpha1", "kind": "Flist",
+            "metadata": {"name": "n", "namespace": "ns"},
+            "spec": spec, "status": status,
+        }))
+        .unwrap();
+        source("ns", "n", &flist.spec, flist.status.unwrap_or_default())
+    }
+
     #[test]
     fn a_ready_flist_gives_digest_stores_and_fallback() {
-        let flist = json!({
-            "spec": {"source": {"image": {"reference": "a/b:c", "platform": "linux/arm64"}}, "stores": ["x"]},
-            "status": {"digest": "00ff", "stores": ["s3://b"]},
-        });
-        let got = source("ns", "n", &flist).unwrap();
+        let got = of(
+            &json!({"source": {"image": {"reference": "a/b:c", "platform": "linux/arm64"}}, "stores": ["x"]}),
+            &json!({"digest": "00ff", "stores": ["s3://b"]}),
+        )
+        .unwrap();
         assert_eq!(
             (got.digest.as_str(), got.stores),
             ("00ff", vec!["s3://b".to_owned()])
@@ -124,20 +128,23 @@ mod tests {
             (image.reference.as_str(), image.platform.as_str()),
             ("a/b:c", "linux/arm64")
         );
-        let flist = json!({
-            "spec": {"source": {"archive": {"url": "https://a", "sha256": "12"}}, "stores": ["x"]},
-            "status": {"digest": "00ff"},
-        });
-        let got = source("ns", "n", &flist).unwrap();
+        let got = of(
+            &json!({"source": {"archive": {"url": "https://a", "sha256": "12"}}, "stores": ["x"]}),
+            &json!({"digest": "00ff"}),
+        )
+        .unwrap();
         assert!(got.stores.is_empty());
         assert_eq!(got.archive.unwrap().sha256, "12");
     }
 
     #[test]
     fn a_flist_that_is_not_ready_says_why() {
-        let flist = json!({"status": {"conditions": [
-            {"type": "Ready", "status": "False", "message": "no such image"}]}});
-        let status = source("ns", "n", &flist).unwrap_err();
+        let conditions = json!([{
+            "type": "Ready", "status": "False", "reason": "NotFound", "message": "no such image",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]);
+        let spec = json!({"source": {"image": {"reference": "a"}}});
+        let status = of(&spec, &json!({"conditions": conditions})).unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(
             status.message().contains("not ready yet: no such image"),
