@@ -16,6 +16,7 @@ mod flist;
 mod http;
 mod image;
 mod keys;
+mod lease;
 mod metrics;
 mod nodes;
 mod pki;

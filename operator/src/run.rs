@@ -16,12 +16,12 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
-use kube_lease_manager::LeaseManagerBuilder;
 use lamina_crds::{Flist, Image, LaminaCluster, Store};
 use serde::de::DeserializeOwned;
 
 use crate::context::Ctx;
 use crate::fault::{Again, Fault};
+use crate::lease::{self, Lease};
 use crate::metrics::Metrics;
 use crate::nodes::Dial;
 use crate::retry::about;
@@ -52,53 +52,39 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
         .await
         .context("find the API server")?;
     let metrics = Metrics::new().context("register metrics")?;
-    let lead = lead(client.clone(), config.clone(), metrics.clone());
-    tokio::select! {
-        result = http::serve(config.http, metrics) => result.context("serve metrics"),
-        result = lead => result,
-        result = stopped() => result.context("wait for a signal"),
-    }
-}
-
-async fn stopped() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        result = tokio::signal::ctrl_c() => result,
-    }
-}
-
-async fn lead(client: kube::Client, config: RunConfig, metrics: Metrics) -> anyhow::Result<()> {
-    let manager = LeaseManagerBuilder::new(client.clone(), "lamina-operator")
-        .with_namespace(&config.namespace)
-        .with_identity(&config.identity)
-        .with_duration(15)
-        .with_grace(5)
-        .build()
-        .await
-        .context("make the lease")?;
-    let (mut leading, _task) = manager.watch().await;
-    leading
-        .wait_for(|leads| *leads)
-        .await
-        .context("wait for the lead")?;
-    tracing::info!(identity = config.identity, "leading");
-    metrics.leader.set(1);
+    let lease = Lease {
+        namespace: config.namespace.clone(),
+        identity: config.identity.clone(),
+    };
     let ctx = Arc::new(Ctx::new(
-        client,
+        client.clone(),
         config.namespace,
         config.identity,
         Dial::Mutual,
         metrics.clone(),
     ));
-    tokio::select! {
-        () = controllers(ctx) => anyhow::bail!("the controllers ended"),
-        lost = leading.wait_for(|leads| !*leads) => {
-            metrics.leader.set(0);
-            lost.context("watch the lease")?;
-            anyhow::bail!("lost the lead: ending, so that nothing is done twice")
+    let leading = {
+        let metrics = metrics.clone();
+        async move {
+            metrics.leader.set(1);
+            controllers(ctx).await;
         }
+    };
+    tokio::select! {
+        result = http::serve(config.http, metrics.clone()) => result.context("serve metrics"),
+        result = lease::hold(client, lease, leading, stopped()) => {
+            metrics.leader.set(0);
+            result
+        }
+    }
+}
+
+async fn stopped() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("wait for a signal")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        result = tokio::signal::ctrl_c() => result.context("wait for a signal"),
     }
 }
 
