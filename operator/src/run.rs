@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{Action, Config, Controller};
@@ -18,12 +18,13 @@ use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use lamina_crds::{Flist, Image, LaminaCluster, Store};
 use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::context::Ctx;
 use crate::fault::{Again, Fault};
 use crate::lease::{self, Lease};
 use crate::metrics::Metrics;
-use crate::nodes::Dial;
+use crate::nodes::{self, Dial};
 use crate::retry::about;
 use crate::{cluster, flist, http, image, store};
 
@@ -105,13 +106,22 @@ async fn controllers(ctx: Arc<Ctx>) {
             Api::<Deployment>::namespaced(client(), &ctx.namespace),
             own("deployments"),
         );
+    // Nodes that come, go or change their labels: told to every kind that is kept on nodes or asks them.
+    let (told, _) = broadcast::channel(1);
+    let on_nodes = || news(told.subscribe());
     let images = Controller::new(Api::<Image>::all(client()), all.clone());
     let flists = Controller::new(Api::<Flist>::all(client()), all.clone()).owns(
         Api::<Pod>::all(client()),
         watcher::Config::default().labels("app.kubernetes.io/component=pack"),
     );
     let stores = Controller::new(Api::<Store>::all(client()), all);
+    let images = images.reconcile_all_on(on_nodes());
+    let flists = flists.reconcile_all_on(on_nodes());
+    let stores = stores.reconcile_all_on(on_nodes());
     tokio::join!(
+        nodes::watch(client(), &ctx.namespace, || {
+            let _ = told.send(());
+        }),
         drive(clusters, &ctx, |object, ctx| async move {
             cluster::step(&object, &ctx).await
         }),
@@ -125,6 +135,16 @@ async fn controllers(ctx: Arc<Ctx>) {
             store::step(&object, &ctx).await
         }),
     );
+}
+
+/// What was told since the last look; of several, one.
+fn news(told: broadcast::Receiver<()>) -> impl Stream<Item = ()> {
+    futures::stream::unfold(told, |mut told| async {
+        match told.recv().await {
+            Ok(()) | Err(RecvError::Lagged(_)) => Some(((), told)),
+            Err(RecvError::Closed) => None,
+        }
+    })
 }
 
 async fn drive<K, F>(

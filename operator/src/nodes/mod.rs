@@ -3,6 +3,7 @@
 mod dial;
 #[cfg(test)]
 pub(crate) mod fake;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 pub(crate) use dial::{Dial, NodeClient};
+pub(crate) use watch::watch;
 
 use crate::context::Ctx;
 use crate::fault::Fault;
