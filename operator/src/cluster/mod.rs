@@ -24,7 +24,7 @@ use crate::status::{self, Conditions};
 
 /// How often certificates are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
-/// How often readiness is looked at while something is not ready.
+/// How often it is looked at while something is not ready.
 const NOT_READY: Duration = Duration::from_secs(5);
 
 /// One reconciliation: when to look again, or why it is not ready.
@@ -53,20 +53,20 @@ pub(crate) async fn step(cluster: &LaminaCluster, ctx: &Ctx) -> Result<Duration,
         )
         .await;
     }
-    result?;
-    Ok(
-        match lamina_crds::conditions::holds(&new.conditions, "Ready") {
-            true => LOOK_AGAIN,
-            false => NOT_READY,
-        },
-    )
+    let waits = result?;
+    let is_ready = lamina_crds::conditions::holds(&new.conditions, "Ready");
+    Ok(match is_ready && !waits {
+        true => LOOK_AGAIN,
+        false => NOT_READY,
+    })
 }
 
+/// Whether something is to be waited for that the status does not tell.
 async fn advance(
     cluster: &LaminaCluster,
     ctx: &Ctx,
     status: &mut LaminaClusterStatus,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let known = dereference::dereference(cluster, ctx).await?;
     let inputs = validate::validate(cluster, &ctx.namespace, known.stores)?;
     let secrets = crate::pki::renewed(&known.certificates, Timestamp::now()).map_err(|error| {
@@ -80,10 +80,10 @@ async fn advance(
     status.workloads = readiness::workloads(ctx).await?;
     status.version = Some(VERSION.to_owned());
     status.observed_generation = cluster.metadata.generation;
-    if let Some(key) = &cluster.spec.startup_taint {
-        taint::take_off(ctx, key).await?;
+    match &cluster.spec.startup_taint {
+        Some(key) => taint::take_off(ctx, key).await,
+        None => Ok(false),
     }
-    Ok(())
 }
 
 fn conclude(cluster: &LaminaCluster, status: &mut LaminaClusterStatus, fault: Option<&Fault>) {

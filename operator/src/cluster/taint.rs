@@ -15,7 +15,8 @@ use crate::nodes;
 
 const DRIVER: &str = "csi.lamina.dev";
 
-pub(crate) async fn take_off(ctx: &Ctx, key: &str) -> Result<(), Fault> {
+/// Whether kubelet has yet to hear of the driver on a node that is ready otherwise: then look again soon.
+pub(crate) async fn take_off(ctx: &Ctx, key: &str) -> Result<bool, Fault> {
     let api = Api::<Node>::all(ctx.client.clone());
     let all = ListParams::default();
     let tainted: Vec<Node> = api
@@ -26,7 +27,7 @@ pub(crate) async fn take_off(ctx: &Ctx, key: &str) -> Result<(), Fault> {
         .filter(|node| has(node, key))
         .collect();
     if tainted.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let ready: BTreeSet<String> = nodes::ready(ctx)
         .await?
@@ -40,9 +41,14 @@ pub(crate) async fn take_off(ctx: &Ctx, key: &str) -> Result<(), Fault> {
         .filter(|node| knows(node))
         .map(ResourceExt::name_any)
         .collect();
+    let mut waits = false;
     for node in tainted {
         let name = node.name_any();
-        if ready.contains(&name) && registered.contains(&name) {
+        if !ready.contains(&name) {
+            continue;
+        }
+        waits |= !registered.contains(&name);
+        if registered.contains(&name) {
             // With the version, so that a taint somebody else set meanwhile is not lost.
             let patch = json!({
                 "metadata": { "resourceVersion": node.resource_version() },
@@ -52,7 +58,7 @@ pub(crate) async fn take_off(ctx: &Ctx, key: &str) -> Result<(), Fault> {
                 .await?;
         }
     }
-    Ok(())
+    Ok(waits)
 }
 
 fn taints(node: &Node) -> &[Taint] {
