@@ -37,14 +37,17 @@ pub(crate) async fn hold(
     work: impl Future<Output = ()>,
     stopped: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let manager = LeaseManagerBuilder::new(client, NAME)
+    tokio::pin!(stopped);
+    let made = LeaseManagerBuilder::new(client, NAME)
         .with_namespace(&lease.namespace)
         .with_identity(&lease.identity)
         .with_duration(SECONDS)
         .with_grace(GRACE_SECONDS)
-        .build()
-        .await
-        .context("make the lease")?;
+        .build();
+    let manager = tokio::select! {
+        made = made => made.context("make the lease")?,
+        stopped = &mut stopped => return stopped,
+    };
     let (mut leading, electing) = manager.watch().await;
     let lead = async {
         let leads = leading.wait_for(|leads| *leads).await;
@@ -60,7 +63,7 @@ pub(crate) async fn hold(
     };
     let ended = tokio::select! {
         ended = lead => ended,
-        stopped = stopped => stopped,
+        stopped = &mut stopped => stopped,
     };
     // Its work is dropped; now another one may begin.
     drop(leading);
