@@ -1,7 +1,7 @@
 //! Loop devices: a file as a block device, for kernels whose EROFS mounts
-//! block devices only.
+//! block devices only, and for bounded uppers on disk.
 //!
-//! Every device is read-only and clears itself when its last user is gone: the
+//! Every device clears itself when its last user is gone: the
 //! mount that uses it, or this process if it dies before mounting. So nothing
 //! leaks, whatever crashes, and a device is held here only between binding and
 //! mounting.
@@ -72,7 +72,19 @@ pub enum LoopIo {
     Buffered,
 }
 
-/// A bound, read-only, self-clearing loop device.
+/// What a device is made for.
+#[derive(Debug, Clone, Copy)]
+struct Purpose {
+    /// What `losetup` shows as its file; the file itself is given by descriptor.
+    label: &'static str,
+    is_writable: bool,
+    io: LoopIo,
+}
+
+/// Label of devices that are read.
+const LABEL: &str = "lamina";
+
+/// A bound, self-clearing loop device.
 #[derive(Debug)]
 pub struct LoopDevice {
     fd: OwnedFd,
@@ -81,11 +93,34 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Binds a free device to `file`.
+    /// Binds a free device to `file`, to be read.
     ///
     /// # Errors
     /// [`LoopError`].
     pub fn attach(file: BorrowedFd<'_>, io: LoopIo) -> Result<Self, LoopError> {
+        let purpose = Purpose {
+            label: LABEL,
+            is_writable: false,
+            io,
+        };
+        Self::bound(file, purpose)
+    }
+
+    /// Binds a free device to `file`, to be read and written past the file's page cache where it allows
+    /// that; `label`, of at most 63 bytes, tells it from others (see [`has_label`]).
+    ///
+    /// # Errors
+    /// [`LoopError`].
+    pub fn attach_writable(file: BorrowedFd<'_>, label: &'static str) -> Result<Self, LoopError> {
+        let purpose = Purpose {
+            label,
+            is_writable: true,
+            io: LoopIo::DirectIfPossible,
+        };
+        Self::bound(file, purpose)
+    }
+
+    fn bound(file: BorrowedFd<'_>, purpose: Purpose) -> Result<Self, LoopError> {
         let control = rustix::fs::open(
             "/dev/loop-control",
             OFlags::RDWR | OFlags::CLOEXEC,
@@ -95,9 +130,9 @@ impl LoopDevice {
         for _ in 0..RACES_MAX {
             let number = sys::get_free(&control).map_err(LoopError::NoneFree)?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
-            let fd = open_node(&path)?;
-            if let Some(direct) = bind(&fd, &path, file, io)? {
-                return Self { fd, path, direct }.checked(file);
+            let fd = open_node(&path, purpose)?;
+            if let Some(direct) = bind(&fd, &path, file, purpose)? {
+                return Self { fd, path, direct }.checked(file, purpose);
             }
         }
         Err(LoopError::Races)
@@ -122,14 +157,15 @@ impl LoopDevice {
     }
 
     /// Makes sure that it is our file that was bound.
-    fn checked(self, file: BorrowedFd<'_>) -> Result<Self, LoopError> {
+    fn checked(self, file: BorrowedFd<'_>, purpose: Purpose) -> Result<Self, LoopError> {
         let bind_error = |source| LoopError::Bind {
             path: self.path.clone(),
             source,
         };
         let info = sys::status(&self.fd).map_err(bind_error)?;
         let stat = rustix::fs::fstat(file).map_err(|errno| bind_error(errno.into()))?;
-        if info.inode != stat.st_ino || info.flags & sys::LO_FLAGS_READ_ONLY == 0 {
+        let is_writable = info.flags & sys::LO_FLAGS_READ_ONLY == 0;
+        if info.inode != stat.st_ino || is_writable != purpose.is_writable {
             return Err(LoopError::WrongFile(self.path));
         }
         Ok(self)
@@ -147,6 +183,15 @@ impl AsFd for LoopDevice {
 /// # Errors
 /// When it cannot be opened or asked.
 pub fn is_bound(path: &Path) -> io::Result<bool> {
+    match sys::status(&opened(path)?) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Only what is a loop device.
+fn opened(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     if file.metadata()?.rdev() >> 8 != LOOP_MAJOR {
         return Err(io::Error::new(
@@ -154,11 +199,16 @@ pub fn is_bound(path: &Path) -> io::Result<bool> {
             format!("{} is no loop device", path.display()),
         ));
     }
-    match sys::status(&file) {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(file)
+}
+
+/// Whether the loop device at `path` was made with this label; no device has none.
+pub fn has_label(path: &Path, label: &str) -> bool {
+    let info = opened(path).and_then(|file| sys::status(&file));
+    info.is_ok_and(|info| {
+        let name = info.file_name.split(|byte| *byte == 0).next();
+        name == Some(label.as_bytes())
+    })
 }
 
 /// Major number of loop devices (`linux/major.h`).
@@ -166,10 +216,14 @@ const LOOP_MAJOR: u64 = 7;
 
 /// The kernel announces a new device and devtmpfs or udev makes its node a
 /// little later.
-fn open_node(path: &Path) -> Result<OwnedFd, LoopError> {
+fn open_node(path: &Path, purpose: Purpose) -> Result<OwnedFd, LoopError> {
+    let access = match purpose.is_writable {
+        true => OFlags::RDWR,
+        false => OFlags::RDONLY,
+    };
     let give_up = Instant::now() + NODE_DEADLINE;
     loop {
-        match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        match rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => return Ok(fd),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NXIO) if Instant::now() < give_up => {
                 std::thread::sleep(Duration::from_millis(2));
@@ -189,14 +243,14 @@ fn bind(
     device: &OwnedFd,
     path: &Path,
     file: BorrowedFd<'_>,
-    io: LoopIo,
+    purpose: Purpose,
 ) -> Result<Option<bool>, LoopError> {
-    let direct_first: &[bool] = match io {
+    let direct_first: &[bool] = match purpose.io {
         LoopIo::DirectIfPossible => &[true, false],
         LoopIo::Buffered => &[false],
     };
     for &direct in direct_first {
-        match sys::configure(device, &config(file, direct)) {
+        match sys::configure(device, &config(file, purpose, direct)) {
             Ok(()) => return Ok(Some(direct && runs_direct(device))),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(None),
             Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -216,15 +270,17 @@ fn runs_direct(device: &OwnedFd) -> bool {
     sys::status(device).is_ok_and(|info| info.flags & sys::LO_FLAGS_DIRECT_IO != 0)
 }
 
-fn config(file: BorrowedFd<'_>, direct: bool) -> sys::LoopConfig {
+fn config(file: BorrowedFd<'_>, purpose: Purpose, direct: bool) -> sys::LoopConfig {
     let mut info = sys::LoopInfo::zeroed();
-    info.flags = sys::LO_FLAGS_READ_ONLY | sys::LO_FLAGS_AUTOCLEAR;
+    info.flags = sys::LO_FLAGS_AUTOCLEAR;
+    if !purpose.is_writable {
+        info.flags |= sys::LO_FLAGS_READ_ONLY;
+    }
     if direct {
         info.flags |= sys::LO_FLAGS_DIRECT_IO;
     }
-    // What `losetup` shows; the file itself is given by descriptor.
-    let name = b"lamina";
-    info.file_name[..name.len()].copy_from_slice(name);
+    let label = purpose.label.as_bytes();
+    info.file_name[..label.len()].copy_from_slice(label);
     sys::LoopConfig {
         fd: file.as_raw_fd().cast_unsigned(),
         block_size: BLOCK_BYTES,

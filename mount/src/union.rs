@@ -12,6 +12,8 @@
 //! behaves the same whatever the kernel's build-time defaults are.
 
 mod apart;
+mod disk;
+mod ext4;
 pub mod upper;
 mod volatile;
 
@@ -24,7 +26,8 @@ use rustix::mount::MountAttrFlags;
 
 use crate::fscontext::{DetachedMount, FsContext, FsError};
 use crate::unmount::mountinfo::MountIdentity;
-pub use upper::{MEMORY_SOURCE, Upper, UpperDirs, UpperError};
+pub use disk::DiskError;
+pub use upper::{MEMORY_SOURCE, Upper, UpperDirs, UpperError, is_bounded};
 pub use volatile::seal_upper;
 
 /// A directory to read from, topmost first.
@@ -65,7 +68,8 @@ pub struct UnionSpec<'a> {
 #[allow(clippy::struct_excessive_bools)] // independent kernel options
 pub struct UnionOptions {
     /// Never sync the upper. For throw-away roots: after a power cut the upper
-    /// is refused. Always on for a tmpfs upper.
+    /// is refused. Always on for an upper with a bound, which ends with the
+    /// union.
     pub volatile: bool,
     /// Keep overlay's xattrs under `user.` instead of `trusted.`, for mounts
     /// made inside a user namespace.
@@ -146,7 +150,8 @@ pub fn build(spec: UnionSpec<'_>) -> Result<Union, UnionError> {
     check_counts(spec.lowers.len(), writable)?;
     let lowers = open_lowers(&spec.lowers)?;
     let lower_fds: Vec<BorrowedFd<'_>> = lowers.iter().map(LowerFd::as_fd).collect();
-    let volatile = spec.options.volatile || matches!(spec.upper, Some(Upper::Tmpfs { .. }));
+    let volatile = spec.options.volatile
+        || matches!(spec.upper, Some(Upper::Tmpfs { .. } | Upper::Disk { .. }));
     let upper = spec
         .upper
         .map(|upper| UpperDirs::prepare(upper, &lower_fds, volatile, spec.options.userxattr))

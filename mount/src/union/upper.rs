@@ -22,8 +22,10 @@ use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::MountAttrFlags;
 
 use super::apart::{check_apart, check_not_mounted, check_not_nested};
+use super::disk::{self, DiskError};
 use super::volatile::VolatileState;
 use crate::fscontext::{FsContext, FsError};
+use crate::unmount::mountinfo::MountEntry;
 
 /// Where changes go.
 #[derive(Debug, Clone)]
@@ -33,6 +35,15 @@ pub enum Upper {
     /// In memory: a tmpfs of at most `bytes_max` is mounted on `at` first.
     /// It stays until `at` is unmounted, so that the changes can be read.
     Tmpfs {
+        /// An existing directory.
+        at: PathBuf,
+        /// Limit; writes beyond it fail with `ENOSPC`.
+        bytes_max: u64,
+    },
+    /// On disk, in a file system of its own that holds `bytes_max` and is
+    /// mounted on `at` first; its room is taken on the disk of `at`'s parent
+    /// at once. It stays until `at` is unmounted and the union is gone, too.
+    Disk {
         /// An existing directory.
         at: PathBuf,
         /// Limit; writes beyond it fail with `ENOSPC`.
@@ -80,6 +91,9 @@ pub enum UpperError {
     /// The tmpfs cannot be made.
     #[error("making the tmpfs for the changes")]
     Tmpfs(#[source] FsError),
+    /// The file system on disk cannot be made.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 pub(super) fn io_error<'a>(
@@ -97,7 +111,6 @@ pub(super) fn io_error<'a>(
 #[derive(Debug)]
 pub struct UpperDirs {
     path: PathBuf,
-    /// Holds the lock.
     /// Has the lock.
     _base: OwnedFd,
     upper: OwnedFd,
@@ -151,6 +164,10 @@ impl UpperDirs {
             Upper::Directory(path) => path,
             Upper::Tmpfs { at, bytes_max } => {
                 mount_tmpfs(&at, bytes_max)?;
+                at
+            }
+            Upper::Disk { at, bytes_max } => {
+                disk::mount(&at, bytes_max)?;
                 at
             }
         };
@@ -309,6 +326,12 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Res
 
 /// What the mount table calls the source of an [`Upper::Tmpfs`].
 pub const MEMORY_SOURCE: &str = "lamina-upper";
+
+/// Whether a mount is the file system of an [`Upper::Tmpfs`] or [`Upper::Disk`].
+pub fn is_bounded(entry: &MountEntry) -> bool {
+    let is_memory = entry.fs_type == "tmpfs" && entry.source == Path::new(MEMORY_SOURCE);
+    is_memory || disk::is_disk(entry)
+}
 
 fn mount_tmpfs(at: &Path, bytes_max: u64) -> Result<(), UpperError> {
     let build = || {
