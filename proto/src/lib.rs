@@ -1,5 +1,7 @@
-//! Every gRPC contract of Lamina: generated code, nothing else. The `.proto` files beside it are its
-//! documentation.
+//! Every gRPC contract of Lamina: generated code, documented by the `.proto` files beside it, and what every
+//! server needs to keep the protocol that is not in them ([`timeout`]).
+
+pub mod timeout;
 
 /// Packages of the `lamina` contract.
 pub mod lamina {
