@@ -10,7 +10,7 @@ mod value;
 
 use std::collections::HashMap;
 
-use lamina_proto::lamina::v1::{PullPolicy, Warm};
+use lamina_proto::lamina::v1::{OverlayMedium, PullPolicy, Warm};
 use thiserror::Error;
 
 pub use value::FlistRef;
@@ -24,10 +24,11 @@ const SUB_PATH: &str = "subPath";
 const PREFETCH: &str = "prefetch";
 const PULL_POLICY: &str = "pullPolicy";
 const OVERLAY_SIZE: &str = "overlaySize";
+const OVERLAY_MEDIUM: &str = "overlayMedium";
 const PLATFORM: &str = "platform";
 
 /// Every attribute there is.
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 9] = [
     IMAGE,
     FLIST,
     MODE,
@@ -35,6 +36,7 @@ pub const KEYS: [&str; 8] = [
     PREFETCH,
     PULL_POLICY,
     OVERLAY_SIZE,
+    OVERLAY_MEDIUM,
     PLATFORM,
 ];
 
@@ -63,6 +65,8 @@ pub enum Mode {
     Rw {
         /// Most bytes of changes.
         overlay_bytes_max: u64,
+        /// What holds them.
+        medium: OverlayMedium,
     },
 }
 
@@ -129,7 +133,7 @@ impl Attributes {
         };
         Ok(Self {
             from,
-            mode: mode(get(MODE), get(OVERLAY_SIZE))?,
+            mode: mode(get(MODE), get(OVERLAY_SIZE), get(OVERLAY_MEDIUM))?,
             sub_path: at(SUB_PATH, value::sub_path(get(SUB_PATH).unwrap_or_default()))?,
             prefetch: at(PREFETCH, value::prefetch(get(PREFETCH)))?,
             pull_policy: at(PULL_POLICY, value::pull_policy(get(PULL_POLICY)))?,
@@ -145,9 +149,16 @@ impl Attributes {
             From::Image(image) => put(IMAGE, image),
             From::Flist(flist) => put(FLIST, flist.as_str()),
         };
-        if let Mode::Rw { overlay_bytes_max } = self.mode {
+        if let Mode::Rw {
+            overlay_bytes_max,
+            medium,
+        } = self.mode
+        {
             put(MODE, "rw");
             put(OVERLAY_SIZE, &overlay_bytes_max.to_string());
+            if medium == OverlayMedium::Disk {
+                put(OVERLAY_MEDIUM, "disk");
+            }
         }
         if !self.sub_path.is_empty() {
             put(SUB_PATH, &self.sub_path);
@@ -188,17 +199,27 @@ fn check_keys(given: &HashMap<String, String>) -> Result<(), AttributeError> {
     }
 }
 
-fn mode(mode: Option<&str>, size: Option<&str>) -> Result<Mode, AttributeError> {
-    let size = size.map(value::overlay_size).transpose();
-    let size = at(OVERLAY_SIZE, size)?;
-    match (at(MODE, value::writable(mode))?, size) {
-        (true, size) => Ok(Mode::Rw {
+fn mode(
+    mode: Option<&str>,
+    size: Option<&str>,
+    medium: Option<&str>,
+) -> Result<Mode, AttributeError> {
+    let size = at(OVERLAY_SIZE, size.map(value::overlay_size).transpose())?;
+    let medium = medium.map(value::overlay_medium).transpose();
+    let medium = at(OVERLAY_MEDIUM, medium)?;
+    match (at(MODE, value::writable(mode))?, size, medium) {
+        (true, size, medium) => Ok(Mode::Rw {
             overlay_bytes_max: size.unwrap_or(OVERLAY_DEFAULT),
+            medium: medium.unwrap_or(OverlayMedium::Memory),
         }),
-        (false, None) => Ok(Mode::Ro),
-        (false, Some(_)) => at(
+        (false, None, None) => Ok(Mode::Ro),
+        (false, Some(_), _) => at(
             OVERLAY_SIZE,
             Err("bounds the changes of a writable volume: set mode: rw too, or remove it".into()),
+        ),
+        (false, None, Some(_)) => at(
+            OVERLAY_MEDIUM,
+            Err("holds the changes of a writable volume: set mode: rw too, or remove it".into()),
         ),
     }
 }

@@ -99,11 +99,13 @@ pub fn check(capability: Option<&VolumeCapability>, mode: Mode) -> Result<Use, C
 #[cfg(test)]
 mod tests {
     use lamina_proto::csi::v1::volume_capability::{BlockVolume, MountVolume};
+    use lamina_proto::lamina::v1::OverlayMedium;
 
     use super::*;
 
     const RW: Mode = Mode::Rw {
         overlay_bytes_max: 1,
+        medium: OverlayMedium::Memory,
     };
 
     fn mount(access: Access, flags: &[&str]) -> VolumeCapability {

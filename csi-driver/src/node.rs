@@ -17,8 +17,8 @@ use lamina_proto::{
         volume_usage::Unit,
     },
     lamina::v1::{
-        FlistSource, GetVolumeStatsRequest, ImageSource, Pod, PublishRequest, Source,
-        UnpublishRequest, Usage, source,
+        FlistSource, GetVolumeStatsRequest, ImageSource, OverlayMedium, Pod, PublishRequest,
+        Source, UnpublishRequest, Usage, source,
     },
 };
 use tonic::{Code, Request, Response, Status};
@@ -193,11 +193,12 @@ impl Publish {
 
     /// The node's request, once the source is known.
     fn ask(&self, source: Source, stores: Vec<String>) -> PublishRequest {
-        let (writable, overlay_bytes_max) = match self.attributes.mode {
-            Mode::Rw { overlay_bytes_max } if self.usage.writes && !self.read_only => {
-                (true, overlay_bytes_max)
-            }
-            _ => (false, 0),
+        let (writable, overlay_bytes_max, medium) = match self.attributes.mode {
+            Mode::Rw {
+                overlay_bytes_max,
+                medium,
+            } if self.usage.writes && !self.read_only => (true, overlay_bytes_max, medium),
+            _ => (false, 0, OverlayMedium::Unspecified),
         };
         PublishRequest {
             volume_id: self.id.on_node(&self.target),
@@ -205,6 +206,7 @@ impl Publish {
             source: Some(source),
             writable,
             overlay_bytes_max,
+            overlay_medium: medium.into(),
             sub_path: self.attributes.sub_path.clone(),
             prefetch: self.attributes.prefetch.into(),
             pod: Some(self.pod.clone()),

@@ -47,6 +47,27 @@ pub enum ModeRequest {
     Fuse,
 }
 
+/// What holds the changes of a writable union that are bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Medium {
+    /// Memory of the machine, as it is written.
+    #[default]
+    Memory,
+    /// The disk of `upper`, all of the bound's size from the start.
+    Disk,
+}
+
+impl Medium {
+    /// As in `in memory`, `on disk`.
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Memory => "in memory",
+            Self::Disk => "on disk",
+        }
+    }
+}
+
 /// Arguments of [`Request::Mount`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountCall {
@@ -57,10 +78,13 @@ pub struct MountCall {
     /// Directory that keeps the changes of a writable union, absolute; read-only without it.
     #[serde(default)]
     pub upper: Option<PathBuf>,
-    /// Most bytes of changes: they are kept in memory instead, in a file system of this size that is
+    /// Most bytes of changes: they are kept in a file system of this size instead, that is
     /// mounted on `upper` for a moment and ends with the union. Writes beyond it give `ENOSPC`.
     #[serde(default)]
     pub upper_bytes_max: Option<u64>,
+    /// Where that file system is.
+    #[serde(default)]
+    pub upper_medium: Medium,
     /// Show this directory of the flist; its root without it. Symbolic links on the way are followed as
     /// in a root file system of its own: they never lead out.
     #[serde(default)]
@@ -175,8 +199,10 @@ pub struct MountInfo {
     pub mode: String,
     /// Upper directory of a writable union.
     pub upper: Option<PathBuf>,
-    /// Most bytes of changes, when they are kept in memory.
+    /// Most bytes of changes, when they end with the mount.
     pub upper_bytes_max: Option<u64>,
+    /// Where they are then.
+    pub upper_medium: Medium,
     /// The directory of the flist that is shown, unless its root.
     pub sub_path: Option<String>,
     /// Files, directories and other entries.

@@ -8,7 +8,8 @@ use crate::{daemon, exit};
 use anyhow::{Context, Result, bail};
 use lamina_nodeagent::agent::offline::{self, RecordedTarget};
 use lamina_nodeagent::api::{
-    self, Answer, CallError, FailureKind, ModeRequest, MountCall, PrefetchCall, Request, UmountCall,
+    self, Answer, CallError, FailureKind, Medium, ModeRequest, MountCall, PrefetchCall, Request,
+    UmountCall,
 };
 use lamina_nodeagent::instance::Instance;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,7 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         target,
         upper,
         upper_bytes_max: None,
+        upper_medium: Medium::default(),
         sub_path: None,
         mode: match args.mode {
             ModeArg::Auto => ModeRequest::Auto,

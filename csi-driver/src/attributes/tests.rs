@@ -23,7 +23,8 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(
         rw,
         Mode::Rw {
-            overlay_bytes_max: 1 << 30
+            overlay_bytes_max: 1 << 30,
+            medium: OverlayMedium::Memory,
         }
     );
 }
@@ -43,6 +44,7 @@ fn a_context_parses_to_what_it_was_made_from() {
             ("mode", "rw"),
             ("overlaySize", "1.5Gi"),
         ],
+        vec![(IMAGE, "a"), ("mode", "rw"), ("overlayMedium", "disk")],
         vec![
             (IMAGE, "a/b:c"),
             ("subPath", "./usr//share/"),
@@ -76,6 +78,7 @@ fn unknown_keys_are_refused_with_what_was_meant() {
         ("imagePullPolicy", Some("pullPolicy")),
         ("pull_policy", Some("pullPolicy")),
         ("overlay-size", Some("overlaySize")),
+        ("overlaymedium", Some("overlayMedium")),
         ("plattform", Some("platform")),
         ("lamina.dev/mode", Some("mode")),
         ("xyzzy", None),
@@ -136,6 +139,8 @@ fn values_are_refused_in_plain_words() {
         ("overlaySize", "big", "not a size"),
         ("overlaySize", "-1Gi", "not a size"),
         ("overlaySize", "1", "too small"),
+        ("overlayMedium", "tmpfs", "write memory"),
+        ("overlayMedium", "Disk", "write memory"),
         ("platform", "arm64", "not a platform"),
         ("platform", "linux/", "not a platform"),
         ("platform", "linux/arm64/v8/x", "not a platform"),
@@ -144,7 +149,7 @@ fn values_are_refused_in_plain_words() {
         if key != IMAGE && key != FLIST {
             pairs.push((IMAGE, "a"));
         }
-        if key == "overlaySize" {
+        if key.starts_with("overlay") {
             pairs.push(("mode", "rw"));
         }
         let error = parse(&pairs).unwrap_err().to_string();
@@ -167,7 +172,10 @@ fn exactly_one_source_is_needed() {
 }
 
 #[test]
-fn a_size_without_rw_is_a_mistake() {
-    let error = parse(&[(IMAGE, "a"), ("overlaySize", "1Gi")]).unwrap_err();
-    assert!(error.to_string().contains("set mode: rw"), "{error}");
+fn a_size_or_medium_without_rw_is_a_mistake() {
+    for given in [("overlaySize", "1Gi"), ("overlayMedium", "disk")] {
+        let error = parse(&[(IMAGE, "a"), given]).unwrap_err().to_string();
+        assert!(error.contains(given.0), "{error}");
+        assert!(error.contains("set mode: rw"), "{error}");
+    }
 }

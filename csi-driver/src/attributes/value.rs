@@ -1,7 +1,7 @@
 //! The values of attributes, one function each: what is right is returned, what is wrong is said in words
 //! that a person who wrote a pod can act on.
 
-use lamina_proto::lamina::v1::{PullPolicy, Warm};
+use lamina_proto::lamina::v1::{OverlayMedium, PullPolicy, Warm};
 
 use super::quantity;
 
@@ -175,6 +175,17 @@ pub(super) fn overlay_size(text: &str) -> Result<u64, String> {
             shown(text)
         )),
         Some(bytes) => Ok(bytes),
+    }
+}
+
+pub(super) fn overlay_medium(text: &str) -> Result<OverlayMedium, String> {
+    match text {
+        "memory" => Ok(OverlayMedium::Memory),
+        "disk" => Ok(OverlayMedium::Disk),
+        other => Err(format!(
+            "{:?} is not known; write memory (the pod's) or disk (the node's, reserved at once)",
+            shown(other)
+        )),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lamina_proto::{
     csi::v1::{NodeGetVolumeStatsRequest, volume_capability::access_mode::Mode},
-    lamina::v1::{PullPolicy, Warm, source::From},
+    lamina::v1::{OverlayMedium, PullPolicy, Warm, source::From},
 };
 use tonic::{Code, Request};
 
@@ -18,6 +18,7 @@ async fn a_volume_reaches_the_node_as_its_attributes_say() {
     for (key, value) in [
         ("mode", "rw"),
         ("overlaySize", "512Mi"),
+        ("overlayMedium", "disk"),
         ("subPath", "usr/lib"),
         ("prefetch", "all"),
         ("pullPolicy", "Always"),
@@ -37,6 +38,7 @@ async fn a_volume_reaches_the_node_as_its_attributes_say() {
         (AT, "usr/lib")
     );
     assert_eq!((got.writable, got.overlay_bytes_max), (true, 512 << 20));
+    assert_eq!(got.overlay_medium(), OverlayMedium::Disk);
     assert_eq!(got.prefetch(), Warm::All);
     assert_eq!(got.pod.unwrap().namespace, "ns");
     let Some(From::Image(image)) = got.source.unwrap().from else {

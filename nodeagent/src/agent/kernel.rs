@@ -3,7 +3,7 @@
 use crate::agent::failure::{Result, failure, of_io, refused};
 use crate::agent::live::LiveFlist;
 use crate::agent::mounts::MOUNTD_PATIENCE;
-use crate::api::{Failure, FailureKind, ModeRequest, MountCall};
+use crate::api::{Failure, FailureKind, Medium, ModeRequest, MountCall};
 use crate::mountd::{BlobRegistration, MountdClient, TreeMount};
 use lamina_mount::cache::CacheDir;
 use lamina_mount::erofs::{ErofsOptions, mount_erofs};
@@ -11,8 +11,11 @@ use lamina_mount::fscontext::{DetachedMount, FsError};
 use lamina_mount::loopdev::{self, LoopIo};
 use lamina_mount::probe::{self, Mode};
 use lamina_mount::read_ahead::Bdi;
-use lamina_mount::union::{self, Lower, Union, UnionOptions, UnionSpec, Upper, UpperDirs};
-use lamina_mount::unmount::mountinfo::{MountEntry, MountIdentity, MountTable};
+use lamina_mount::union::{
+    self, DiskError, Lower, Union, UnionError, UnionOptions, UnionSpec, Upper, UpperDirs,
+    UpperError,
+};
+use lamina_mount::unmount::mountinfo::{MountIdentity, MountTable};
 use rustix::fs;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change};
 use std::fs::File;
@@ -316,16 +319,15 @@ fn no_directory(sub_path: &str, errno: rustix::io::Errno) -> Failure {
 const NAME_SHOWN_MAX: usize = 256;
 
 fn union_over(shown: &Shown, call: &MountCall, upper: &Path) -> Result<Union> {
-    let place = match call.upper_bytes_max {
-        None => Upper::Directory(upper.to_owned()),
-        Some(bytes_max) => {
-            prepare_memory(upper)?;
-            Upper::Tmpfs {
-                at: upper.to_owned(),
-                bytes_max,
-            }
-        }
+    let at = upper.to_owned();
+    let place = match (call.upper_bytes_max, call.upper_medium) {
+        (None, _) => Upper::Directory(at),
+        (Some(bytes_max), Medium::Memory) => Upper::Tmpfs { at, bytes_max },
+        (Some(bytes_max), Medium::Disk) => Upper::Disk { at, bytes_max },
     };
+    if call.upper_bytes_max.is_some() {
+        prepare_bounded(upper)?;
+    }
     let spec = UnionSpec {
         lowers: vec![Lower::Fd(shown.directory.as_fd())],
         upper: Some(place),
@@ -334,18 +336,18 @@ fn union_over(shown: &Shown, call: &MountCall, upper: &Path) -> Result<Union> {
             ..UnionOptions::default()
         },
     };
-    let built = union::build(spec).map_err(|error| failure(FailureKind::Invalid, &error));
+    let built = union::build(spec).map_err(|error| failure(of_union(&error), &error));
     if call.upper_bytes_max.is_some() {
         // The union has it, and nobody else needs it: nothing is left to be taken down later, by
         // whomever.
-        take_down_memory(upper)?;
+        take_down_bounded(upper)?;
     }
     built
 }
 
-/// A directory for a file system in memory; without what a killed agent left on it.
-fn prepare_memory(at: &Path) -> Result<()> {
-    take_down_memory(at)?;
+/// A directory for a bounded file system; without what a killed agent left on it.
+fn prepare_bounded(at: &Path) -> Result<()> {
+    take_down_bounded(at)?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -354,21 +356,26 @@ fn prepare_memory(at: &Path) -> Result<()> {
 }
 
 /// Takes down what an agent that was killed at that moment left below the state directory.
-pub(crate) fn sweep_memory(state: &Path) -> Result<()> {
+pub(crate) fn sweep_bounded(state: &Path) -> Result<()> {
     let table = MountTable::read().map_err(|error| failure(of_io(&error), &error))?;
-    let left = table.below(state).filter(|entry| is_memory(entry));
+    let left = table.below(state).filter(|entry| union::is_bounded(entry));
     left.map(|entry| entry.mount_point.as_path())
         .try_for_each(detach)
 }
 
-fn take_down_memory(at: &Path) -> Result<()> {
+fn take_down_bounded(at: &Path) -> Result<()> {
     let table = MountTable::read().map_err(|error| failure(of_io(&error), &error))?;
-    let ours = table.stack(at).filter(|entry| is_memory(entry));
+    let ours = table.stack(at).filter(|entry| union::is_bounded(entry));
     ours.map(|_| at).try_for_each(detach)
 }
 
-fn is_memory(entry: &MountEntry) -> bool {
-    entry.fs_type == "tmpfs" && entry.source == Path::new(union::MEMORY_SOURCE)
+/// What a refused union means to a caller.
+fn of_union(error: &UnionError) -> FailureKind {
+    match error {
+        UnionError::Upper(UpperError::Disk(DiskError::Room { .. })) => FailureKind::Exhausted,
+        UnionError::Upper(UpperError::Disk(DiskError::File { source, .. })) => of_io(source),
+        _ => FailureKind::Invalid,
+    }
 }
 
 fn detach(at: &Path) -> Result<()> {

@@ -135,6 +135,7 @@ impl LiveMount {
             mode: live.mode.to_string(),
             upper: self.extra.call.upper.clone(),
             upper_bytes_max: self.extra.call.upper_bytes_max,
+            upper_medium: self.extra.call.upper_medium,
             sub_path: self.extra.call.sub_path.clone(),
             entries: live.admitted.flist.entry_count(),
             bytes_total,

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use lamina_proto::lamina::v1::{Pod, PublishRequest, Warm};
+use lamina_proto::lamina::v1::{OverlayMedium, Pod, PublishRequest, Warm};
 
 use super::error::NodeError;
 use super::source::{Named, stores_digest};
 use super::target::{Target, Targets};
 use super::volumes::{Key, PodName, Record, VolumeId, What};
+use crate::api::Medium;
 
 /// Longest path inside a source.
 const SUB_PATH_MAX: usize = 4095;
@@ -39,11 +40,13 @@ impl Order {
                 "a bound on changes for a volume that is not writable",
             ));
         }
+        let overlay_medium = medium(request.overlay_medium, request.writable)?;
         let what = What {
             source: named.canonical.clone(),
             stores: stores_digest(&request.stores)?,
             writable: request.writable,
             overlay_bytes_max: request.overlay_bytes_max,
+            overlay_medium,
             sub_path: request.sub_path,
         };
         let path: PathBuf = target.path().into();
@@ -72,6 +75,23 @@ impl Order {
             took_us: 0,
             ensure_us: 0,
         }
+    }
+}
+
+fn medium(asked: i32, writable: bool) -> Result<Medium, NodeError> {
+    let medium = match OverlayMedium::try_from(asked) {
+        Ok(OverlayMedium::Unspecified) => return Ok(Medium::default()),
+        Ok(OverlayMedium::Memory) => Medium::Memory,
+        Ok(OverlayMedium::Disk) => Medium::Disk,
+        Err(_) => {
+            return Err(NodeError::invalid("the medium of the changes is not known"));
+        }
+    };
+    match writable {
+        true => Ok(medium),
+        false => Err(NodeError::invalid(
+            "a medium of changes for a volume that is not writable",
+        )),
     }
 }
 

@@ -247,6 +247,7 @@ impl Publisher {
             target: order.key.target.clone(),
             upper: what.writable.then(|| self.parts.volumes.upper(&order.key)),
             upper_bytes_max: what.writable.then_some(bytes_max),
+            upper_medium: what.overlay_medium,
             sub_path: (!what.sub_path.is_empty()).then(|| what.sub_path.clone()),
             mode: ModeRequest::Auto,
             stores,

@@ -21,6 +21,7 @@ use lamina_flist::ChunkId;
 use serde::{Deserialize, Serialize};
 
 use super::error::NodeError;
+use crate::api::Medium;
 use crate::rundir;
 
 /// Longest volume id.
@@ -71,6 +72,9 @@ pub(super) struct What {
     pub(super) stores: String,
     pub(super) writable: bool,
     pub(super) overlay_bytes_max: u64,
+    /// Absent in records from before there was a choice.
+    #[serde(default)]
+    pub(super) overlay_medium: Medium,
     pub(super) sub_path: String,
 }
 
@@ -222,6 +226,7 @@ mod tests {
                 stores: String::new(),
                 writable: false,
                 overlay_bytes_max: 0,
+                overlay_medium: Medium::default(),
                 sub_path: String::new(),
             },
             pod: PodName::default(),

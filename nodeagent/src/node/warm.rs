@@ -14,7 +14,7 @@ use super::daemons::blocking;
 use super::error::NodeError;
 use super::library::Have;
 use crate::api::{
-    self, CallError, FailureKind, ModeRequest, MountCall, PrefetchCall, Request, UmountCall,
+    self, CallError, FailureKind, Medium, ModeRequest, MountCall, PrefetchCall, Request, UmountCall,
 };
 
 /// How long the agent may take to mount or unmount.
@@ -75,6 +75,7 @@ fn mount_call(parts: &Parts, have: &Have, target: PathBuf) -> MountCall {
         target,
         upper: None,
         upper_bytes_max: None,
+        upper_medium: Medium::default(),
         sub_path: None,
         mode: ModeRequest::Auto,
         stores: have.stores.clone(),

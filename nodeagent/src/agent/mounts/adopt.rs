@@ -23,7 +23,7 @@ use std::time::Instant;
 
 impl Agent {
     pub(super) fn adopt_now(&self) -> Result<()> {
-        kernel::sweep_memory(&self.config.state)?;
+        kernel::sweep_bounded(&self.config.state)?;
         let records = self.mountd()?.list_mounts();
         self.adopt_records(records.map_err(|error| unavailable(&error))?)
     }
@@ -226,8 +226,8 @@ impl Agent {
 
 /// The lock on UPPER ended with the agent that took it.
 fn hold_upper(extra: &Extra) -> Option<UpperDirs> {
-    let on_disk = extra.call.upper_bytes_max.is_none();
-    let upper = extra.call.upper.as_ref().filter(|_| on_disk);
+    let is_kept = extra.call.upper_bytes_max.is_none();
+    let upper = extra.call.upper.as_ref().filter(|_| is_kept);
     let upper = upper.filter(|_| extra.union.is_some() || !extra.detached)?;
     UpperDirs::hold(upper)
         .inspect_err(|error| {

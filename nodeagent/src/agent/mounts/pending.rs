@@ -86,6 +86,7 @@ impl Pending {
             mode: self.record.mode.clone(),
             upper: call.and_then(|call| call.upper.clone()),
             upper_bytes_max: call.and_then(|call| call.upper_bytes_max),
+            upper_medium: call.map(|call| call.upper_medium).unwrap_or_default(),
             sub_path: call.and_then(|call| call.sub_path.clone()),
             profile: "none".into(),
             ..MountInfo::default()

@@ -211,7 +211,7 @@ impl Agent {
             flist: Arc::clone(live),
             extra,
             ready_us: 0.into(),
-            // Nobody else can reach what is kept in memory.
+            // Nobody else can reach what ends with the union.
             upper: upper
                 .filter(|_| call.upper_bytes_max.is_none())
                 .map(Arc::new),
@@ -265,10 +265,14 @@ fn difference(known: &LiveMount, call: &MountCall, digest: &FlistDigest) -> Opti
             None => ", read-only".into(),
         });
     }
-    if was.upper_bytes_max != call.upper_bytes_max {
-        return Some(match was.upper_bytes_max {
-            Some(bytes) => format!(", with its changes in memory, at most {bytes} bytes"),
-            None => ", with its changes on disk".into(),
+    let bound = |call: &MountCall| call.upper_bytes_max.map(|bytes| (bytes, call.upper_medium));
+    if bound(was) != bound(call) {
+        return Some(match bound(was) {
+            Some((bytes, medium)) => {
+                let place = medium.place();
+                format!(", with its changes {place}, at most {bytes} bytes")
+            }
+            None => ", with its changes kept and without a bound".into(),
         });
     }
     if was.sub_path != call.sub_path {
