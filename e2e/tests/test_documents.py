@@ -1,0 +1,141 @@
+"""What documents list is what the programs have: metrics, events, conditions, reasons, and the texts of errors."""
+
+import functools
+import json
+import pathlib
+import re
+import unittest
+
+import yaml
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+# Whose events, conditions and metrics these are.
+CLUSTER = ("operator/src", "csi-driver/src", "nodeagent/src/node")
+# Texts of kubelet, helm, the kernel, which people meet because of us.
+FOREIGN = {
+    "values don't meet the specifications of the schema(s)", "timed out waiting for the condition", "Job lamina-apply failed",
+    'violates PodSecurity "restricted"', "pre-delete hooks failed: … job lamina-cleanup failed",
+    "driver name csi.lamina.dev not found in the list of registered CSI drivers", "MountVolume.SetUp failed … Aborted",
+    "Input/output error",
+}
+# States and files that stand where a text does.
+NO_TEXTS = {"degraded", "detached", "lamina mounts", "lamina umount", "holder.lock is held by another process"}
+
+
+@functools.cache
+def shipped(folder: str) -> str:
+    """Rust code without its tests."""
+    texts = []
+    for path in sorted((REPOSITORY / folder).rglob("*.rs")):
+        if not {"tests.rs", "fake.rs", "testing.rs", "tests"} & set(path.parts):
+            texts.append(re.split(r"^#\[cfg\(test\)\]\nmod tests \{", path.read_text(), maxsplit=1, flags=re.MULTILINE)[0])
+    return "\n".join(texts)
+
+
+def found(pattern: str, *folders: str) -> set[str]:
+    return {name for folder in folders for name in re.findall(pattern, shipped(folder))}
+
+
+def section(page: str, heading: str) -> str:
+    """A page's text below a heading, up to the next of its rank."""
+    text = (DOCS / page).read_text()
+    return re.split(rf"^## {heading}\n", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+
+
+def column(text: str, number: int) -> set[str]:
+    """The names in code marks in a column of a section's table."""
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {name for row in rows for name in re.findall(r"`(\w+)(?:\{[^}]*\})?`", row[number].lstrip("| "))}
+
+
+class Metrics(unittest.TestCase):
+    def test_every_metric_is_listed_and_exists(self):
+        real = found(r'"(lamina_[a-z_]+)"', *CLUSTER)
+        self.assertGreater(len(real), 10)
+        listed = column(section("metrics.md", "The node server"), 0) | column(section("metrics.md", "The operator"), 0)
+        self.assertEqual(listed, real)
+
+    def test_alerts_and_dashboard_use_metrics_that_exist(self):
+        real = found(r'"(lamina_[a-z_]+)"', *CLUSTER)
+        for path in (REPOSITORY / "charts/lamina/files").iterdir():
+            used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\blamina_[a-z_]+", path.read_text())}
+            self.assertTrue(used)
+            self.assertEqual(used - real, set(), path.name)
+
+
+class Attributes(unittest.TestCase):
+    def test_every_attribute_is_in_the_pages_and_the_schema_of_values(self):
+        code = (REPOSITORY / "csi-driver/src/attributes.rs").read_text()
+        keys = set(re.findall(r'^(?:pub )?const [A-Z_]+: &str = "([\w./]+)";', code, re.MULTILINE))
+        self.assertGreaterEqual(len(keys), 9)
+        schema = json.loads((REPOSITORY / "charts/lamina/values.schema.json").read_text())
+        self.assertEqual(set(schema["properties"]["storageClass"]["properties"]["parameters"]["properties"]), keys)
+        for text in ((DOCS / "volume-attributes.md").read_text(), section("kubernetes.md", "Volume attributes")):
+            self.assertEqual(set(re.findall(r"^\| `([\w./]+)` \|", text, re.MULTILINE)) & keys, keys)
+
+
+    def test_examples_use_attributes_that_exist(self):
+        listed = column(section("kubernetes.md", "Volume attributes"), 0) | {"lamina.dev/image", "lamina.dev/flist"}
+        blocks = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "volume-attributes.md").read_text(), re.DOTALL | re.MULTILINE)
+        self.assertGreaterEqual(len(blocks), 2)
+        for block in map(yaml.safe_load, blocks):
+            given = block.get("parameters") or block["volumes"][0]["csi"]["volumeAttributes"]
+            self.assertEqual({key for key in given if not key.startswith("csi.storage.k8s.io/")} - listed, set())
+
+
+class Events(unittest.TestCase):
+    def test_every_event_is_listed_and_exists(self):
+        said = found(r'EventType::\w+,\s*"(\w+)"', "operator/src") | found(r'reason: "(\w+)"', "csi-driver/src")
+        said |= found(r'"(Provisioning\w+)"', "csi-driver/src")
+        self.assertEqual(column(section("events.md", "Events"), 1), said)
+
+    def test_every_condition_is_listed_and_exists(self):
+        said = found(r'said\s*\.(?:yes|no)\(\s*"(\w+)"', "operator/src") | {"Reachable"}
+        self.assertEqual(column(section("events.md", "Conditions"), 1), said)
+
+    def test_every_reason_is_listed_and_exists(self):
+        real = found(r'(?:Fault|Self)::new\(\s*"([A-Z]\w+)"', "operator/src") | found(r'reason: "(\w+)"', "operator/src")
+        self.assertGreater(len(real), 20)
+        self.assertEqual(column(section("events.md", "Reasons"), 0), real)
+
+
+class Texts(unittest.TestCase):
+    """Errors are found by their text, so the text has to be the one that is printed."""
+
+    @staticmethod
+    @functools.cache
+    def printed() -> str:
+        folders = [path.parent / "src" for path in REPOSITORY.glob("*/Cargo.toml")]
+        code = "\n".join(shipped(str(folder.relative_to(REPOSITORY))) for folder in sorted(folders))
+        # Lines that a backslash joins are one text.
+        return re.sub(r"\\\n\s*", "", code).replace('\\"', '"')
+
+    def missing(self, text: str) -> list[str]:
+        """The parts of a text, between what stands for anything, that no program prints."""
+        # Names that programs keep in one place and put into their texts.
+        text = re.sub(r"lamina\.dev/\w+|attribute \w+|\.dockerconfigjson|\bpassword\b", "…", text)
+        parts = re.split(r'…|[;:]|"[^"]*"|\b[A-Z]{2,}\b|\bX\b|\d+|`[^`]*`', text)
+        whole = self.printed()
+        return [part for part in (part.strip(" :,;.") for part in parts) if len(part) > 5 and part not in whole]
+
+    def test_every_text_of_the_troubleshooting_pages_is_printed(self):
+        for page in ("troubleshooting.md", "kubernetes.md"):
+            heads = re.findall(r"^\*\*(`.*)$", (DOCS / page).read_text(), re.MULTILINE)
+            self.assertGreater(len(heads), 8)
+            for head in heads:
+                for text in re.findall(r"`([^`]+)`", " ".join(re.findall(r"\*\*(.+?)\*\*", head))):
+                    if text not in FOREIGN | NO_TEXTS:
+                        with self.subTest(page=page, text=text):
+                            self.assertEqual(self.missing(text), [])
+
+    def test_every_text_of_the_volume_errors_is_printed(self):
+        texts = re.findall(r"^\| `([^`]+)` \|", section("volume-attributes.md", "Errors"), re.MULTILINE)
+        self.assertGreater(len(texts), 10)
+        for text in texts:
+            with self.subTest(text=text):
+                self.assertEqual(self.missing(text), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
