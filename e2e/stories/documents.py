@@ -1,15 +1,79 @@
-"""Every object in docs/kubernetes.md is one the API server takes."""
+"""Every object in docs/kubernetes.md is one the API server takes, and every command of the pages about Kubernetes works as typed."""
 
+import os
+import pathlib
 import re
+import shlex
+import subprocess
+import tempfile
 
-from e2e.release import REPOSITORY
+from e2e import release
 from e2e.story import Story
+
+DOCS = release.REPOSITORY / "docs"
+# A block is run unless this stands above it.
+CONSOLE = re.compile(r"^(?:<!-- not run: (?P<why>.+) -->\n)?```console\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
+# The pages whose commands are run here; `cli/tests/cli/documents.rs` sees to the others.
+PAGES = ("kubernetes.md", "kubectl-lamina.md")
 
 
 def run(it: Story) -> None:
-    page = (REPOSITORY / "docs/kubernetes.md").read_text()
-    blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "kubernetes.md").read_text(), re.DOTALL | re.MULTILINE)
     it.check(len(blocks) >= 4, f"only {len(blocks)} blocks were found")
     for block in blocks:
         it.kubectl("create", "--dry-run=server", "-f", "-", text=block)
-    it.say(f"{len(blocks)} blocks")
+    it.say(f"{len(blocks)} blocks of YAML")
+    # The page begins before anything is installed, and ends after it was uninstalled.
+    release.helm(it.cluster, "uninstall", release.RELEASE, "--wait", "--timeout", "5m")
+    try:
+        typed(it, "kubernetes.md")
+    finally:
+        release.install(it.cluster)
+    typed(it, "kubectl-lamina.md")
+
+
+def commands(page: str) -> tuple[list[str], list[str]]:
+    """The commands of a page's console blocks in their order, and why some blocks are not run."""
+    found, left_out = [], []
+    for block in CONSOLE.finditer(page):
+        if block["why"]:
+            left_out.append(block["why"])
+        else:
+            found += [line[2:] for line in block["text"].splitlines() if line.startswith("$ ")]
+    return found, left_out
+
+
+def typed(it: Story, name: str) -> None:
+    """Types a page's commands in one shell, at the top of the repository, as its reader would."""
+    found, _ = commands((DOCS / name).read_text())
+    it.check(bool(found), f"{name} has no commands")
+    with tempfile.TemporaryDirectory() as folder:
+        own = pathlib.Path(folder)
+        program(own / "lamina", release.program("lamina"))
+        program(own / "helm", installer(it).encode())
+        # Not the machine's own.
+        script = "\n".join(found).replace("/usr/local/bin", str(own))
+        path = [str(own), *programs(it), os.environ["PATH"]]
+        env = {**os.environ, "PATH": ":".join(path), "KUBECONFIG": str(it.cluster.kubeconfig())}
+        done = subprocess.run(["bash", "-exc", script], cwd=release.REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=900, check=False)
+    it.check(done.returncode == 0, f"{name}: ended with {done.returncode}: {done.stdout[-3000:]}")
+    it.say(f"{name}: {len(found)} commands")
+
+
+def programs(it: Story) -> list[str]:
+    """Where kubectl and helm are, if not in the PATH."""
+    folder = it.cluster.programs()
+    return [str(folder)] if folder else []
+
+
+def installer(it: Story) -> str:
+    """A helm that tells `install` besides what every installation in the test cluster is told: registry and images."""
+    real = "/".join([*programs(it), "helm"])
+    told = shlex.join(release.values(it.cluster, release.ARCHIVE))
+    return f'#!/bin/bash\n[ "$1" = install ] && set -- "$@" {told}\nPATH="${{PATH#*:}}"\nexec {real} "$@"\n'
+
+
+def program(path: pathlib.Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o755)

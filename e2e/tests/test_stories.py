@@ -6,7 +6,7 @@ import unittest
 
 from e2e import __main__ as told
 from e2e import made, release
-from e2e.stories import bad_objects, hostile_volumes, hundred_pods, private_image
+from e2e.stories import bad_objects, documents, hostile_volumes, hundred_pods, private_image
 from e2e.story import pod
 
 FOLDER = pathlib.Path(told.__file__).parent / "stories"
@@ -47,6 +47,14 @@ class Helpers(unittest.TestCase):
     def test_a_pull_secret_is_a_docker_config(self):
         made = private_image.secret("right", "word")
         self.assertEqual(made["type"], "kubernetes.io/dockerconfigjson")
+
+    def test_commands_are_read_from_blocks_that_are_run(self):
+        page = "a\n\n```console\n$ one\nprinted\n$ two\n```\n<!-- not run: no bucket -->\n```console\n$ three\n```\n```\n$ none\n```\n"
+        self.assertEqual(documents.commands(page), (["one", "two"], ["no bucket"]))
+
+    def test_the_pages_of_the_story_have_commands(self):
+        for name in documents.PAGES:
+            self.assertTrue(documents.commands((documents.DOCS / name).read_text())[0], name)
 
     def test_hostile_handles_are_hostile(self):
         self.assertTrue(any(".." in handle for handle in hostile_volumes.HANDLES))

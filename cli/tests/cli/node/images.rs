@@ -1,7 +1,7 @@
 //! Volumes of images and archives: from a registry in this process to a mount, through the service.
 
 #[path = "../../../../nodeagent/src/node/library/tests/server.rs"]
-mod server;
+pub(crate) mod server;
 
 use super::*;
 use server::{Server, noise, tar};

@@ -14,28 +14,28 @@ use serde_json::json;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 #[derive(Default)]
-pub(super) struct Content {
+pub(crate) struct Content {
     /// Tag -> manifest.
     tags: BTreeMap<String, Vec<u8>>,
     manifests: BTreeMap<String, Vec<u8>>,
     blobs: BTreeMap<String, Vec<u8>>,
-    pub(super) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// Whoever does not send this is refused.
-    pub(super) authorization: Option<String>,
+    pub(crate) authorization: Option<String>,
     /// Layers are begun and not finished while this holds.
-    pub(super) stalled: bool,
+    pub(crate) stalled: bool,
     log: Vec<String>,
 }
 
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
-    pub(super) content: Arc<Mutex<Content>>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) content: Arc<Mutex<Content>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let content = Arc::new(Mutex::new(Content::default()));
@@ -62,7 +62,7 @@ impl Server {
     }
 
     /// Pushes an image of these layers (plain tars) as `a/b:tag`; gives its manifest's digest.
-    pub(super) fn push(&self, tag: &str, layers: &[Vec<u8>]) -> String {
+    pub(crate) fn push(&self, tag: &str, layers: &[Vec<u8>]) -> String {
         let diff_ids: Vec<String> = layers.iter().map(|l| sha256(l).to_string()).collect();
         let config = json!({
             "os": "linux", "architecture": lamina_image::Platform::host().arch,
@@ -90,12 +90,12 @@ impl Server {
         digest
     }
 
-    pub(super) fn image(&self, selector: &str) -> String {
+    pub(crate) fn image(&self, selector: &str) -> String {
         format!("{}/a/b{selector}", self.address)
     }
 
     /// Requests so far that begin with this, as in `GET /v2/a/b/blobs/`.
-    pub(super) fn count(&self, start: &str) -> usize {
+    pub(crate) fn count(&self, start: &str) -> usize {
         let content = self.content.lock().unwrap();
         content
             .log
@@ -187,7 +187,7 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
 }
 
 /// A plain tar of one file.
-pub(super) fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut header = [0u8; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[100..107].copy_from_slice(b"0000644");
@@ -207,7 +207,7 @@ pub(super) fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Bytes that do not compress and differ by `seed`.
-pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
     let mut hasher = blake3::Hasher::new();
     hasher
