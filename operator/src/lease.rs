@@ -72,7 +72,7 @@ pub(crate) async fn hold(
         Ok(Ok(Err(error))) => tracing::warn!(%error, "give the lease back"),
         Ok(Err(error)) => tracing::warn!(%error, "give the lease back"),
         Err(_) => {
-            tracing::warn!("the lease could not be given back in time: it runs out by itself")
+            tracing::warn!("the lease could not be given back in time: it runs out by itself");
         }
     }
     ended

@@ -18,7 +18,7 @@ use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use lamina_crds::{Flist, Image, LaminaCluster, Store};
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
 
 use crate::context::Ctx;
 use crate::fault::{Again, Fault};
@@ -68,7 +68,7 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
         let metrics = metrics.clone();
         async move {
             metrics.leader.set(1);
-            controllers(ctx).await;
+            Box::pin(controllers(ctx)).await;
         }
     };
     tokio::select! {
@@ -107,21 +107,18 @@ async fn controllers(ctx: Arc<Ctx>) {
             own("deployments"),
         );
     // Nodes that come, go or change their labels: told to every kind that is kept on nodes or asks them.
-    let (told, _) = broadcast::channel(1);
-    let on_nodes = || news(told.subscribe());
+    let (told, heard) = watch::channel(());
     let images = Controller::new(Api::<Image>::all(client()), all.clone());
     let flists = Controller::new(Api::<Flist>::all(client()), all.clone()).owns(
         Api::<Pod>::all(client()),
         watcher::Config::default().labels("app.kubernetes.io/component=pack"),
     );
     let stores = Controller::new(Api::<Store>::all(client()), all);
-    let images = images.reconcile_all_on(on_nodes());
-    let flists = flists.reconcile_all_on(on_nodes());
-    let stores = stores.reconcile_all_on(on_nodes());
+    let images = images.reconcile_all_on(news(heard.clone()));
+    let flists = flists.reconcile_all_on(news(heard.clone()));
+    let stores = stores.reconcile_all_on(news(heard.clone()));
     tokio::join!(
-        nodes::watch(client(), &ctx.namespace, || {
-            let _ = told.send(());
-        }),
+        nodes::watch(client(), &ctx.namespace, || told.send_replace(())),
         drive(clusters, &ctx, |object, ctx| async move {
             cluster::step(&object, &ctx).await
         }),
@@ -137,13 +134,11 @@ async fn controllers(ctx: Arc<Ctx>) {
     );
 }
 
-/// What was told since the last look; of several, one.
-fn news(told: broadcast::Receiver<()>) -> impl Stream<Item = ()> {
-    futures::stream::unfold(told, |mut told| async {
-        match told.recv().await {
-            Ok(()) | Err(RecvError::Lagged(_)) => Some(((), told)),
-            Err(RecvError::Closed) => None,
-        }
+/// Once for all that was told since the last look.
+fn news(heard: watch::Receiver<()>) -> impl Stream<Item = ()> {
+    futures::stream::unfold(heard, |mut heard| async {
+        heard.changed().await.ok()?;
+        Some(((), heard))
     })
 }
 

@@ -22,12 +22,12 @@ pub(crate) async fn watch(client: kube::Client, namespace: &str, tell: impl Fn()
     let servers = watcher::Config::default().labels(SELECTOR);
     let pods = watcher(Api::<Pod>::namespaced(client.clone(), namespace), servers)
         .default_backoff()
-        .map(|event| event.map(Seen::Server));
+        .map(|event| event.map(|event| Seen::Server(Box::new(event))));
     // Of nodes only the labels count.
     let nodes = Api::<PartialObjectMeta<Node>>::all(client);
     let nodes = watcher(nodes, watcher::Config::default())
         .default_backoff()
-        .map(|event| event.map(Seen::Node));
+        .map(|event| event.map(|event| Seen::Node(Box::new(event))));
     let mut seen = futures::stream::select(pods.boxed(), nodes.boxed());
     let mut known = Known::default();
     while let Some(first) = seen.next().await {
@@ -45,8 +45,8 @@ pub(crate) async fn watch(client: kube::Client, namespace: &str, tell: impl Fn()
 
 /// What a watch says.
 enum Seen {
-    Server(Event<Pod>),
-    Node(Event<PartialObjectMeta<Node>>),
+    Server(Box<Event<Pod>>),
+    Node(Box<Event<PartialObjectMeta<Node>>>),
 }
 
 /// The nodes as they were last seen.
@@ -63,9 +63,11 @@ impl Known {
     /// Takes in what was seen; whether it is news.
     fn note(&mut self, seen: Result<Seen, watcher::Error>) -> bool {
         match seen {
-            Ok(Seen::Server(Event::Apply(pod) | Event::InitApply(pod))) => self.server(&pod),
-            Ok(Seen::Server(_)) => false,
-            Ok(Seen::Node(event)) => self.node(event),
+            Ok(Seen::Server(event)) => match *event {
+                Event::Apply(pod) | Event::InitApply(pod) => self.server(&pod),
+                _ => false,
+            },
+            Ok(Seen::Node(event)) => self.node(*event),
             Err(error) => {
                 tracing::warn!(%error, "watching nodes");
                 false
@@ -96,8 +98,11 @@ impl Known {
             Event::InitDone => {
                 let is_gone = |name: &&String| !self.listed.contains(*name);
                 let gone: Vec<String> = self.labels.keys().filter(is_gone).cloned().collect();
-                gone.iter()
-                    .fold(false, |is_news, name| self.gone(name) || is_news)
+                let mut is_news = false;
+                for name in gone {
+                    is_news |= self.gone(&name);
+                }
+                is_news
             }
         }
     }
@@ -127,7 +132,7 @@ mod tests {
             "spec": { "nodeName": node, "containers": [] },
             "status": { "conditions": [{ "type": "Ready", "status": ready }] },
         });
-        Seen::Server(Event::Apply(serde_json::from_value(pod).unwrap()))
+        Seen::Server(Box::new(Event::Apply(serde_json::from_value(pod).unwrap())))
     }
 
     fn node(name: &str, zone: &str) -> PartialObjectMeta<Node> {
@@ -138,56 +143,52 @@ mod tests {
         serde_json::from_value(node).unwrap()
     }
 
+    fn seen(
+        event: fn(PartialObjectMeta<Node>) -> Event<PartialObjectMeta<Node>>,
+        name: &str,
+        zone: &str,
+    ) -> Seen {
+        Seen::Node(Box::new(event(node(name, zone))))
+    }
+
     #[test]
     fn a_node_is_news_when_its_server_works_and_when_it_goes() {
         let mut known = Known::default();
-        for (seen, is_news, why) in [
-            (Seen::Node(Event::Apply(node("a", "1"))), false, "no server"),
+        for (event, is_news, why) in [
+            (seen(Event::Apply, "a", "1"), false, "no server"),
             (server("a", "False"), false, "not ready"),
             (server("a", "True"), true, "ready"),
             (server("a", "True"), false, "known"),
             (server("a", "False"), false, "restarts"),
             (server("a", "True"), false, "restarted"),
-            (Seen::Node(Event::Apply(node("a", "1"))), false, "the same"),
-            (Seen::Node(Event::Apply(node("a", "2"))), true, "moved"),
-            (Seen::Node(Event::Delete(node("a", "2"))), true, "gone"),
-            (
-                Seen::Node(Event::Delete(node("a", "2"))),
-                false,
-                "gone before",
-            ),
+            (seen(Event::Apply, "a", "1"), false, "the same"),
+            (seen(Event::Apply, "a", "2"), true, "moved"),
+            (seen(Event::Delete, "a", "2"), true, "gone"),
+            (seen(Event::Delete, "a", "2"), false, "gone before"),
             (server("a", "True"), true, "back"),
         ] {
-            assert_eq!(known.note(Ok(seen)), is_news, "{why}");
+            assert_eq!(known.note(Ok(event)), is_news, "{why}");
         }
     }
 
     #[test]
     fn a_node_that_went_unseen_is_missed_at_the_next_listing() {
         let mut known = Known::default();
-        for (seen, is_news, why) in [
-            (Seen::Node(Event::Init), false, "begins"),
-            (Seen::Node(Event::InitApply(node("a", "1"))), false, "a"),
-            (Seen::Node(Event::InitApply(node("b", "1"))), false, "b"),
-            (Seen::Node(Event::InitDone), false, "first list"),
+        for (event, is_news, why) in [
+            (Seen::Node(Box::new(Event::Init)), false, "begins"),
+            (seen(Event::InitApply, "a", "1"), false, "a"),
+            (seen(Event::InitApply, "b", "1"), false, "b"),
+            (Seen::Node(Box::new(Event::InitDone)), false, "first list"),
             (server("a", "True"), true, "a works"),
             (server("b", "True"), true, "b works"),
-            (Seen::Node(Event::Init), false, "lists again"),
-            (
-                Seen::Node(Event::InitApply(node("b", "1"))),
-                false,
-                "b stays",
-            ),
-            (Seen::Node(Event::InitDone), true, "a is gone"),
-            (Seen::Node(Event::Init), false, "again"),
-            (
-                Seen::Node(Event::InitApply(node("b", "1"))),
-                false,
-                "b stays",
-            ),
-            (Seen::Node(Event::InitDone), false, "nothing new"),
+            (Seen::Node(Box::new(Event::Init)), false, "lists again"),
+            (seen(Event::InitApply, "b", "1"), false, "b stays"),
+            (Seen::Node(Box::new(Event::InitDone)), true, "a is gone"),
+            (Seen::Node(Box::new(Event::Init)), false, "again"),
+            (seen(Event::InitApply, "b", "1"), false, "b stays"),
+            (Seen::Node(Box::new(Event::InitDone)), false, "nothing new"),
         ] {
-            assert_eq!(known.note(Ok(seen)), is_news, "{why}");
+            assert_eq!(known.note(Ok(event)), is_news, "{why}");
         }
     }
 }
