@@ -5,6 +5,7 @@
 //! line. Pages about Kubernetes are run by a story (`e2e/stories/documents.py`).
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -81,7 +82,8 @@ fn every_page_with_commands_is_run_somewhere() {
     let docs = std::fs::read_dir(root().join("docs")).unwrap().flatten();
     let docs = docs.map(|entry| format!("docs/{}", entry.file_name().to_string_lossy()));
     let pages = docs.chain(["README.md".into(), "ARCHITECTURE.md".into()]);
-    for name in pages.filter(|name| name.ends_with(".md")) {
+    let is_page = |name: &String| Path::new(name).extension().is_some_and(|kind| kind == "md");
+    for name in pages.filter(is_page) {
         let known = HERE.contains(&name.as_str()) || ON_A_CLUSTER.contains(&name.as_str());
         let has_commands = page(&name).contains("```console\n");
         assert_eq!(
@@ -136,11 +138,11 @@ fn here(machine: &Machine, server: &Server, text: &str) -> String {
 
 /// The commands as one script, which says on a line of its own where each begins.
 fn script(steps: &[Step]) -> String {
-    let mut script = "set -e\n".to_owned();
-    for (number, step) in steps.iter().enumerate() {
-        script += &format!("echo '==== {number}'\n{}\n", step.command);
-    }
-    script
+    let commands = steps.iter().enumerate().map(|(number, step)| {
+        let command = &step.command;
+        format!("echo '==== {number}'\n{command}\n")
+    });
+    iter::once("set -e\n".to_owned()).chain(commands).collect()
 }
 
 fn type_in(machine: &Machine, script: &str) -> (bool, String, String) {

@@ -12,113 +12,16 @@
 //!
 //! Format: the kernel's `Documentation/filesystems/ext4`. `e2fsck` agrees, in tests.
 
-/// Bytes of a block.
-pub(super) const BLOCK: u64 = 4096;
-/// Blocks of a group: as many as a block has bits.
-const GROUP: u64 = 8 * BLOCK;
-const INODE: u64 = 256;
-const INODES_PER_BLOCK: u64 = BLOCK / INODE;
-/// One file for so many bytes, on average: small files are what programs write most.
-const BYTES_PER_INODE: u64 = 8192;
-const INODES_MIN: u64 = 64;
+mod layout;
+#[cfg(test)]
+mod tests;
+
+pub(super) use layout::Layout;
+use layout::{BLOCK, DESCRIPTOR, GROUP, INODE};
+
 /// Inodes 1 to 10 are the kernel's.
 const RESERVED_INODES: u64 = 10;
 const ROOT_INODE: u64 = 2;
-const DESCRIPTOR: u64 = 32;
-/// Blocks beside the data asked for: directories that are there from the start.
-const SPARE: u64 = 16;
-/// The kernel keeps a fiftieth back, and never more blocks than these (`ext4_calculate_resv_clusters`).
-const RESERVE_MAX: u64 = 4096;
-/// Blocks are counted in 32 bits.
-const BLOCKS_MAX: u64 = 1 << 32;
-
-/// How a file system is divided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
-    blocks: u64,
-    groups: u64,
-    inodes_per_group: u64,
-}
-
-impl Layout {
-    /// One that holds `bytes` of files and a little more; none where that is too much for the format.
-    pub(super) fn holding(bytes: u64) -> Option<Self> {
-        let data = bytes.div_ceil(BLOCK).checked_add(SPARE)?;
-        if data >= BLOCKS_MAX {
-            return None;
-        }
-        let wanted =
-            (data * BLOCK / BYTES_PER_INODE).clamp(INODES_MIN, GROUP * BLOCK / BYTES_PER_INODE);
-        let mut layout = Self {
-            blocks: 0,
-            groups: 1,
-            inodes_per_group: wanted.next_multiple_of(INODES_PER_BLOCK),
-        };
-        loop {
-            let used = 1 + layout.descriptor_blocks() + layout.groups * layout.own_blocks();
-            // A fiftieth of the whole is a forty-ninth of the rest.
-            let reserve = ((data + used) / 49 + 1).min(RESERVE_MAX);
-            layout.blocks = data + used + reserve;
-            let groups = layout.blocks.div_ceil(GROUP);
-            if groups <= layout.groups {
-                break;
-            }
-            layout.groups = groups;
-        }
-        // A last group has room for what is its own.
-        let before = (layout.groups - 1) * GROUP;
-        layout.blocks = layout.blocks.max(before + layout.own_blocks() + 1);
-        (layout.blocks < BLOCKS_MAX).then_some(layout)
-    }
-
-    /// Bytes of the whole file system.
-    pub(super) fn bytes(&self) -> u64 {
-        self.blocks * BLOCK
-    }
-
-    fn descriptor_blocks(&self) -> u64 {
-        (self.groups * DESCRIPTOR).div_ceil(BLOCK)
-    }
-
-    fn table_blocks(&self) -> u64 {
-        self.inodes_per_group / INODES_PER_BLOCK
-    }
-
-    /// Bitmaps and inode table of a group.
-    fn own_blocks(&self) -> u64 {
-        2 + self.table_blocks()
-    }
-
-    /// Where a group's block bitmap is; inode bitmap and table follow.
-    fn own_at(&self, group: u64) -> u64 {
-        match group {
-            0 => 1 + self.descriptor_blocks(),
-            _ => group * GROUP,
-        }
-    }
-
-    fn group_blocks(&self, group: u64) -> u64 {
-        (self.blocks - group * GROUP).min(GROUP)
-    }
-
-    /// Blocks in use at the start of a group.
-    fn used(&self, group: u64) -> u64 {
-        let own = self.own_at(group) + self.own_blocks() - group * GROUP;
-        match group {
-            // The root directory.
-            0 => own + 1,
-            _ => own,
-        }
-    }
-
-    fn free(&self, group: u64) -> u64 {
-        self.group_blocks(group) - self.used(group)
-    }
-
-    fn root_block(&self) -> u64 {
-        self.own_at(0) + self.own_blocks()
-    }
-}
 
 /// Bytes at an offset of the file system.
 #[derive(Debug, PartialEq, Eq)]
@@ -328,59 +231,5 @@ impl Bytes {
     fn u32<T: TryInto<u32>>(&mut self, at: usize, value: T) {
         let value = value.try_into().ok().expect("the layout bounds it");
         self.put(at, &value.to_le_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-    use std::process::Command;
-
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    #[test]
-    fn the_checksum_is_that_of_its_specification() {
-        assert_eq!(checksum(&[b"1234", b"56789"]), 0x4B37);
-    }
-
-    #[test]
-    fn every_size_has_room_for_what_was_asked() {
-        // Around the ends of groups, where a group more is needed for its own blocks.
-        let ends = (1..40)
-            .flat_map(|group| (0..64).map(move |less| group * 31_000 * BLOCK + less * 97 * BLOCK));
-        for bytes in ends.chain([0, 1, 64 << 10, GIB, 100 * GIB, 15 << 40]) {
-            let layout = Layout::holding(bytes).unwrap();
-            let free: u64 = (0..layout.groups).map(|group| layout.free(group)).sum();
-            let reserve = (layout.blocks / 50).min(RESERVE_MAX);
-            let wanted = bytes.div_ceil(BLOCK);
-            assert!(free - reserve >= wanted, "{bytes}: {layout:?}");
-            // Not much more either: a group's own blocks, at most.
-            let most = wanted + 2 * SPARE + layout.own_blocks() + layout.blocks / 49;
-            assert!(free - reserve <= most, "{bytes}: {layout:?}");
-            assert!(layout.blocks <= layout.groups * GROUP);
-        }
-        assert_eq!(Layout::holding(16 << 40), None);
-        assert_eq!(Layout::holding(u64::MAX), None);
-    }
-
-    /// The reference of the format.
-    #[test]
-    fn e2fsck_finds_nothing_wrong() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("fs");
-        for bytes in [64 << 10, 5 << 20, 128 << 20, 131 << 20, GIB, 9 * GIB] {
-            let layout = Layout::holding(bytes).unwrap();
-            let file = std::fs::File::create(&path).unwrap();
-            file.set_len(layout.bytes()).unwrap();
-            for piece in pieces(&layout, *b"0123456789abcdef", 1_700_000_000) {
-                file.write_all_at(&piece.bytes, piece.at).unwrap();
-            }
-            let checked = Command::new("e2fsck").arg("-fn").arg(&path).output();
-            let checked = checked.expect("e2fsck: run `make deps`");
-            let said = String::from_utf8_lossy(&checked.stdout);
-            assert!(checked.status.success(), "{bytes}: {said}");
-        }
     }
 }

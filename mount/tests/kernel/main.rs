@@ -7,6 +7,7 @@
 //! statically and run alone on another kernel; `LAMINA_TEST_DIR` says where to
 //! work then (a directory on a disk file system).
 
+mod disk_uppers;
 mod loops;
 mod modes;
 mod posix;
