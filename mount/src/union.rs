@@ -27,7 +27,7 @@ use rustix::mount::MountAttrFlags;
 use crate::fscontext::{DetachedMount, FsContext, FsError};
 use crate::unmount::mountinfo::MountIdentity;
 pub use disk::DiskError;
-pub use upper::{MEMORY_SOURCE, Upper, UpperDirs, UpperError, is_bounded};
+pub use upper::{Upper, UpperDirs, UpperError, is_bounded};
 pub use volatile::seal_upper;
 
 /// A directory to read from, topmost first.

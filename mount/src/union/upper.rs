@@ -325,7 +325,7 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, userxattr: bool) -> rustix::io::Res
 }
 
 /// What the mount table calls the source of an [`Upper::Tmpfs`].
-pub const MEMORY_SOURCE: &str = "lamina-upper";
+const MEMORY_SOURCE: &str = "lamina-upper";
 
 /// Whether a mount is the file system of an [`Upper::Tmpfs`] or [`Upper::Disk`].
 pub fn is_bounded(entry: &MountEntry) -> bool {
