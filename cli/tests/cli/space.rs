@@ -361,7 +361,14 @@ fn a_flist_finds_room_on_a_disk_full_of_what_nobody_uses() {
     let cache = machine.path("cache");
     small_disk(&cache, 8 * MIB);
     let target = machine.dir("m");
-    machine.ok(&["mount", "x.fl", "m", "--cache-size", "64MiB", "--no-prefetch"]);
+    machine.ok(&[
+        "mount",
+        "x.fl",
+        "m",
+        "--cache-size",
+        "64MiB",
+        "--no-prefetch",
+    ]);
     read_anew(&target, 0).unwrap();
     machine.ok(&["umount", "m"]);
     machine.dir("little");
@@ -370,7 +377,10 @@ fn a_flist_finds_room_on_a_disk_full_of_what_nobody_uses() {
     let hog = std::fs::write(cache.join("somebody's"), vec![1; 8 * MIB as usize]);
     assert_eq!(hog.unwrap_err().kind(), io::ErrorKind::StorageFull);
     machine.ok(&["mount", "little.fl", "m"]);
-    assert_eq!(std::fs::read(machine.path("m/file")).unwrap(), [1; 100_000]);
+    assert_eq!(
+        std::fs::read(machine.path("m/file")).unwrap(),
+        vec![1; 100_000]
+    );
     machine.ok(&["umount", "m"]);
 }
 
