@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lamina_mount::union::{UnionError, Upper, UpperError, build};
+use lamina_mount::union::{UnionError, Upper, UpperError, build, is_bounded};
 use lamina_mount::unmount::mountinfo::MountTable;
 
 use crate::support::{Sandbox, features, sandbox, skip};
@@ -24,8 +24,9 @@ macro_rules! disk_sandbox {
 /// The loop device that is mounted on `at`, such as `loop3`.
 fn device_of(at: &Path) -> String {
     let table = MountTable::read().expect("the mount table");
-    let source = &table.on(at).expect("mounted").source;
-    let name = source.file_name().expect("a device").to_str();
+    let entry = table.on(at).expect("mounted");
+    assert!(is_bounded(entry), "{entry:?}");
+    let name = entry.source.file_name().expect("a device").to_str();
     name.expect("a name").to_owned()
 }
 

@@ -1,5 +1,7 @@
 //! Writable volumes whose changes are on disk.
 
+use lamina_mount::union::{self, Lower, UnionOptions, UnionSpec, Upper};
+
 use super::*;
 
 /// The loop devices whose file is in the machine's directory.
@@ -85,4 +87,25 @@ fn changes_that_the_disk_has_no_room_for_are_refused() {
     };
     assert_eq!(code(node.publish(&read_only)), Code::InvalidArgument);
     assert!(disks(&node).is_empty() && node.is_clean());
+}
+
+/// An agent that dies between mounting the file system and giving it to the union.
+#[test]
+fn what_a_killed_agent_left_is_taken_down_by_the_next() {
+    let node = Node::new();
+    let at = node.machine.dir("state/volumes/left.upper");
+    let lower = node.machine.dir("lower");
+    let spec = UnionSpec {
+        lowers: vec![Lower::Path(&lower)],
+        upper: Some(Upper::Disk {
+            at,
+            bytes_max: 1 << 20,
+        }),
+        options: UnionOptions::default(),
+    };
+    drop(union::build(spec).unwrap());
+    assert!(!node.is_clean());
+    assert_eq!(disks(&node).len(), 1);
+    kill(node.machine.daemon("agent").unwrap());
+    assert!(wait_until(|| node.is_clean() && disks(&node).is_empty()));
 }
