@@ -132,7 +132,10 @@ def network(node: Node) -> str:
 
 
 def kubelet(node: Node) -> str:
-    """KubeletConfiguration. Eviction only when the disk is all but full: it is the machine's own disk."""
+    """KubeletConfiguration. Eviction only when the disk is all but full: it is the machine's own disk.
+
+    What tests kill again and again is started again after a second, not after minutes.
+    """
     return json.dumps({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "address": node.address, "port": 10250, "healthzBindAddress": "127.0.0.1", "healthzPort": 10248,
@@ -145,6 +148,7 @@ def kubelet(node: Node) -> str:
         "tlsCertFile": f"{NODE_FOLDER}/{node.name}.crt", "tlsPrivateKeyFile": f"{NODE_FOLDER}/{node.name}.key",
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
         "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98, "maxPods": 150,
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         "nodeStatusUpdateFrequency": "4s", "syncFrequency": "10s", "volumeStatsAggPeriod": "30s",
     })
 

@@ -1,8 +1,10 @@
 """The CSI conformance suite finds no fault with the real driver and real mounts."""
 
+import contextlib
 import re
 import shlex
 import subprocess
+from typing import Iterator
 
 import yaml
 
@@ -24,29 +26,49 @@ REASONS = {
     "CreateVolume not supported": "specs for drivers without a controller",
 }
 KUBELET = "/var/lib/kubelet"
+SCRATCH = f"{KUBELET}/plugins/sanity"
 
 
 def run(it: Story) -> None:
-    node, controller = controller_socket(it)
-    parameters = yaml.safe_dump({"lamina.dev/image": it.images["busybox"]})
-    it.on_node(node, f"printf %s {shlex.quote(parameters)} > /tmp/sanity.yaml && mkdir -p {KUBELET}/plugins/sanity")
-    command = [str(tools.program("csi-sanity")), "--csi.endpoint", f"unix://{KUBELET}/plugins/{DRIVER}/csi.sock",
-               "--csi.controllerendpoint", f"unix://{controller}", "--csi.testvolumeparameters", "/tmp/sanity.yaml",
-               "--csi.mountdir", f"{KUBELET}/plugins/sanity/mount", "--csi.stagingdir", f"{KUBELET}/plugins/sanity/stage",
-               "--ginkgo.no-color", "--ginkgo.v"]
-    done = subprocess.run(it.cluster.node_exec(node, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=900, check=False)
-    it.on_node(node, f"rm -rf /tmp/sanity.yaml {KUBELET}/plugins/sanity")
-    found = re.search(r"(\d+) Passed \| (\d+) Failed \| (\d+) Pending \| (\d+) Skipped", done.stdout)
-    it.check(found is not None, f"csi-sanity did not finish: {done.stdout[-3000:]}")
-    passed, failed, _, skipped = map(int, found.groups())
+    with suite(it) as (node, command):
+        said = sanity(it, node, command)
+    passed, failed, skipped = counts(it, said)
     it.say(f"{passed} passed, {failed} failed, {skipped} skipped")
-    it.check(failed == 0, done.stdout[-8000:])
+    it.check(failed == 0, said[-8000:])
     it.check(passed >= SPECS_MIN, f"only {passed} specs ran")
-    for text in sorted(set(re.findall(r"\[SKIPPED\] (?!\[|in )(.*)", done.stdout))):
+    for text in sorted(set(re.findall(r"\[SKIPPED\] (?!\[|in )(.*)", said))):
         it.check(any(word in text for word in REASONS), f"skipped without a reason: {text}")
     for word, reason in REASONS.items():
         it.say(f"  skipped {word}: {reason}")
+
+
+@contextlib.contextmanager
+def suite(it: Story) -> Iterator[tuple[str, list[str]]]:
+    """The node and the command line that runs the suite on it; what it needs there goes with the block."""
+    node, controller = controller_socket(it)
+    parameters = yaml.safe_dump({"lamina.dev/image": it.images["busybox"]})
+    it.on_node(node, f"mkdir -p {SCRATCH} && printf %s {shlex.quote(parameters)} > {SCRATCH}/parameters.yaml")
+    try:
+        yield node, [
+            str(tools.program("csi-sanity")), "--csi.endpoint", f"unix://{KUBELET}/plugins/{DRIVER}/csi.sock",
+            "--csi.controllerendpoint", f"unix://{controller}", "--csi.testvolumeparameters", f"{SCRATCH}/parameters.yaml",
+            "--csi.mountdir", f"{SCRATCH}/mount", "--csi.stagingdir", f"{SCRATCH}/stage", "--ginkgo.no-color", "--ginkgo.v"]
+    finally:
+        it.on_node(node, f"rm -rf {SCRATCH}")
+
+
+def sanity(it: Story, node: str, command: list[str]) -> str:
+    """What the suite says."""
+    return subprocess.run(it.cluster.node_exec(node, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=900, check=False).stdout
+
+
+def counts(it: Story, said: str) -> tuple[int, int, int]:
+    """Specs that passed, failed and were skipped."""
+    found = re.search(r"(\d+) Passed \| (\d+) Failed \| (\d+) Pending \| (\d+) Skipped", said)
+    it.check(found is not None, f"csi-sanity did not finish: {said[-3000:]}")
+    passed, failed, _, skipped = map(int, found.groups())
+    return passed, failed, skipped
 
 
 def controller_socket(it: Story) -> tuple[str, str]:
