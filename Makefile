@@ -82,7 +82,7 @@ $(CARGO_FUZZ):
 	nice cargo install --locked cargo-fuzz --version $(CARGO_FUZZ_VERSION) --root "$(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)"
 
 ##@ See it work
-.PHONY: demo demo-k8s bench bench-quick corpus
+.PHONY: demo demo-k8s bench bench-quick bench-k8s corpus
 demo: build ## Mount a Python + pandas image lazily and time it (IMAGE=ref for your own)
 	python3 demo/run.py $(if $(IMAGE),--image "$(IMAGE)")
 
@@ -98,6 +98,11 @@ bench: build ## Measure everything against native ext4 and peers; writes docs/be
 
 bench-quick: build ## The same in under ten minutes: fewer rounds, small images
 	python3 -m bench --quick
+
+bench-k8s: ## Pods on a real cluster, which is started and removed; writes docs/benchmarks-kubernetes.md
+	$(MAKE) image
+	python3 -m e2e.cluster up
+	status=0; python3 -m bench.kubernetes || status=$$?; python3 -m e2e.cluster down; exit $$status
 
 ##@ Kubernetes on this machine
 .PHONY: cluster cluster-down cluster-smoke

@@ -103,7 +103,7 @@ def table(result: dict, path: pathlib.Path) -> str:
         lines += [f"## {id}. {TITLES[id]}", ""]
         lines += [LIMITS[id], ""] if id in LIMITS else []
         lines += [ "| measure | result | target | | remarks |", "|---|---|---|---|---|"]
-        lines += [_line(row) for row in by_id[id]]
+        lines += [line(row) for row in by_id[id]]
         lines.append("")
     if result["notes"] or result["failed"]:
         lines += ["## What this run could not do, and how it mounted", ""]
@@ -113,7 +113,8 @@ def table(result: dict, path: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def _line(row: dict) -> str:
+def line(row: dict) -> str:
+    """A row of a table."""
     interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""
     verdict = {True: "met", False: "**missed**", None: ""}[row["met"]]
     unit = "" if row["unit"] == "x" else f" {row['unit']}"

@@ -5,6 +5,7 @@
 //! listing names and allocating buffers happen before.
 
 mod measure;
+mod node;
 mod reads;
 mod relay;
 mod stall;
@@ -88,6 +89,12 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         delay_ms: u64,
     },
+    /// Publish an image by CSI on a Kubernetes node
+    Publish(node::Publish),
+    /// How long the volumes of a Kubernetes node took to be mounted, and what was fetched for them
+    Volumes { socket: PathBuf },
+    /// Make a Kubernetes node leave Lamina and remove what it has
+    Leave { socket: PathBuf },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -121,6 +128,18 @@ fn main() -> anyhow::Result<()> {
             delay_ms,
         } => {
             return relay::run(listen, connect, Duration::from_millis(delay_ms));
+        }
+        Command::Publish(ask) => {
+            println!("{}", node::publish(&ask)?);
+            return Ok(());
+        }
+        Command::Volumes { socket } => {
+            println!("{}", node::volumes(&socket)?);
+            return Ok(());
+        }
+        Command::Leave { socket } => {
+            println!("{}", node::leave(&socket)?);
+            return Ok(());
         }
     };
     println!("{}", serde_json::to_string(&result)?);

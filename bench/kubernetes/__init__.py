@@ -1,0 +1,1 @@
+"""Group B: what pods on a real cluster see. See `__main__.py`."""
