@@ -59,18 +59,40 @@ def coredns(root: pathlib.Path, home: str) -> None:
     shutil.copy(pathlib.Path(home) / "bin/coredns", root / "coredns")
 
 
-def small() -> dict[str, Image]:
-    """Every image by the name pods use."""
+def agnhost(root: pathlib.Path, home: str) -> None:
+    """Upstream's program of many servers, which its tests run."""
+    shutil.copy(pathlib.Path(home) / "bin/agnhost", root / "agnhost")
+
+
+def _busybox() -> Recipe:
     if not BUSYBOX.exists():
         raise ClusterError(f"{BUSYBOX} is missing: run make deps")
-    path = ["PATH=/bin"]
+    return Recipe(busybox, (hashlib.sha256(BUSYBOX.read_bytes()).hexdigest(),))
+
+
+def small() -> dict[str, Image]:
+    """Every image by the name pods use."""
     dns = str(tools.program("coredns").parents[1])
     return {
         plan.PAUSE_IMAGE: Image("pause", [Recipe(pause, (PAUSE_SOURCE,))], config={"Entrypoint": ["/pause"]}),
-        plan.BUSYBOX_IMAGE: Image("busybox", [Recipe(busybox, (hashlib.sha256(BUSYBOX.read_bytes()).hexdigest(),))],
-                                  config={"Cmd": ["/bin/sh"], "Env": path}),
+        plan.BUSYBOX_IMAGE: Image("busybox", [_busybox()], config={"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]}),
         plan.COREDNS_IMAGE: Image("coredns", [Recipe(coredns, (dns,))], config={"Entrypoint": ["/coredns"]}),
     }
+
+
+def of_suites(listed: list[str]) -> dict[str, Image]:
+    """The images that the external-storage suites run, by the names in their own list.
+
+    nginx and glibc-dns-testing are run by them for their shells alone.
+    """
+    home, shell = str(tools.program("agnhost").parents[1]), {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]}
+    made = {
+        "agnhost": Image("agnhost", [_busybox(), Recipe(agnhost, (home,))], config={**shell, "Entrypoint": ["/agnhost"], "Cmd": ["pause"]}),
+        "busybox": Image("busybox", [_busybox()], config=shell),
+        "nginx": Image("busybox", [_busybox()], config=shell),
+        "glibc-dns-testing": Image("base", corpus.BASE, config={"Cmd": ["/bin/sh"]}),
+    }
+    return {name: made[short] for name in listed if (short := name.rpartition("/")[2].partition(":")[0]) in made}
 
 
 def make_all() -> list[pathlib.Path]:

@@ -49,19 +49,28 @@ class Set:
     programs: tuple[Program, ...]
     # Names the programs are called by besides their own.
     links: tuple[tuple[str, str], ...] = ()
+    # A folder beside this file with a main package of ours, in a module that requires k8s.io/kubernetes.
+    source: str = ""
+    # Whose version it has, if not its own.
+    pinned: str = ""
+    # Built only when asked for by name.
+    optional: bool = False
 
     @property
     def version(self) -> str:
         """The pinned version, without `v`."""
-        return VERSIONS[self.name]
+        return VERSIONS[self.pinned or self.name]
 
     @property
     def home(self) -> pathlib.Path:
         """Its folder in the cache; changes with the version and with how it is built."""
-        recipe = json.dumps(dataclasses.astuple(self))
-        if self.name == "kubernetes":
-            recipe += (HERE / "hyper/main.go").read_text()
+        recipe = json.dumps([self.name, [dataclasses.astuple(one) for one in self.programs], self.links])
+        recipe += "".join(path.read_text() for path in self.sources())
         return TOOLS / f"cluster-{self.name}-{self.version}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+
+    def sources(self) -> list[pathlib.Path]:
+        """The files of its `source`."""
+        return sorted((HERE / self.source).glob("*.go")) if self.source else []
 
 
 def _kubernetes() -> Set:
@@ -69,7 +78,8 @@ def _kubernetes() -> Set:
     major, minor, _ = version.split(".")
     stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
     flags = " ".join(f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamp.items())
-    return Set("kubernetes", (Program("hyper", ".", ldflags=flags),), tuple((name, "hyper") for name in KUBERNETES))
+    return Set("kubernetes", (Program("hyper", ".", ldflags=flags),), tuple((name, "hyper") for name in KUBERNETES),
+               source="hyper")
 
 
 # Smallest first: what can fail for want of a package fails before the long build.
@@ -90,6 +100,9 @@ SETS = (
     Set("coredns", (Program("coredns", "github.com/coredns/coredns"),)),
     _kubernetes(),
     Set("helm", (Program("helm", "helm.sh/helm/v3/cmd/helm"),)),
+    # Upstream's external-storage suites, and the program of the image that their pods run.
+    Set("suites", (Program("suites", "."), Program("agnhost", "k8s.io/kubernetes/test/images/agnhost")),
+        source="suites", pinned="kubernetes", optional=True),
 )
 
 
@@ -115,7 +128,7 @@ def registry() -> pathlib.Path:
 
 def build(*names: str) -> None:
     """Builds what the cache lacks of these sets, or of all, one after another, and says so."""
-    chosen = [group for group in SETS if group.name in (names or VERSIONS)]
+    chosen = [group for group in SETS if (group.name in names if names else not group.optional)]
     if all(group.home.is_dir() for group in chosen):
         return
     if shutil.which("go") is None:
@@ -159,8 +172,9 @@ def _build(group: Set) -> None:
 def _module(group: Set, where: pathlib.Path) -> None:
     """A module that requires the set at its version. Not `go install`: that refuses modules with `replace`."""
     _go(where, "mod", "init", "lamina.test/tools")
-    if group.name == "kubernetes":
-        shutil.copy(HERE / "hyper/main.go", where)
+    if group.source:
+        for path in group.sources():
+            shutil.copy(path, where)
         _kubernetes_requirements(group.version, where)
         _go(where, "mod", "tidy")
         return

@@ -125,9 +125,13 @@ class Tools(unittest.TestCase):
         self.assertEqual(tools.staging_modules(text), ["k8s.io/api"])
 
     def test_every_pinned_version_is_of_a_set_and_names_its_folder(self):
-        self.assertEqual(set(tools.VERSIONS), {group.name for group in tools.SETS})
+        self.assertEqual(set(tools.VERSIONS), {group.pinned or group.name for group in tools.SETS})
         for group in tools.SETS:
             self.assertIn(group.version, group.home.name)
+
+    def test_a_set_with_a_source_changes_with_it(self):
+        for group in tools.SETS:
+            self.assertEqual(bool(group.source), bool(group.sources()), group.name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What upstream's external-storage suites said, read and shown."""
