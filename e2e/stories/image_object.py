@@ -55,7 +55,7 @@ def warmed(it: Story, nodes: list[str]) -> None:
     for node in nodes:
         reads(it, f"warm-{node}", status(it, "everywhere")["flist"], "one", node)
         it.wait("the event says that all of it was there", lambda node=node: any(
-            " 100% local" in text for text in it.events("Pod", f"warm-{node}") if text.startswith("MountedLamina")), 60)
+            "was on this node already" in text and " 100% local" in text for text in it.events("Pod", f"warm-{node}")), 60)
     it.kubectl("delete", "pod", *(f"warm-{node}" for node in nodes), "--wait=true", seconds=120)
 
 

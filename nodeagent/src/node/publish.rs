@@ -207,7 +207,10 @@ impl Publisher {
                 return Err(NodeError::new(Code::Aborted, "the volume was unpublished meanwhile"));
             }
         };
-        let ensure_us = began.elapsed().as_micros() as u64;
+        let ensure_us = match have.was_here {
+            true => 0,
+            false => began.elapsed().as_micros() as u64,
+        };
         let mount = self.mount(order, &have).await?;
         record.digest.clone_from(&mount.digest);
         record.mode.clone_from(&mount.mode);

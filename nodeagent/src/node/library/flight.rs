@@ -17,7 +17,7 @@ use super::{Have, Phase};
 #[derive(Clone)]
 enum Status {
     Running(Phase, u64, u64),
-    Done(Result<Have, EnsureError>),
+    Done(Box<Result<Have, EnsureError>>),
 }
 
 /// How the work tells where it is.
@@ -102,13 +102,17 @@ impl Flights {
             let now = status.borrow_and_update().clone();
             match now {
                 Status::Running(phase, done, total) => progress(phase, done, total),
-                Status::Done(result) => break result,
+                Status::Done(result) => break *result,
             }
             if status.changed().await.is_err() {
                 let what = "the work ended without a result: call again";
                 break Err(EnsureError::new(EnsureErrorKind::Aborted, what));
             }
         };
+        let result = result.map(|have| Have {
+            was_here: false,
+            ..have
+        });
         Landed { joined, result }
     }
 }
@@ -145,7 +149,7 @@ impl Landing {
     fn land(self, result: Result<Have, EnsureError>) {
         let sender = self.sender.clone();
         drop(self);
-        sender.send_replace(Status::Done(result));
+        sender.send_replace(Status::Done(Box::new(result)));
     }
 }
 

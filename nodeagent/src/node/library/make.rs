@@ -225,7 +225,7 @@ impl Inner {
     }
 }
 
-/// What the caller gets; `reference`: as it asked.
+/// What the caller gets, if nothing else has to be done for it; `reference`: as it asked.
 pub(super) fn have(held: Held, stores: &Stores, reference: Option<&str>) -> Have {
     let mut info = held.card.info();
     if let Some(reference) = reference {
@@ -235,6 +235,7 @@ pub(super) fn have(held: Held, stores: &Stores, reference: Option<&str>) -> Have
     Have {
         flist: held.path,
         info,
+        was_here: true,
         stores: stores.exposed(),
         _lease: held.lease,
     }

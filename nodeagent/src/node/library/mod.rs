@@ -124,6 +124,8 @@ pub struct Have {
     pub flist: PathBuf,
     /// What it is. `bytes_local` and `volumes` are the caller's to fill.
     pub info: FlistInfo,
+    /// Nothing had to be fetched or converted for it.
+    pub was_here: bool,
     /// Stores to read its data from, credentials included: not for logs.
     pub stores: Vec<String>,
     _lease: Arc<shelf::Lease>,

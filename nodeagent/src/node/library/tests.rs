@@ -82,6 +82,9 @@ async fn many_callers_convert_once_and_other_nodes_not_at_all() {
         .await
         .unwrap();
     assert_eq!(server.count(GETS), 3, "taken from the shared store");
+    assert!(!have.was_here);
+    let again = pull(&two, server.image(":t"), PullPolicy::Always).await;
+    assert!(again.unwrap().was_here);
     assert!(digests.contains(&have.info.digest));
     assert_eq!(
         open_flist(&have.flist).unwrap().digest().to_string(),
