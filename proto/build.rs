@@ -1,9 +1,14 @@
 //! Compiles the `.proto` files, without `protoc`.
 
 use std::error::Error;
+use std::path::Path;
 
 const FILES: &[&str] = &[
     "lamina/v1/node.proto",
+    "lamina/v1/placement.proto",
+    "lamina/v1/profiles.proto",
+    "discovery/v1/discovery.proto",
+    "layerstore/v1/layerstore.proto",
     "csi/v1/csi.proto",
     "pluginregistration/registration.proto",
 ];
@@ -12,9 +17,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
     }
-    let set = protox::compile(FILES, ["."])?;
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(FILES)?;
     tonic_prost_build::configure()
         .build_transport(true)
-        .compile_fds(set)?;
+        .compile_fds(compiler.file_descriptor_set())?;
+    // What the contracts' test compares with; nobody reads comments there.
+    let bare = compiler
+        .include_source_info(false)
+        .encode_file_descriptor_set();
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("contracts.bin"), bare)?;
     Ok(())
 }

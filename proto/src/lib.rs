@@ -12,6 +12,27 @@ pub mod lamina {
     }
 }
 
+/// Discovery, as the public AFS project speaks it.
+pub mod discovery {
+    /// Version 1.
+    #[expect(missing_docs, clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("discovery.v1");
+    }
+}
+
+/// The layerstore, as the public AFS project speaks it.
+pub mod layerstore {
+    /// Version 1.
+    #[expect(missing_docs, clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("layerstore.v1");
+    }
+}
+
+/// Every contract as a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contracts.bin"));
+
 /// The Container Storage Interface, as far as the driver answers it.
 pub mod csi {
     /// Version 1.
