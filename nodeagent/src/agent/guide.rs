@@ -3,8 +3,7 @@
 //! Each file is followed once per live flist: what its needs led to is fetched or waits to be, and a
 //! reader that gets there first is served on demand.
 
-use crate::agent::profile::RANGES_MAX;
-use lamina_flist::{Flist, Hints, Profile, ProfileRange, ProfileSource};
+use lamina_flist::{Flist, Hints, Learnt, Profile, ProfileRange, ProfileSource};
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -45,14 +44,14 @@ impl Guide {
         let mut ranges = Vec::new();
         let mut left = FILES_MAX;
         while let Some(file) = next.pop() {
-            if left == 0 || ranges.len() >= RANGES_MAX {
+            if left == 0 || ranges.len() >= Learnt::RANGES_MAX {
                 break;
             }
             if !followed.insert(file) {
                 continue;
             }
             left -= 1;
-            let room = RANGES_MAX - ranges.len();
+            let room = Learnt::RANGES_MAX - ranges.len();
             ranges.extend(hints.ranges(file).take(room));
             let mut needs: Vec<u32> = hints.needs(file).collect();
             needs.retain(|need| !followed.contains(need));
