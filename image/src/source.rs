@@ -105,6 +105,8 @@ pub struct SourceLayer {
     pub digest: Option<Sha256Digest>,
     /// Stored bytes.
     pub size: u64,
+    /// What the source calls its format, where it says so.
+    pub media_type: Option<String>,
 }
 
 enum Place {
@@ -279,6 +281,7 @@ fn image(
             diff_id: *diff_id,
             digest: Some(d.digest),
             size: d.size,
+            media_type: Some(d.media_type.clone()),
         })
         .collect();
     Ok(SourceImage {

@@ -168,6 +168,7 @@ impl DockerArchive {
                 diff_id: *diff_id,
                 digest: None,
                 size: span.len,
+                media_type: None,
             })
             .collect();
         Ok((
