@@ -1,0 +1,192 @@
+use super::*;
+use crate::beat::{HeldImage, HeldLayer};
+use crate::random::Random;
+
+const TTL: Duration = Duration::from_secs(30);
+
+fn at(seconds: u64) -> Now {
+    Now {
+        since: Duration::from_secs(seconds),
+        unix_s: 1_000_000 + i64::try_from(seconds).unwrap(),
+    }
+}
+
+fn digest(n: u32) -> Sha256Digest {
+    let mut bytes = [0; 32];
+    bytes[..4].copy_from_slice(&n.to_be_bytes());
+    Sha256Digest::from_bytes(bytes)
+}
+
+fn key(n: u32) -> ImageKey {
+    ImageKey::parse(&format!("q.io/i{n}|1|linux|amd64|")).unwrap()
+}
+
+fn beat(id: &str, layers: &[u32], images: &[u32]) -> Beat {
+    let layers = layers.iter().map(|n| HeldLayer {
+        digest: digest(*n),
+        bytes: u64::from(*n),
+    });
+    let images = images.iter().map(|n| HeldImage {
+        key: key(*n),
+        said: key(*n).as_str().into(),
+    });
+    Beat {
+        node_id: NodeId::parse(id).unwrap(),
+        endpoint: format!("{id}:1").into(),
+        layers: layers.collect(),
+        images: images.collect(),
+        cache_bytes_max: 1,
+    }
+}
+
+fn names(nodes: &[&Node]) -> Vec<String> {
+    nodes.iter().map(|node| node.id().to_string()).collect()
+}
+
+fn registry(limits: Limits) -> Registry {
+    Registry::new(limits, at(0))
+}
+
+#[test]
+fn a_node_lives_until_its_time_is_over_and_no_longer() {
+    let mut registry = registry(Limits::with_ttl(TTL));
+    registry.beat(beat("a", &[1], &[1]), at(0)).unwrap();
+    for second in 1..30 {
+        assert_eq!(registry.tick(at(second)), 0);
+        assert_eq!(names(&registry.with_layer(&digest(1), 0)), ["a"]);
+    }
+    registry.beat(beat("b", &[1], &[]), at(29)).unwrap();
+    assert_eq!(registry.tick(at(30)), 1);
+    assert_eq!(names(&registry.with_layer(&digest(1), 0)), ["b"]);
+    assert!(registry.with_image(&key(1), 0).is_empty());
+    for second in 31..60 {
+        registry.tick(at(second));
+    }
+    assert_eq!(registry.totals(), Totals::default());
+}
+
+#[test]
+fn a_heartbeat_replaces_what_was_said_before() {
+    let mut registry = registry(Limits::default());
+    registry.beat(beat("a", &[1, 2, 3], &[1]), at(0)).unwrap();
+    registry.beat(beat("b", &[2], &[]), at(0)).unwrap();
+    registry.beat(beat("a", &[2, 4], &[2]), at(1)).unwrap();
+    for (layer, holders) in [
+        (1, vec![]),
+        (2, vec!["a", "b"]),
+        (3, vec![]),
+        (4, vec!["a"]),
+    ] {
+        assert_eq!(
+            names(&registry.with_layer(&digest(layer), 0)),
+            holders,
+            "{layer}"
+        );
+    }
+    assert!(registry.with_image(&key(1), 0).is_empty());
+    assert_eq!(names(&registry.with_both(&key(2), &digest(4), 0)), ["a"]);
+    assert!(registry.with_both(&key(2), &digest(1), 0).is_empty());
+    let told = registry.get(&NodeId::parse("a").unwrap()).unwrap().whole();
+    assert_eq!(
+        told.layer_digests,
+        [digest(2).to_string(), digest(4).to_string()]
+    );
+    assert_eq!(
+        (told.last_seen_unix, told.endpoint.as_str()),
+        (1_000_001, "a:1")
+    );
+}
+
+#[test]
+fn a_full_registry_refuses_newcomers_and_drops_nobody_before_his_time() {
+    let mut registry = registry(Limits {
+        nodes_max: 2,
+        items_max: 4,
+        ..Limits::with_ttl(TTL)
+    });
+    registry.beat(beat("a", &[1], &[]), at(0)).unwrap();
+    registry.beat(beat("b", &[1], &[]), at(5)).unwrap();
+    assert_eq!(
+        registry.beat(beat("c", &[], &[]), at(9)),
+        Err(Full::Nodes(2))
+    );
+    let greedy = beat("b", &[1, 2, 3, 4], &[]);
+    assert_eq!(registry.beat(greedy, at(9)), Err(Full::Items(4)));
+    assert_eq!(names(&registry.with_layer(&digest(1), 0)), ["a", "b"]);
+    for second in 10..30 {
+        registry.tick(at(second));
+    }
+    registry.beat(beat("c", &[], &[]), at(30)).unwrap();
+    assert_eq!(names(&registry.every().collect::<Vec<_>>()), ["b", "c"]);
+}
+
+#[test]
+fn a_replica_that_was_stopped_takes_nobody_for_dead() {
+    let mut registry = registry(Limits::with_ttl(TTL));
+    registry.beat(beat("a", &[1], &[]), at(0)).unwrap();
+    registry.tick(at(1));
+    assert_eq!(registry.tick(at(600)), 0);
+    for second in 601..628 {
+        assert_eq!(registry.tick(at(second)), 0, "{second}");
+    }
+    assert_eq!(registry.tick(at(630)), 1, "awake, it expires as ever");
+}
+
+#[test]
+fn many_askers_are_spread_over_all_holders() {
+    let mut registry = registry(Limits {
+        providers_max: 16,
+        ..Limits::default()
+    });
+    for node in 0..100 {
+        registry
+            .beat(beat(&format!("n{node:03}"), &[1], &[]), at(0))
+            .unwrap();
+    }
+    let mut random = Random::from_seed(1);
+    let mut asked = BTreeMap::new();
+    for _ in 0..1000 {
+        let asker = random.next_u64();
+        let part = names(&registry.with_layer(&digest(1), asker));
+        assert_eq!(part.len(), 16);
+        assert!(part.is_sorted_by(|a, b| a < b), "by id, each once");
+        assert_eq!(
+            part,
+            names(&registry.with_layer(&digest(1), asker)),
+            "the same again"
+        );
+        for id in part {
+            *asked.entry(id).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(asked.len(), 100);
+    assert!(
+        asked.values().all(|count| (80..=240).contains(count)),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn indexes_agree_with_a_plain_list_after_any_history() {
+    for seed in 0..50 {
+        let mut random = Random::from_seed(seed);
+        let mut registry = registry(Limits::with_ttl(TTL));
+        let mut model: BTreeMap<String, (u64, Vec<u32>)> = BTreeMap::new();
+        for second in 0..200 {
+            let id = format!("n{}", random.below(6));
+            let layers: Vec<u32> = (0..8).filter(|_| random.below(3) == 0).collect();
+            registry.beat(beat(&id, &layers, &[]), at(second)).unwrap();
+            model.insert(id, (second, layers));
+            model.retain(|_, (seen, _)| *seen + 30 > second);
+            let items: usize = model.values().map(|(_, layers)| layers.len()).sum();
+            assert_eq!(registry.totals().items, items);
+            for layer in 0..8 {
+                let holds = |(id, (_, layers)): (&String, &(u64, Vec<u32>))| {
+                    layers.contains(&layer).then(|| id.clone())
+                };
+                let want: Vec<String> = model.iter().filter_map(holds).collect();
+                assert_eq!(names(&registry.with_layer(&digest(layer), 0)), want);
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Discovery as its callers see it: replicas over TCP, and ten thousand nodes in a simulation.
+
+mod certificates;
+mod cluster;
+mod replica;
+mod sim;
