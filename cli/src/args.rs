@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Serve a Kubernetes node: volumes for the CSI driver and the operator
     Node(Node),
+    /// Serve discovery: which nodes live, what each of them holds, what images are
+    Discovery(Discovery),
     /// Print a shell completion script
     Completions(Completions),
     /// Write man pages into a directory
@@ -559,6 +561,35 @@ pub(crate) struct Node {
     /// them; needs a privileged pod with hostPID
     #[arg(long)]
     pub(crate) outside_pod: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Discovery {
+    /// Serve here
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7070")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Directory of tls.crt, tls.key and ca.crt; read again when they change
+    #[arg(long, value_name = "DIR", value_parser = absolute_dir(), required_unless_present = "insecure")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// Serve anybody, without TLS: every caller may report as any node
+    #[arg(long, conflicts_with = "tls_dir")]
+    pub(crate) insecure: bool,
+    /// Serve /metrics, /healthz and /readyz here
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<std::net::SocketAddr>,
+    /// A node is taken for dead this long after its last heartbeat, 3s or more
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = crate::output::parse_duration)]
+    pub(crate) ttl: std::time::Duration,
+    /// What an image is is asked again after this long
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::output::parse_duration)]
+    pub(crate) resolve_ttl: std::time::Duration,
+    /// Speak plain HTTP to this registry, HOST[:PORT]; repeatable. Registries of this machine are asked only if
+    /// named here
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Docker configuration with what every caller may resolve images with (default: no credentials)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

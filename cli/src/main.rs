@@ -18,7 +18,10 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 fn main() -> ExitCode {
     let args = kube::parse();
     // Nobody sits before a service to ask for more.
-    let service = matches!(args.command, args::Command::Node(_));
+    let service = matches!(
+        args.command,
+        args::Command::Node(_) | args::Command::Discovery(_)
+    );
     init_logs(args.verbose.max(service.into()), daemon::log(&args));
     match cmd::run(args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 mod compare;
 mod convert;
+mod discovery;
 mod doctor;
 mod explore;
 mod foreground;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Gc(args) => gc::gc(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Node(args) => node::node(args),
+        Command::Discovery(args) => discovery::discovery(args),
         Command::K8s(args) => runtime()?.block_on(crate::kube::run(&args)),
         Command::Completions(args) => {
             clap_complete::generate(

@@ -2,6 +2,7 @@
 
 mod corpus;
 mod documents;
+mod discovery;
 mod explore;
 mod images;
 mod lifecycle;

@@ -26,6 +26,7 @@ fn every_verb_explains_itself() {
         "prefetch",
         "gc",
         "doctor",
+        "discovery",
         "completions",
         "man",
     ] {
