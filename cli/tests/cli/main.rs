@@ -1,8 +1,8 @@
 //! The `lamina` command as a user types it. Needs root (mounting); says so loudly where it is not.
 
 mod corpus;
-mod documents;
 mod discovery;
+mod documents;
 mod explore;
 mod images;
 mod lifecycle;
