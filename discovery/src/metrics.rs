@@ -9,7 +9,7 @@ use prometheus::{
 };
 use tonic::Code;
 
-use crate::registry::Totals;
+use crate::registry::Registry as Nodes;
 
 /// From an answer out of memory to a slow registry, seconds.
 const BUCKETS: [f64; 12] = [
@@ -98,18 +98,16 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Nodes went.
-    pub(crate) fn expired(&self, count: usize) {
-        self.expired.inc_by(count as u64);
-    }
-
     /// An image was resolved.
     pub(crate) fn resolved(&self, from: &str) {
         self.resolved.with_label_values(&[from]).inc();
     }
 
     /// How much there is.
-    pub(crate) fn look(&self, totals: Totals, is_warm: bool, profiles: (usize, usize)) {
+    pub(crate) fn look(&self, nodes: &Nodes, is_warm: bool, profiles: (usize, usize)) {
+        let totals = nodes.totals();
+        let more = nodes.expired().saturating_sub(self.expired.get());
+        self.expired.inc_by(more);
         self.nodes.set(whole(totals.nodes));
         self.layers.set(whole(totals.layers));
         self.images.set(whole(totals.images));

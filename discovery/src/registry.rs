@@ -26,6 +26,9 @@ use crate::ring::Ring;
 use holders::Holders;
 pub use node::Node;
 
+/// Looks come every second; one that is only a little late is no sign of anything.
+const TICK_LATE: Duration = Duration::from_secs(2);
+
 /// Where a node is kept.
 type Slot = u32;
 
@@ -68,6 +71,7 @@ pub struct Registry {
     began: Duration,
     ticked: Duration,
     slept: Duration,
+    expired: u64,
 }
 
 impl Registry {
@@ -86,6 +90,7 @@ impl Registry {
             began: now.since,
             ticked: now.since,
             slept: Duration::ZERO,
+            expired: 0,
         }
     }
 
@@ -125,7 +130,7 @@ impl Registry {
     pub fn tick(&mut self, now: Now) -> usize {
         let gap = now.since.saturating_sub(self.ticked);
         self.ticked = self.ticked.max(now.since);
-        if gap > self.limits.ttl / 3 {
+        if gap > (self.limits.ttl / 2).max(TICK_LATE) {
             // This process was stopped, or starved: heartbeats of that time are still to be read, and nobody is
             // dead for our absence.
             self.slept += gap;
@@ -146,7 +151,13 @@ impl Registry {
             }
             gone += 1;
         }
+        self.expired += gone as u64;
         gone
+    }
+
+    /// Nodes that went since the beginning.
+    pub fn expired(&self) -> u64 {
+        self.expired
     }
 
     /// Whether every live node has had its time to say what it holds.

@@ -89,9 +89,8 @@ impl Service {
     /// Lets those go whose heartbeats stopped; to be called every second.
     pub fn tick(&self) {
         let now = self.0.clock.now();
-        let gone = self.write().tick(now);
+        self.write().tick(now);
         self.rations().sweep(now.since);
-        self.0.metrics.expired(gone);
     }
 
     /// Whether it has been told what there is.
@@ -104,8 +103,9 @@ impl Service {
     /// # Errors
     /// When they cannot be written as text.
     pub fn metrics(&self) -> Result<String, prometheus::Error> {
-        let (totals, profiles) = (self.read().totals(), self.profiles().totals());
-        self.0.metrics.look(totals, self.is_warm(), profiles);
+        // One lock at a time.
+        let (profiles, is_warm) = (self.profiles().totals(), self.is_warm());
+        self.0.metrics.look(&self.read(), is_warm, profiles);
         self.0.metrics.text()
     }
 

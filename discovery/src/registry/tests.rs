@@ -63,6 +63,7 @@ fn a_node_lives_until_its_time_is_over_and_no_longer() {
         registry.tick(at(second));
     }
     assert_eq!(registry.totals(), Totals::default());
+    assert_eq!(registry.expired(), 2);
 }
 
 #[test]
@@ -130,6 +131,18 @@ fn a_replica_that_was_stopped_takes_nobody_for_dead() {
         assert_eq!(registry.tick(at(second)), 0, "{second}");
     }
     assert_eq!(registry.tick(at(630)), 1, "awake, it expires as ever");
+}
+
+#[test]
+fn looks_that_are_a_little_late_let_nobody_live_for_ever() {
+    let mut registry = registry(Limits::with_ttl(Duration::from_secs(3)));
+    registry.beat(beat("a", &[1], &[]), at(0)).unwrap();
+    let late = |tick: u64| Now {
+        since: Duration::from_millis(1_010 * tick),
+        unix_s: 0,
+    };
+    let gone: usize = (1..=3).map(|tick| registry.tick(late(tick))).sum();
+    assert_eq!(gone, 1);
 }
 
 #[test]

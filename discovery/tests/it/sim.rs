@@ -23,8 +23,10 @@ fn check(scenario: &Scenario, seed: u64, report: &Report) {
         report.replicas_agree,
         "a replica knows something else than what is: {told}"
     );
-    // A layer is read from the registry once, and once more for each home that went or could not be asked.
-    let lost = scenario.layers + 4 * scenario.layers * usize::from(scenario.has_faults());
+    // A layer is read from the registry once; with faults a few times more, for homes that went or could not be asked,
+    // and of thousands of nodes for one in a thousand that meets bad peers and bad homes alone.
+    let more = 4 + scenario.nodes / 1000;
+    let lost = scenario.layers * (1 + more * usize::from(scenario.has_faults()));
     assert!(
         report.origin_reads <= lost,
         "{} of {lost}: {told}",
