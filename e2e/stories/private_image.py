@@ -61,6 +61,7 @@ def registry(it: Story):
     labels = {"app": "registry"}
     named = {"name": "registry", "namespace": NAMESPACE}
     container = {"name": "registry", "image": IMAGE, "command": ["/registry", "serve", "/config.yml"],
+                 "env": [{"name": "REGISTRY_STORAGE_DELETE_ENABLED", "value": "true"}],
                  "readinessProbe": {"tcpSocket": {"port": 5000}, "periodSeconds": 1}}
     objects = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},

@@ -30,6 +30,7 @@ def run(it: Story) -> None:
 def starts(it: Story, node: str) -> None:
     """The node goes, gets the taint as a new one would have it, and comes."""
     it.cluster.kill_node(node)
+    it.say("the node is gone")
     try:
         it.wait("the cluster knows that the node is gone", lambda: not ready(it, node) and not serving(it, node), 180)
         it.cluster.kubectl("taint", "node", node, f"{KEY}=:NoSchedule", f"{OTHER}=:PreferNoSchedule")
@@ -37,8 +38,11 @@ def starts(it: Story, node: str) -> None:
         it.check(KEY in taints(it, node), "a node that is not there lost the taint")
     finally:
         it.cluster.start_node(node)
+    it.wait("the node is ready again", lambda: ready(it, node), 180)
+    it.say("the node is ready")
     it.wait("the taint is gone", lambda: KEY not in taints(it, node), 300)
     it.check(ready(it, node) and serving(it, node), "the taint went before volumes could work")
+    it.say("the taint is gone")
     it.check(OTHER in taints(it, node), "another's taint was taken off, too")
 
 
