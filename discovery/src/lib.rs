@@ -17,6 +17,7 @@ pub mod beat;
 pub mod choose;
 pub mod client;
 pub mod clock;
+pub mod daemon;
 mod http;
 mod identity;
 pub mod image_key;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -13,10 +12,8 @@ use crate::clock::Clock;
 use crate::limits::Limits;
 use crate::resolve::{RegistryUpstream, ResolveConfig, Resolver};
 use crate::service::{Identity, Service};
-use crate::{http, tls};
+use crate::{daemon, http, tls};
 
-/// How long calls under way may take once the replica is to end. Pods have 30 s.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// Between two looks for nodes whose heartbeats stopped.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -86,25 +83,10 @@ async fn serve(config: DiscoveryConfig) -> Result<()> {
         serving.spawn(http::serve(at, service.clone(), stops.clone()));
     }
     let ticking = tokio::spawn(tick(service));
-    tokio::spawn(asked_to_end(stop));
-    let ended = tokio::select! {
-        ended = serving.join_next() => ended,
-        () = tls::stopped(stops.clone()) => None,
-    };
+    let cut_off = "calls under way are cut off; they can be made again, at another replica";
+    let served = daemon::run_until_asked(serving, stop, "ending", cut_off).await;
     ticking.abort();
-    if let Some(ended) = ended
-        && !*stops.borrow()
-    {
-        return ended?.context("a listener ended");
-    }
-    tracing::info!("ending");
-    let rest = tokio::time::timeout(STOP_DEADLINE, async {
-        while serving.join_next().await.is_some() {}
-    });
-    if rest.await.is_err() {
-        tracing::warn!("calls under way are cut off; they can be made again, at another replica");
-    }
-    Ok(())
+    served
 }
 
 async fn calls(
@@ -127,18 +109,4 @@ async fn tick(service: Service) {
         every.tick().await;
         service.tick();
     }
-}
-
-async fn asked_to_end(stop: watch::Sender<bool>) {
-    let Ok(mut term) = signal(SignalKind::terminate()) else {
-        return;
-    };
-    let Ok(mut int) = signal(SignalKind::interrupt()) else {
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    stop.send_replace(true);
 }

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use tonic::transport::server::Router;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig};
 
+use crate::daemon::stopped;
+
 /// Between two looks whether the certificates changed: renewed ones are valid long before the old ones end.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A connection that is silent for this long is asked whether it lives.
@@ -186,10 +188,4 @@ fn streams(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
             }
         }
     })
-}
-
-/// Returns once `stop` says so.
-pub async fn stopped(mut stop: watch::Receiver<bool>) {
-    // A sender that is gone has stopped, too.
-    let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -327,11 +327,8 @@ fn small_disk(dir: &Path, bytes: u64) {
     rustix::mount::mount("tmpfs", dir, "tmpfs", flags, options.as_c_str()).unwrap();
 }
 
-#[test]
-fn a_disk_that_is_full_before_the_bound_evicts_and_reads_go_on() {
-    let machine = packed_noise();
-    small_disk(&machine.path("cache"), 8 * MIB);
-    let target = machine.dir("m");
+/// Bounds the cache above what its disk holds, so that the disk is full first.
+fn mount_beyond_the_disk(machine: &Machine) {
     machine.ok(&[
         "mount",
         "x.fl",
@@ -340,6 +337,14 @@ fn a_disk_that_is_full_before_the_bound_evicts_and_reads_go_on() {
         "64MiB",
         "--no-prefetch",
     ]);
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_bound_evicts_and_reads_go_on() {
+    let machine = packed_noise();
+    small_disk(&machine.path("cache"), 8 * MIB);
+    let target = machine.dir("m");
+    mount_beyond_the_disk(&machine);
     for _ in 0..2 {
         read_all(&target);
     }
@@ -361,14 +366,7 @@ fn a_flist_finds_room_on_a_disk_full_of_what_nobody_uses() {
     let cache = machine.path("cache");
     small_disk(&cache, 8 * MIB);
     let target = machine.dir("m");
-    machine.ok(&[
-        "mount",
-        "x.fl",
-        "m",
-        "--cache-size",
-        "64MiB",
-        "--no-prefetch",
-    ]);
+    mount_beyond_the_disk(&machine);
     read_anew(&target, 0).unwrap();
     machine.ok(&["umount", "m"]);
     machine.dir("little");
@@ -390,14 +388,7 @@ fn a_disk_that_others_filled_is_named_with_what_to_do() {
     let cache = machine.path("cache");
     small_disk(&cache, 8 * MIB);
     let target = machine.dir("m");
-    machine.ok(&[
-        "mount",
-        "x.fl",
-        "m",
-        "--cache-size",
-        "64MiB",
-        "--no-prefetch",
-    ]);
+    mount_beyond_the_disk(&machine);
     let hog = cache.join("somebody's");
     let full = std::fs::write(&hog, vec![1; 8 * MIB as usize]).unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);

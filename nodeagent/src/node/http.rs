@@ -2,33 +2,25 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use lamina_discovery::daemon;
 use tokio::sync::watch;
 
 use super::Parts;
 use super::daemons::blocking;
-use super::listen::stopped;
 
 /// Serves until `stop`.
 pub(super) async fn serve(at: SocketAddr, parts: Parts, stop: watch::Receiver<bool>) -> Result<()> {
-    let listener = TcpListener::bind(at)
-        .await
-        .with_context(|| format!("listen for http on {at}"))?;
     let router = Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(parts);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stopped(stop))
-        .await
-        .context("serve http")
+    daemon::serve_http(at, router, stop).await
 }
 
 async fn metrics(State(parts): State<Parts>) -> Response {
@@ -42,13 +34,7 @@ async fn metrics(State(parts): State<Parts>) -> Response {
     parts
         .metrics
         .look(listed.as_ref(), &records, flists, &children);
-    match parts.metrics.text() {
-        Ok(text) => {
-            let kind = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    daemon::exposition(parts.metrics.text())
 }
 
 /// Ready is who can mount.

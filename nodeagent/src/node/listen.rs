@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use futures::Stream;
+pub(super) use lamina_discovery::daemon::stopped;
 use lamina_discovery::tls;
-pub(super) use lamina_discovery::tls::stopped;
 use lamina_proto::lamina::v1::node_care_server::NodeCareServer;
 use lamina_proto::lamina::v1::node_server::NodeServer;
 use tokio::net::{UnixListener, UnixStream};

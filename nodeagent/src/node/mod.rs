@@ -33,16 +33,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use lamina_discovery::daemon::{self, STOP_DEADLINE};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use daemons::{Daemons, Place};
 use library::{Library, LibraryConfig, LibraryLimits};
-use listen::stopped;
 use metrics::Metrics;
 use server::Service;
 use target::Targets;
@@ -50,8 +48,6 @@ use volumes::Volumes;
 
 pub use error::NodeError;
 
-/// How long calls under way may take once the node is to end. Pods have 30 s.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// Where the host's root directory is seen from a pod with `hostPID`.
 const HOST_ROOT: &str = "/proc/1/root";
 
@@ -143,26 +139,10 @@ async fn serve(config: NodeConfig) -> Result<()> {
     if let Some(at) = config.http {
         serving.spawn(http::serve(at, parts.clone(), stops.clone()));
     }
-    tokio::spawn(asked_to_end(stop));
-    let ended = tokio::select! {
-        ended = serving.join_next() => ended,
-        () = stopped(stops.clone()) => None,
-    };
-    if let Some(ended) = ended
-        && !*stops.borrow()
-    {
-        // One of them cannot serve any more: a node that answers half is worse than one that is started again.
-        return ended?.context("a listener ended");
-    }
-    tracing::info!("ending; mounts stay");
-    let rest = tokio::time::timeout(STOP_DEADLINE, async {
-        while serving.join_next().await.is_some() {}
-    });
-    if rest.await.is_err() {
-        tracing::warn!("calls under way are cut off; they can be made again");
-    }
+    let cut_off = "calls under way are cut off; they can be made again";
+    let served = daemon::run_until_asked(serving, stop, "ending; mounts stay", cut_off).await;
     drop(lock);
-    Ok(())
+    served
 }
 
 async fn open(config: &NodeConfig) -> Result<Parts> {
@@ -207,20 +187,6 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
             version: config.version.clone(),
         }),
     })
-}
-
-async fn asked_to_end(stop: watch::Sender<bool>) {
-    let Ok(mut term) = signal(SignalKind::terminate()) else {
-        return;
-    };
-    let Ok(mut int) = signal(SignalKind::interrupt()) else {
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    stop.send_replace(true);
 }
 
 fn make_private(dir: &Path) -> Result<()> {
