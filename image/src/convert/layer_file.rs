@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use crate::source::{SourceImage, SourceLayer};
 
 /// Of the packs, what is on the disk twice while they move behind the layer's head.
-const MOVE_BYTES: u64 = 32 << 20;
+const MOVE_BYTES: u64 = 1 << 20;
 
 /// Who says whether a layer may take more of the disk.
 pub trait Room: Send + Sync {

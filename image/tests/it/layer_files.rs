@@ -120,7 +120,7 @@ async fn a_layer_file_holds_all_of_its_data() {
     let dir = tempfile::tempdir().unwrap();
     let oci = dir.path().join("oci");
     // More than is moved at once.
-    let large = noise(5, 40 << 20);
+    let large = noise(5, 20 << 20);
     let image = TestImage {
         codec: Codec::Plain,
         ..TestImage::new(&[vec![Raw::file(b"large", &large)]])
@@ -218,7 +218,7 @@ impl Room for Gate {
 async fn a_conversion_that_nobody_waits_for_ends() {
     let dir = tempfile::tempdir().unwrap();
     let (oci, node) = (dir.path().join("oci"), dir.path().join("node"));
-    TestImage::new(&[vec![Raw::file(b"large", &noise(5, 40 << 20))]]).write_layout(&oci);
+    TestImage::new(&[vec![Raw::file(b"large", &noise(5, 20 << 20))]]).write_layout(&oci);
     let source = open(&oci).await;
     let ((asked, is_asked), (tell, go_on)) = (sync_channel(100), sync_channel(0));
     let room = Arc::new(Gate {

@@ -162,6 +162,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
         dir: config.state.join("images"),
         stores: config.stores.clone(),
         insecure_registries: config.insecure_registries.clone(),
+        layers: None,
         limits: LibraryLimits::default(),
     })
     .context("open the library of flists")?;
