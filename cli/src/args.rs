@@ -549,11 +549,24 @@ pub(crate) struct Node {
     #[arg(long = "node-name", value_name = "NAME", env = "NODE_NAME")]
     pub(crate) name: Option<String>,
     /// Also serve on TCP, to clients with a certificate of the authority in --tls-dir
-    #[arg(long, value_name = "ADDR", requires = "tls_dir")]
+    #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// Directory of tls.crt, tls.key and ca.crt; read again when they change
     #[arg(long, value_name = "DIR", value_parser = absolute_dir())]
     pub(crate) tls_dir: Option<PathBuf>,
+    /// Be part of the cluster that this discovery knows, HOST:PORT; repeatable. Images are read from registries
+    /// once for all nodes, then from each other
+    #[arg(long, value_name = "HOST:PORT", requires = "endpoint")]
+    pub(crate) discovery: Vec<String>,
+    /// Where other nodes reach what --listen serves
+    #[arg(long, value_name = "IP:PORT", requires = "discovery")]
+    pub(crate) endpoint: Option<String>,
+    /// Most bytes of image layers kept for the cluster (default: 60 % of what the disk has for them, 1 TB at most)
+    #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_cache_size, requires = "discovery")]
+    pub(crate) layers_size: Option<u64>,
+    /// Without --tls-dir: speak to discovery and nodes without TLS, and serve layers to anybody
+    #[arg(long, requires = "discovery", conflicts_with = "tls_dir")]
+    pub(crate) insecure: bool,
     /// Serve /metrics, /healthz and /readyz here
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<std::net::SocketAddr>,

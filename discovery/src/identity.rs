@@ -56,6 +56,12 @@ impl Identity {
     }
 }
 
+/// The names in the caller's certificate; `None` for a caller without one, or with one that cannot be read.
+pub fn caller_names<T>(request: &Request<T>) -> Option<Vec<String>> {
+    let certificates = request.peer_certs()?;
+    names(certificates.first()?).ok()
+}
+
 /// The alternative names of a certificate for hosts, and its common names.
 fn names(der: &CertificateDer<'_>) -> Result<Vec<String>, Forged> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Forged::Unreadable)?;

@@ -4,7 +4,7 @@ use super::stores;
 use crate::args::{self, StoreAccess};
 use crate::exit;
 use anyhow::{Context, Result, bail};
-use lamina_nodeagent::node::{self, NodeConfig};
+use lamina_nodeagent::node::{self, Listen, Membership, NodeConfig};
 use std::path::PathBuf;
 
 /// The service's socket in the run directory.
@@ -13,13 +13,8 @@ const SOCKET: &str = "node.sock";
 const OWN_STORE: &str = "store";
 
 pub(crate) fn node(args: args::Node) -> Result<()> {
-    let tls = match (args.listen, args.tls_dir) {
-        (Some(at), Some(dir)) => Some((at, dir)),
-        (None, _) => None,
-        (Some(_), None) => bail!(exit::Usage(
-            "--listen needs --tls-dir: nobody is served over TCP without a certificate".into()
-        )),
-    };
+    let listen = listen(&args)?;
+    let cluster = cluster(&args)?;
     let stores = match args.stores.is_empty() {
         true => vec![format!("dir://{}", args.state.join(OWN_STORE).display())],
         false => args
@@ -42,10 +37,50 @@ pub(crate) fn node(args: args::Node) -> Result<()> {
         node: args.name.map_or_else(own_name, Ok)?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         outside_pod: args.outside_pod,
-        tls,
+        listen,
+        cluster,
         http: args.http,
     };
     node::run(config).context("serve this node")
+}
+
+fn listen(args: &args::Node) -> Result<Option<Listen>> {
+    match (args.listen, &args.tls_dir) {
+        (Some(at), Some(dir)) => Ok(Some(Listen::Mutual(at, dir.clone()))),
+        (Some(at), None) if args.insecure => Ok(Some(Listen::Plain(at))),
+        (None, _) => Ok(None),
+        (Some(_), None) => bail!(exit::Usage(
+            "--listen needs --tls-dir: nobody is served over TCP without a certificate, unless --insecure says so \
+             for a cluster's layers"
+                .into()
+        )),
+    }
+}
+
+/// The cluster that --discovery names.
+fn cluster(args: &args::Node) -> Result<Option<Membership>> {
+    let Some(endpoint) = &args.endpoint else {
+        return Ok(None);
+    };
+    if args.listen.is_none() {
+        bail!(exit::Usage(
+            "--discovery needs --listen: other nodes read this one's layers there".into()
+        ));
+    }
+    if let Err(why) = lamina_discovery::node_id::check_endpoint(endpoint) {
+        bail!(exit::Usage(format!("--endpoint {endpoint}: {why}")));
+    }
+    if args.tls_dir.is_none() && !args.insecure {
+        bail!(exit::Usage(
+            "--discovery needs --tls-dir, or --insecure to believe whoever answers".into()
+        ));
+    }
+    Ok(Some(Membership {
+        discovery: args.discovery.clone(),
+        endpoint: endpoint.clone(),
+        tls_dir: args.tls_dir.clone(),
+        layers_bytes_max: args.layers_size,
+    }))
 }
 
 /// The machine's name, where nobody says the node's.

@@ -1,5 +1,6 @@
 //! `lamina node` as the CSI driver meets it: volumes published by calls, through kills of everything.
 
+mod cluster;
 mod disk;
 pub(crate) mod images;
 
@@ -81,7 +82,8 @@ impl Node {
             .arg(machine.path("run"))
             .arg("--kubelet-dir")
             .arg(machine.path("kubelet"))
-            .args(["--node-name", "one", "--store", &machine.store()])
+            .args(["--store", &machine.store()])
+            .args(self.name())
             .args(&self.more)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -93,6 +95,14 @@ impl Node {
             std::fs::read_to_string(machine.path("node.log")).unwrap_or_default(),
             machine.log()
         );
+    }
+
+    /// Its name, unless it was given one.
+    fn name(&self) -> &'static [&'static str] {
+        match self.more.iter().any(|word| word == "--node-name") {
+            true => &[],
+            false => &["--node-name", "one"],
+        }
     }
 
     fn try_call(&self) -> Option<api::GetInfoResponse> {
@@ -976,7 +986,11 @@ impl Authority {
     }
 
     fn sign(&self) -> (String, String) {
-        let names = vec!["node.lamina.internal".to_owned()];
+        self.sign_for("client.lamina.internal")
+    }
+
+    fn sign_for(&self, name: &str) -> (String, String) {
+        let names = vec!["node.lamina.internal".to_owned(), name.to_owned()];
         let params = rcgen::CertificateParams::new(names).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -993,8 +1007,16 @@ impl Authority {
 
     /// Whether a node that trusts `node` answers a client of this authority's.
     fn is_answered(&self, runtime: &tokio::runtime::Runtime, port: u16, node: &Self) -> bool {
+        Self::is_answered_as(self.sign(), runtime, port, node)
+    }
+
+    fn is_answered_as(
+        (cert, key): (String, String),
+        runtime: &tokio::runtime::Runtime,
+        port: u16,
+        node: &Self,
+    ) -> bool {
         use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-        let (cert, key) = self.sign();
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&node.pem))
             .identity(Identity::from_pem(cert, key))
@@ -1024,6 +1046,9 @@ fn over_tcp_only_clients_of_the_authority_are_answered_and_renewed_ones_are_take
     let runtime = &node.runtime;
     assert!(wait_until(|| first.is_answered(runtime, port, &first)));
     assert!(!second.is_answered(runtime, port, &first), "a stranger's");
+    // Another node may read layers, and may not mount.
+    let peer = first.sign_for("peer.lamina.internal");
+    assert!(!Authority::is_answered_as(peer, runtime, port, &first));
     second.write(dir.path());
     assert!(wait_until(|| second.is_answered(runtime, port, &second)));
     assert!(
