@@ -1,6 +1,7 @@
 //! The node's daemons: holder, mount daemon, agent.
 pub mod agent;
 pub mod api;
+pub mod cluster_file;
 pub mod fill;
 pub mod holder;
 pub mod host;
@@ -11,6 +12,8 @@ pub mod logfile;
 pub mod mountd;
 pub mod node;
 pub mod rundir;
+#[cfg(test)]
+mod sample;
 mod sys;
 #[cfg(test)]
 mod test_registry;

@@ -39,7 +39,7 @@ pub use error::{EnsureError, EnsureErrorKind};
 pub use layerstore::{Ensured, EnsuredLayer, LayerCounts, Layerstore, Origin};
 pub use ledger::NoRoom;
 pub use open::{OpenLayer, WholeLayers};
-pub use peer_service::{Answers, NoChunks, PeerService, ServeChunks};
+pub use peer_service::{Answers, PeerService, ServeChunks};
 pub use reservation::Reservation;
 pub use service::{LayerService, Reach};
 pub use shelf::{HeldLayer, LayerShelf, Pruned};

@@ -25,20 +25,6 @@ pub trait ServeChunks: Send + Sync + 'static {
     ) -> Result<Answers<ReadChunksResponse>, Status>;
 }
 
-/// For a layerstore without an agent: no chunk is here, which is no failure.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoChunks;
-
-#[tonic::async_trait]
-impl ServeChunks for NoChunks {
-    async fn read_chunks(
-        &self,
-        _request: ReadChunksRequest,
-    ) -> Result<Answers<ReadChunksResponse>, Status> {
-        Ok(Box::pin(futures::stream::empty()))
-    }
-}
-
 /// The service; clones are the same one.
 #[derive(Clone)]
 pub struct PeerService {

@@ -64,6 +64,8 @@ impl LayerService {
         asked: Asked,
     ) -> Result<WantedImage, Status> {
         let bad = |error| Status::new(Code::InvalidArgument, format!("image: {error}"));
+        // A digest pins it, whatever the tag.
+        let tag = if image.contains('@') { "" } else { tag };
         let named = NamedImage::new(image, tag, platform).map_err(bad)?;
         let wanted = WantedImage::of(named, asked.docker_config).await;
         let wanted = wanted.map_err(|error| status("understand the request", &error))?;

@@ -94,7 +94,7 @@ impl Leaving {
         }
         if let Some(layers) = self.parts.layers.clone() {
             // Others are told that nothing is here any more.
-            let pruned = tokio::task::spawn_blocking(move || layers.shelf().prune(100.0));
+            let pruned = tokio::task::spawn_blocking(move || layers.store.shelf().prune(100.0));
             pruned
                 .await
                 .map_err(|error| NodeError::internal("clear the node's layers", &error))?;
@@ -119,7 +119,7 @@ impl Leaving {
         self.publisher.close(closed);
         self.parts.library.close(closed);
         if let Some(layers) = &self.parts.layers {
-            layers.close(closed);
+            layers.store.close(closed);
         }
     }
 
@@ -133,7 +133,7 @@ impl Leaving {
         let settled = tokio::time::timeout(SETTLE_PATIENCE, self.parts.library.settled()).await;
         settled.map_err(|_| NodeError::unfinished("a conversion"))?;
         if let Some(layers) = &self.parts.layers {
-            let settled = tokio::time::timeout(SETTLE_PATIENCE, layers.settled()).await;
+            let settled = tokio::time::timeout(SETTLE_PATIENCE, layers.store.settled()).await;
             settled.map_err(|_| NodeError::unfinished("a pull"))?;
         }
         blocking(&self.parts.daemons, Daemons::end).await

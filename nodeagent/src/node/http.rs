@@ -34,7 +34,9 @@ async fn metrics(State(parts): State<Parts>) -> Response {
     parts
         .metrics
         .look(listed.as_ref(), &records, flists, &children);
-    let layers = parts.layers.as_ref().map(layer_metrics::text).transpose();
+    let layers = parts.layers.as_ref();
+    let layers = layers.map(|layers| layer_metrics::text(&layers.store, layers.chunks.served()));
+    let layers = layers.transpose();
     let text = parts
         .metrics
         .text()

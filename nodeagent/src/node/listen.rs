@@ -14,16 +14,19 @@ use lamina_discovery::tls;
 use lamina_proto::lamina::v1::layers_server::LayersServer;
 use lamina_proto::lamina::v1::node_care_server::NodeCareServer;
 use lamina_proto::lamina::v1::node_server::NodeServer;
+use lamina_proto::lamina::v1::{ReadChunksRequest, ReadChunksResponse};
 use lamina_proto::layerstore::v1::layer_store_server::LayerStoreServer;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use super::chunks::Chunks;
 use super::guard::Guard;
 use super::server::Service;
-use crate::layers::{LayerService, Layerstore, NoChunks, PeerService, Reach};
+use crate::layers::{Answers, LayerService, Layerstore, PeerService, Reach, ServeChunks};
 use crate::wire::{self, ACCEPT_PAUSE};
 
 /// Where TCP is served.
@@ -39,16 +42,35 @@ pub enum Listen {
 #[derive(Clone)]
 pub(super) struct Services {
     pub(super) node: Service,
-    pub(super) layers: Option<Layerstore>,
+    pub(super) layers: Option<Layers>,
+}
+
+/// What nodes read of each other.
+#[derive(Clone)]
+pub(super) struct Layers {
+    pub(super) store: Layerstore,
+    pub(super) chunks: Chunks,
+}
+
+#[tonic::async_trait]
+impl ServeChunks for Chunks {
+    async fn read_chunks(
+        &self,
+        request: ReadChunksRequest,
+    ) -> Result<Answers<ReadChunksResponse>, Status> {
+        Ok(self.read(&request).await?)
+    }
+}
+
+impl Layers {
+    fn services(&self, reach: Reach) -> (LayerService, PeerService) {
+        let layers = LayerService::new(self.store.clone(), reach);
+        let chunks = Arc::new(self.chunks.clone());
+        (layers.clone(), PeerService::new(layers, chunks))
+    }
 }
 
 impl Services {
-    /// What nodes read of each other.
-    fn of_layers(layers: &Layerstore, reach: Reach) -> (LayerService, PeerService) {
-        let layers = LayerService::new(layers.clone(), reach);
-        (layers.clone(), PeerService::new(layers, Arc::new(NoChunks)))
-    }
-
     fn on_unix(self, mut server: Server) -> Router {
         let router = server
             .add_service(NodeServer::new(self.node.clone()))
@@ -56,7 +78,7 @@ impl Services {
         let Some(layers) = &self.layers else {
             return router;
         };
-        let (layers, peers) = Self::of_layers(layers, Reach::Local);
+        let (layers, peers) = layers.services(Reach::Local);
         router
             .add_service(LayerStoreServer::new(layers))
             .add_service(LayersServer::new(peers))
@@ -71,7 +93,7 @@ impl Services {
         let Some(layers) = &self.layers else {
             return router;
         };
-        let (layers, peers) = Self::of_layers(layers, Reach::Remote);
+        let (layers, peers) = layers.services(Reach::Remote);
         router
             .add_service(InterceptedService::new(
                 LayerStoreServer::new(layers),
@@ -131,7 +153,7 @@ pub(super) async fn on_tcp(
             tls::serve(bind(at)?, &dir, router, stop).await
         }
         (Listen::Plain(at), Some(layers)) => {
-            let (layers, peers) = Services::of_layers(&layers, Reach::Remote);
+            let (layers, peers) = layers.services(Reach::Remote);
             let router = |mut server: Server| {
                 server
                     .add_service(LayerStoreServer::new(layers))

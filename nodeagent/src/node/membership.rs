@@ -11,15 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lamina_discovery::client::{ClientConfig, ClientTls};
-use serde_json::json;
 
+use crate::cluster_file::{ClusterFile, ServerNames};
 use crate::layers::{Cluster, ClusterConfig};
 
-/// Names in the certificates of discovery and of nodes.
-const DISCOVERY: &str = "discovery.lamina.internal";
-const NODE: &str = "node.lamina.internal";
-/// The file, in the run directory.
-const FILE: &str = "cluster.json";
 /// The copy of the certificates, in the state directory.
 const TLS_COPY: &str = "cluster-tls";
 const TLS_FILES: [&str; 3] = ["ca.crt", "tls.crt", "tls.key"];
@@ -42,20 +37,20 @@ pub struct Membership {
 impl Membership {
     /// Begins to look for discovery.
     pub(super) fn join(&self, node: &str) -> Result<Cluster> {
-        let tls = |name: &str| {
+        let names = ServerNames::default();
+        let tls = |server_name: String| {
             let dir = self.tls_dir.clone()?;
-            let server_name = name.to_owned();
             Some(ClientTls { dir, server_name })
         };
         let discovery = ClientConfig {
-            tls: tls(DISCOVERY),
+            tls: tls(names.discovery),
             ..ClientConfig::new(self.discovery.clone())
         };
         let config = ClusterConfig {
             node: node.to_owned(),
             endpoint: self.endpoint.clone(),
             discovery,
-            peers: tls(NODE),
+            peers: tls(names.node),
         };
         Cluster::join(config).context("become part of the cluster")
     }
@@ -63,7 +58,7 @@ impl Membership {
 
 /// Takes away what an earlier process said of a cluster.
 pub(super) fn forget(run_dir: &Path) -> Result<()> {
-    let path = run_dir.join(FILE);
+    let path = ClusterFile::path(run_dir);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))
@@ -106,15 +101,16 @@ impl Keeper {
             Some(dir) => Some(self.copy_tls(dir)?),
             None => None,
         };
-        let text = json!({
-            "node": self.node,
-            "endpoint": self.membership.endpoint,
-            "discovery": discovery,
-            "tls": tls,
-            "server_names": { "discovery": DISCOVERY, "node": NODE },
-            "socket": self.socket,
-        });
-        replace(&self.run_dir.join(FILE), text.to_string().as_bytes())
+        let file = ClusterFile {
+            node: self.node.clone(),
+            endpoint: self.membership.endpoint.clone(),
+            discovery: discovery.to_vec(),
+            tls,
+            server_names: ServerNames::default(),
+            socket: self.socket.clone(),
+        };
+        let text = serde_json::to_vec(&file).context("write the cluster's file as JSON")?;
+        replace(&ClusterFile::path(&self.run_dir), &text)
     }
 
     fn copy_tls(&self, from: &Path) -> Result<PathBuf> {
@@ -196,15 +192,17 @@ mod tests {
             "{addresses:?}"
         );
         keeper(dir.path(), None).write(&addresses[..1]).unwrap();
-        let path = dir.path().join(FILE);
-        let text: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let want = json!({
-            "node": "n1", "endpoint": "10.0.0.1:7150", "discovery": [addresses[0]], "tls": null,
-            "server_names": { "discovery": "discovery.lamina.internal", "node": "node.lamina.internal" },
-            "socket": dir.path().join("node.sock"),
-        });
-        assert_eq!(text, want);
+        let path = ClusterFile::path(dir.path());
+        let read = ClusterFile::read(dir.path()).unwrap().unwrap();
+        let want = ClusterFile {
+            node: "n1".into(),
+            endpoint: "10.0.0.1:7150".into(),
+            discovery: vec![addresses[0].clone()],
+            tls: None,
+            server_names: ServerNames::default(),
+            socket: dir.path().join("node.sock"),
+        };
+        assert_eq!(read, want);
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -234,8 +232,8 @@ mod tests {
                 .permissions()
                 .mode();
             assert_eq!(mode & 0o777, 0o600);
-            let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
-            assert!(text.contains(copy.to_str().unwrap()), "{text}");
+            let file = ClusterFile::read(dir.path()).unwrap().unwrap();
+            assert_eq!(file.tls, Some(copy));
         }
     }
 }

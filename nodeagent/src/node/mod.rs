@@ -11,6 +11,7 @@
 //! instance, which lives outside its pod, and the next one finds volumes by their records.
 
 mod care;
+pub mod chunks;
 mod daemons;
 mod error;
 mod guard;
@@ -22,6 +23,7 @@ mod listen;
 mod membership;
 mod metrics;
 mod order;
+pub mod partials;
 mod publish;
 mod server;
 mod source;
@@ -40,13 +42,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use lamina_discovery::daemon::{self, STOP_DEADLINE};
+use lamina_mount::cache::CacheDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::layers::{LayersConfig, Layerstore};
+use chunks::{ChunkLimits, Chunks};
 use daemons::{Daemons, Place};
 use library::{Library, LibraryConfig, LibraryLimits};
-use listen::Services;
+use listen::{Layers, Services};
 use membership::Keeper;
 use metrics::Metrics;
 use server::Service;
@@ -112,7 +116,7 @@ struct Settings {
 struct Parts {
     daemons: Arc<Daemons>,
     library: Arc<Library>,
-    layers: Option<Layerstore>,
+    layers: Option<Layers>,
     volumes: Arc<Volumes>,
     targets: Targets,
     metrics: Arc<Metrics>,
@@ -183,7 +187,7 @@ fn tell_of_cluster(config: &NodeConfig) -> Result<JoinSet<()>> {
 }
 
 /// The node's layers, where it is part of a cluster.
-fn open_layers(config: &NodeConfig) -> Result<Option<Layerstore>> {
+fn open_layers(config: &NodeConfig) -> Result<Option<Layers>> {
     let Some(membership) = &config.cluster else {
         return Ok(None);
     };
@@ -193,8 +197,11 @@ fn open_layers(config: &NodeConfig) -> Result<Option<Layerstore>> {
         insecure_registries: config.insecure_registries.clone(),
         ..LayersConfig::new(config.state.join("layers"))
     };
-    let layers = Layerstore::open(layers, Some(cluster)).context("open the node's layers")?;
-    Ok(Some(layers))
+    let store = Layerstore::open(layers, Some(cluster)).context("open the node's layers")?;
+    let whole = Arc::new(store.shelf().clone());
+    let cache = CacheDir::new(config.cache.clone());
+    let chunks = Chunks::new(whole, cache, ChunkLimits::default());
+    Ok(Some(Layers { store, chunks }))
 }
 
 async fn open(config: &NodeConfig) -> Result<Parts> {
@@ -215,7 +222,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
         dir: config.state.join("images"),
         stores: config.stores.clone(),
         insecure_registries: config.insecure_registries.clone(),
-        layers: layers.clone(),
+        layers: layers.as_ref().map(|layers| layers.store.clone()),
         limits: LibraryLimits::default(),
     })
     .context("open the library of flists")?;

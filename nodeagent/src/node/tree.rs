@@ -179,6 +179,10 @@ async fn send_span(
 }
 
 fn open_stores(have: &Have) -> Result<ChunkReader, NodeError> {
+    if have.stores.is_empty() {
+        let message = "the data of this image is with the cluster's layers, not in a store: mount it to read its files";
+        return Err(NodeError::new(Code::FailedPrecondition, message));
+    }
     let specs: Result<Vec<StoreSpec>, _> = have.stores.iter().map(|url| url.parse()).collect();
     let specs = specs.map_err(|error| NodeError::internal("read a store's URL", &error))?;
     let set = StoreSet::open(&specs, StoreOptions::default()).map_err(|error| {

@@ -80,15 +80,19 @@ fn start(name: &str, discovery: &Discovery, server: &Server) -> (Node, SocketAdd
     (node, at)
 }
 
-fn ensure(node: &Node, server: &Server) -> String {
+fn source(server: &Server) -> api::Source {
     let image = api::ImageSource {
         reference: server.image(":t"),
         ..api::ImageSource::default()
     };
+    api::Source {
+        from: Some(api::source::From::Image(image)),
+    }
+}
+
+fn ensure(node: &Node, server: &Server) -> String {
     let request = api::EnsureRequest {
-        source: Some(api::Source {
-            from: Some(api::source::From::Image(image)),
-        }),
+        source: Some(source(server)),
         ..api::EnsureRequest::default()
     };
     let mut client = node.client().unwrap();
@@ -134,6 +138,23 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     let first = ensure(&one, &server);
     assert_eq!(ensure(&two, &server), first, "the same flist");
     assert_eq!(server.count(&format!("GET /v2/a/b/blobs/{digest}")), 1);
+
+    // Data comes from whichever node has it.
+    for node in [&one, &two] {
+        let order = api::PublishRequest {
+            source: Some(source(&server)),
+            ..node.order("volume")
+        };
+        node.publish(&order).unwrap();
+        let read = std::fs::read(node.target("volume").join("data")).unwrap();
+        assert!(
+            read == noise(1, 300_000),
+            "the bytes of the registry's layer"
+        );
+        node.unpublish_order(&order);
+    }
+    let reads = server.count(&format!("GET /v2/a/b/blobs/{digest}"));
+    assert_eq!(reads, 1, "for mounts as well");
 
     // Without TLS, TCP has the layers and nothing else.
     let (has, image, mounts) = one.runtime.block_on(async {

@@ -18,14 +18,15 @@ use lamina_image::registry::{CredentialSource, Credentials};
 use lamina_proto::discovery::v1::FindProviderRequest;
 use lamina_proto::discovery::v1::service_discovery_server::ServiceDiscovery as _;
 use lamina_proto::lamina::v1::layers_server::LayersServer;
+use lamina_proto::lamina::v1::{ReadChunksRequest, ReadChunksResponse};
 use lamina_proto::layerstore::v1::layer_store_server::LayerStoreServer;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use crate::layers::{
-    Cluster, ClusterConfig, EnsureError, Ensured, LayerService, LayersConfig, Layerstore, NoChunks,
-    Origin, PeerService, Reach, WantedImage,
+    Answers, Cluster, ClusterConfig, EnsureError, Ensured, LayerService, LayersConfig, Layerstore,
+    Origin, PeerService, Reach, ServeChunks, WantedImage,
 };
 use crate::test_registry::Server;
 
@@ -280,5 +281,18 @@ pub(crate) async fn know_each_other(discovery: &Service, count: usize) {
         }
         assert!(Instant::now() < deadline, "nodes do not report");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A node without an agent: no chunk is here, which is no failure.
+struct NoChunks;
+
+#[tonic::async_trait]
+impl ServeChunks for NoChunks {
+    async fn read_chunks(
+        &self,
+        _request: ReadChunksRequest,
+    ) -> Result<Answers<ReadChunksResponse>, Status> {
+        Ok(Box::pin(futures::stream::empty()))
     }
 }

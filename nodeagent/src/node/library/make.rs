@@ -53,7 +53,11 @@ impl Inner {
         teller.tell(Phase::Fetch, 0, 0);
         let pointed = self.pointed(&manifest, &image, &stores).await;
         let (flist, card) = match (pointed, &self.config.layers) {
-            (Some(found), _) => found,
+            // Wherever it was read from before, it is read from these here.
+            (Some((flist, card)), _) => {
+                let stores = stores.shown();
+                (flist, Card { stores, ..card })
+            }
             (None, Some(layers)) => self.gather(layers, manifest, &image, &teller).await?,
             (None, None) => {
                 self.convert_image(manifest, &image, &stores, &teller)
@@ -194,7 +198,6 @@ impl Inner {
         if let Some(reference) = reference {
             reference.clone_into(&mut card.reference);
         }
-        card.stores = stores.shown();
         let held = self.shelf.put(flist, card)?;
         let answer = FlistNote {
             flist: flist.digest(),
@@ -234,12 +237,17 @@ pub(super) fn have(held: Held, stores: &Stores, reference: Option<&str>) -> Have
     if let Some(reference) = reference {
         reference.clone_into(&mut info.reference);
     }
-    info.stores = stores.shown();
+    // What was made of layers is in no store.
+    let (shown, exposed) = match info.stores.is_empty() {
+        true => Default::default(),
+        false => (stores.shown(), stores.exposed()),
+    };
+    info.stores = shown;
     Have {
         flist: held.path,
         info,
         was_here: true,
-        stores: stores.exposed(),
+        stores: exposed,
         _lease: held.lease,
     }
 }
