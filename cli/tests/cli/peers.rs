@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt as _};
 use lamina_discovery::resolve::{RegistryUpstream, ResolveConfig, Resolver};
 use lamina_discovery::service::{Identity, Service};
 use lamina_discovery::{Clock, Limits, tls};
-use lamina_flist::{Flist, Sha256Digest};
+use lamina_flist::{Flist, FlistMeta, Sha256Digest};
 use lamina_image::registry::{CredentialSource, Credentials};
 use lamina_mount::cache::CacheDir;
 use lamina_nodeagent::cluster_file::{ClusterFile, ServerNames};
@@ -200,9 +200,17 @@ fn image(machine: &Machine) -> (Sha256Digest, OpenLayer) {
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
-    machine.ok(&["convert", "oci:oci:1", "-o", "x.fl", "--layers", "layers"]);
-    let flist = open_flist(machine.path("x.fl")).unwrap();
-    assert!(flist.meta().stores.is_empty());
+    let store = machine.store();
+    let convert = ["convert", "oci:oci:1", "-o", "stored.fl", "-s", &store];
+    machine.ok(&[&convert[..], &["--layers", "layers"]].concat());
+    let flist = open_flist(machine.path("stored.fl")).unwrap();
+    let meta = FlistMeta {
+        stores: Vec::new(),
+        ..flist.meta().clone()
+    };
+    let without_stores = flist.rewrite(&meta, None).unwrap();
+    std::fs::write(machine.path("x.fl"), without_stores.bytes).unwrap();
+    std::fs::remove_dir_all(machine.path("store")).unwrap();
     let layer = flist.meta().provenance.layers[0].digest;
     let files: Vec<PathBuf> = std::fs::read_dir(machine.path("layers"))
         .unwrap()

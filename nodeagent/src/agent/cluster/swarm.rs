@@ -21,6 +21,8 @@ const WAIT_AHEAD: Duration = Duration::from_millis(800);
 /// Disappointments are remembered for so long, and so many outweigh all successes before.
 const SULK: Duration = Duration::from_secs(3);
 const LUCK_MAX: i32 = 8;
+/// What whoever has not asked so yet believes.
+const LUCK_FIRST: i32 = 6;
 /// One of them weighs as much as this many successes.
 const DISAPPOINTMENT: i32 = 2;
 
@@ -59,8 +61,14 @@ fn score(reader: &NodeId, blob: &BlobId, run: u32) -> [u8; 32] {
 }
 
 /// Whether those who were to fetch for us did, lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Luck(Mutex<(i32, Option<Instant>)>);
+
+impl Default for Luck {
+    fn default() -> Self {
+        Self(Mutex::new((LUCK_FIRST, None)))
+    }
+}
 
 impl Luck {
     /// Whether it is worth asking so.
@@ -111,8 +119,10 @@ mod tests {
     #[test]
     fn who_is_disappointed_soon_fetches_for_itself() {
         let luck = Luck::default();
-        assert!(luck.is_good());
-        luck.note(false);
+        (0..4).for_each(|_| {
+            assert!(luck.is_good());
+            luck.note(false);
+        });
         assert!(!luck.is_good());
         (0..20).for_each(|_| luck.note(true));
         (0..4).for_each(|_| luck.note(false));

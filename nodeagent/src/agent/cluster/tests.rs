@@ -47,7 +47,7 @@ impl Scene {
         let discovery = node::Discovery::start();
         let nodes: Vec<Node> = (0..)
             .zip(faults)
-            .map(|(at, fault)| Node::start(&format!("n{at}"), &sample, fault.clone()))
+            .map(|(at, fault)| Node::start(&format!("n{at}"), &sample, *fault))
             .collect();
         for node in &nodes {
             runtime.block_on(discovery.told(node, &sample.layer, true));
@@ -170,7 +170,7 @@ fn wrong_bytes_are_never_delivered_and_their_giver_is_left() {
         Fault::OtherCodec,
         Fault::Bomb,
     ] {
-        let scene = Scene::new(&[wrong.clone(), Fault::None]);
+        let scene = Scene::new(&[wrong, Fault::None]);
         let source = scene.source();
         scene.assert_reads(&source);
         // Once by each of those who asked it before the first had found out.
@@ -207,7 +207,7 @@ fn one_sound_node_among_bad_ones_is_enough() {
 #[test]
 fn a_node_that_trickles_or_says_nothing_is_left_within_two_seconds() {
     for slow in [Fault::Trickle, Fault::Silent, Fault::BlackHole] {
-        let scene = Scene::new(&[slow.clone(), Fault::None]);
+        let scene = Scene::new(&[slow, Fault::None]);
         let source = scene.source();
         let began = Instant::now();
         let entries = source.entries();

@@ -112,7 +112,7 @@ impl<'a> Batch<'a> {
                 }
             };
             entries = failed.keys().copied().collect();
-            failures = worse(failures, failed);
+            failures = worse(&failures, failed);
             if failures.is_empty() {
                 return;
             }
@@ -354,7 +354,7 @@ fn places(providers: &[Provider], is_in_cluster: bool) -> Vec<Place<'_>> {
 }
 
 /// Of what failed and what failed again, why: a store says more than that no node has it.
-fn worse(before: Failures, again: Failures) -> Failures {
+fn worse(before: &Failures, again: Failures) -> Failures {
     let worse = |(entry, error): (u32, FetchError)| match (before.get(&entry), &error) {
         (
             Some(store @ (FetchError::Store { .. } | FetchError::Late { .. })),

@@ -85,7 +85,7 @@ impl Part {
     /// Gives what could not be had.
     pub(super) async fn bring(mut self) -> BTreeSet<u32> {
         if let Some(first) = self.first.take() {
-            self.from_first(first).await;
+            self.ask_first(first).await;
         }
         let mut pause = ROUND;
         loop {
@@ -112,7 +112,7 @@ impl Part {
             let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
             let offered = layer.offered(&member, &self.want.layer, afresh).await;
             if offered.own && !self.own_was_asked {
-                self.from_own().await;
+                self.ask_own().await;
             }
             if self.is_done() {
                 return;
@@ -121,7 +121,7 @@ impl Part {
             let step = member.choices.next(&mut self.attempt, &offer);
             afresh = matches!(step, Step::Wait(_) | Step::Registry);
             match step {
-                Step::Peer(peer) => self.from(peer, &offered, &offer).await,
+                Step::Peer(peer) => self.ask_peer(peer, &offered, &offer).await,
                 Step::Wait(time) if self.how.is_last => tokio::time::sleep(time).await,
                 Step::Pull(home) => self.pull_at(&home).await,
                 Step::Registry if self.how.is_last && self.homes.is_none() => {
@@ -146,7 +146,7 @@ impl Part {
     /// What is left when everybody was tried as is right: our own layerstore, and then those in disgrace.
     async fn at_last(&mut self, offered: &Arc<Offered>) {
         if !self.own_was_asked {
-            self.from_own().await;
+            self.ask_own().await;
         }
         if self.is_done() {
             return;
@@ -154,7 +154,7 @@ impl Part {
         for provider in self.offer(offered).providers {
             if !self.is_done() {
                 let nobody = Offer::default();
-                self.from(provider.id, offered, &nobody).await;
+                self.ask_peer(provider.id, offered, &nobody).await;
             }
         }
         if self.is_done() {
@@ -168,7 +168,7 @@ impl Part {
     async fn find_homes(&mut self, offered: &Offered) {
         // Our own layerstore may have it although discovery does not say so.
         if !self.own_was_asked && !offered.own {
-            self.from_own().await;
+            self.ask_own().await;
         }
         let (homes, again) = self.member.homes(&self.want.layer).await;
         if again && self.began.elapsed() < PATIENCE {
@@ -197,7 +197,7 @@ impl Part {
 
     async fn brought(&mut self, pulled: Option<Brought>) {
         match pulled {
-            Some(Brought::Own) => self.from_own().await,
+            Some(Brought::Own) => self.ask_own().await,
             Some(Brought::Peer(holder)) => {
                 self.attempt.has_pulled(&holder.id);
                 self.endpoints.insert(holder.id, holder.endpoint);
@@ -208,7 +208,7 @@ impl Part {
 
     /// From the one that fetches this for all, who may be about to have it. No longer than that is worth: then it is
     /// fetched as if there were nobody else.
-    async fn from_first(&mut self, first: NodeId) {
+    async fn ask_first(&mut self, first: NodeId) {
         let wait = swarm::wait(self.how.is_demand);
         let patience = Instant::now() + wait + self.member.choices.hedge_after();
         let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
@@ -224,9 +224,9 @@ impl Part {
         let channel = endpoint.and_then(|endpoint| member.pool.to(endpoint).ok());
         let mut attempt = member.choices.begin();
         let step = member.choices.next(&mut attempt, &offer);
-        // One in disgrace, or busy, is not worth waiting for.
+        // One in disgrace, or busy, is not waited for.
         let (Some(channel), Step::Peer(_)) = (channel, step) else {
-            return layer.luck.note(false);
+            return;
         };
         let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
         self.start(first, channel, sender, Whose::Waiting(wait));
@@ -242,7 +242,7 @@ impl Part {
         layer.luck.note(self.missing.len() < before);
     }
 
-    async fn from_own(&mut self) {
+    async fn ask_own(&mut self) {
         self.own_was_asked = true;
         let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
         let own = self.member.node().clone();
@@ -256,7 +256,7 @@ impl Part {
     }
 
     /// From this node, and from a second one beside it when it is slow.
-    async fn from(&mut self, first: NodeId, offered: &Offered, offer: &Offer) {
+    async fn ask_peer(&mut self, first: NodeId, offered: &Offered, offer: &Offer) {
         let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
         let mut spare = Some(sender);
         let mut running = usize::from(self.ask(first, offered, spare.as_ref()));

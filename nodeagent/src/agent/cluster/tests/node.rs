@@ -29,7 +29,7 @@ use crate::node::chunks::{ChunkLimits, Chunks};
 use crate::sample::{Sample, Shelf};
 
 /// What is wrong with a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
     /// Nothing; but it takes a moment for each message.
@@ -111,7 +111,7 @@ impl Node {
     pub(super) fn start(id: &str, sample: &Sample, fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        let server = Server::new(sample, fault.clone());
+        let server = Server::new(sample, fault);
         let connections = Arc::default();
         let (kept, serving) = match fault {
             Fault::Dead => (None, None),
@@ -239,10 +239,10 @@ impl Layers for Server {
         request: Request<ReadChunksRequest>,
     ) -> Result<Response<Answer>, Status> {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
-        match &self.fault {
+        match self.fault {
             Fault::Refuses => return Err(Status::internal("no")),
             Fault::Silent => futures::future::pending::<()>().await,
-            Fault::Busy(times) if asked < *times => {
+            Fault::Busy(times) if asked < times => {
                 return Err(Status::resource_exhausted("not now"));
             }
             Fault::Empty if !self.has.load(Ordering::Relaxed) => {
@@ -251,7 +251,7 @@ impl Layers for Server {
             _ => {}
         }
         let answer = self.chunks.read(request.get_ref()).await?;
-        let (fault, given) = (self.fault.clone(), Arc::clone(&self.given));
+        let (fault, given) = (self.fault, Arc::clone(&self.given));
         // One chunk to a message, so that there are several.
         let single = answer.flat_map(|message| {
             let chunks = message.map(|message| message.chunks).unwrap_or_default();
@@ -259,7 +259,7 @@ impl Layers for Server {
         });
         let faulty = single.enumerate().then(move |(at, chunk)| {
             given.fetch_add(chunk.stored.len() as u64, Ordering::Relaxed);
-            spoil(fault.clone(), at, chunk)
+            spoil(fault, at, chunk)
         });
         Ok(Response::new(Box::pin(faulty)))
     }
@@ -267,7 +267,7 @@ impl Layers for Server {
 
 async fn spoil(fault: Fault, at: usize, mut chunk: Chunk) -> Result<ReadChunksResponse, Status> {
     match fault {
-        Fault::OtherBytes if at % 2 == 0 => {
+        Fault::OtherBytes if at.is_multiple_of(2) => {
             let middle = chunk.stored.len() / 2;
             chunk.stored[middle] ^= 1;
         }
