@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -48,6 +48,7 @@ pub(super) struct Metrics {
     reads_failed: IntCounter,
     fetched: IntCounter,
     transferred: IntCounter,
+    certificate: IntGauge,
     seen: Mutex<HashMap<String, Seen>>,
 }
 
@@ -94,6 +95,10 @@ impl Metrics {
                 "lamina_transferred_bytes_total",
                 "Bytes that travelled for it, compressed",
             )?,
+            certificate: gauge(
+                "lamina_node_certificate_not_after_seconds",
+                "When the node's certificate ends, in Unix time; 0 while there is none",
+            )?,
             seen: Mutex::default(),
             registry,
         };
@@ -117,6 +122,18 @@ impl Metrics {
             metrics.registry.register(collector)?;
         }
         Ok(metrics)
+    }
+
+    /// There will be a certificate: without one the figure means nothing, and is not there.
+    pub(super) fn will_be_certified(&self) -> prometheus::Result<()> {
+        self.registry.register(Box::new(self.certificate.clone()))
+    }
+
+    /// There is a certificate.
+    pub(super) fn certified_until(&self, end: SystemTime) {
+        let since = end.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        self.certificate.set(whole(seconds));
     }
 
     /// A call was answered.
