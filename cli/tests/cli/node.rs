@@ -1046,3 +1046,41 @@ fn over_tcp_only_clients_of_the_authority_are_answered_and_renewed_ones_are_take
         "the old authority's"
     );
 }
+
+#[test]
+fn without_a_certificate_volumes_are_mounted_and_nobody_is_served_over_tcp() {
+    let (port, http_port) = (free_port(), free_port());
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "T").unwrap();
+    std::fs::write(dir.path().join("ca.crt"), Authority::new().pem).unwrap();
+    let file = |option: &str, name: &str| format!("{option}={}", dir.path().join(name).display());
+    let (token, ca) = (file("--token-file", "token"), file("--ca-file", "ca.crt"));
+    // Nobody answers there.
+    let operator = format!("--certificates-from=127.0.0.1:{}", free_port());
+    let listen = format!("--listen=127.0.0.1:{port}");
+    let at = format!("--http=127.0.0.1:{http_port}");
+    let node = Node::started_by(&[], &[&operator, &token, &ca, &listen, &at]);
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    assert!(http(http_port, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    let metrics = http(http_port, "/metrics");
+    let line = "lamina_node_certificate_not_after_seconds 0";
+    assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    node.unpublish_order(&order);
+}
+
+#[test]
+fn a_node_that_shall_ask_for_a_certificate_has_to_know_how() {
+    let machine = Machine::new();
+    let asks = ["node", "--certificates-from", "operator:7160"];
+    let said = machine.fails(2, &asks);
+    assert!(
+        said.contains("--token-file") && said.contains("--ca-file"),
+        "{said}"
+    );
+    let said = machine.fails(2, &["node", "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("--certificates-from"), "{said}");
+    let both = [&asks[..], &["--tls-dir", "/tls"]].concat();
+    machine.fails(2, &both);
+}
