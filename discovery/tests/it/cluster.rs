@@ -190,6 +190,10 @@ async fn a_node_reports_itself_alone() {
         refused.message(),
         "node_id: the certificate is for evil, evil, not for \"node-a\""
     );
+    let dir = authority.issue("node-b", &["node-b", "peer.lamina.internal"]);
+    let shared = holds("peer.lamina.internal", [2]);
+    let refused = dial(&dir).heartbeat(shared).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "every node's name");
     let found = node.find_provider(&digest(2)).await.unwrap();
     assert!(found.is_empty(), "nothing of it was taken in");
 }
