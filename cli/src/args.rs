@@ -564,6 +564,19 @@ pub(crate) struct Node {
     /// Whom to believe: certificates of authorities, PEM
     #[arg(long, value_name = "FILE", requires = "certificates_from")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// Be part of the cluster that this discovery knows, HOST:PORT; repeatable. Images are read from registries
+    /// once for all nodes, then from each other
+    #[arg(long, value_name = "HOST:PORT", requires = "endpoint")]
+    pub(crate) discovery: Vec<String>,
+    /// Where other nodes reach what --listen serves
+    #[arg(long, value_name = "IP:PORT", requires = "discovery")]
+    pub(crate) endpoint: Option<String>,
+    /// Most bytes of image layers kept for the cluster (default: 60 % of what the disk has for them, 1 TB at most)
+    #[arg(long, value_name = "SIZE", value_parser = crate::output::parse_cache_size, requires = "discovery")]
+    pub(crate) layers_size: Option<u64>,
+    /// Without certificates: speak to discovery and nodes without TLS, and serve layers to anybody
+    #[arg(long, requires = "discovery", conflicts_with_all = ["tls_dir", "certificates_from"])]
+    pub(crate) insecure: bool,
     /// Serve /metrics, /healthz and /readyz here
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<std::net::SocketAddr>,

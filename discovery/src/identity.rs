@@ -63,7 +63,7 @@ impl Identity {
 }
 
 /// The alternative names of a certificate for hosts; none if it cannot be read.
-pub fn alternative_names(der: &[u8]) -> Option<Vec<String>> {
+fn alternative_names(der: &[u8]) -> Option<Vec<String>> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let alternative = certificate.subject_alternative_name().ok()?;
     let all = alternative
@@ -82,6 +82,12 @@ pub fn not_after(pem: &str) -> Option<SystemTime> {
     let (_, certificate) = X509Certificate::from_der(&first.contents).ok()?;
     let seconds = certificate.validity().not_after.timestamp();
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.try_into().ok()?))
+}
+
+/// The alternative names in the caller's certificate; `None` for a caller without one, or with one that cannot be read.
+pub fn caller_names<T>(request: &Request<T>) -> Option<Vec<String>> {
+    let certificates = request.peer_certs()?;
+    alternative_names(certificates.first()?)
 }
 
 /// The alternative names of a certificate for hosts, and its common names.

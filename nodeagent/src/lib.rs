@@ -6,11 +6,14 @@ pub mod holder;
 pub mod host;
 pub mod instance;
 pub mod launch;
+pub mod layers;
 pub mod logfile;
 pub mod mountd;
 pub mod node;
 pub mod rundir;
 mod sys;
+#[cfg(test)]
+mod test_registry;
 pub mod wire;
 
 /// An error with its causes, in one line.

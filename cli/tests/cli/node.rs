@@ -1,5 +1,6 @@
 //! `lamina node` as the CSI driver meets it: volumes published by calls, through kills of everything.
 
+mod cluster;
 mod disk;
 pub(crate) mod images;
 
@@ -81,7 +82,8 @@ impl Node {
             .arg(machine.path("run"))
             .arg("--kubelet-dir")
             .arg(machine.path("kubelet"))
-            .args(["--node-name", "one", "--store", &machine.store()])
+            .args(["--store", &machine.store()])
+            .args(self.name())
             .args(&self.more)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -93,6 +95,14 @@ impl Node {
             std::fs::read_to_string(machine.path("node.log")).unwrap_or_default(),
             machine.log()
         );
+    }
+
+    /// Its name, unless it was given one.
+    fn name(&self) -> &'static [&'static str] {
+        match self.more.iter().any(|word| word == "--node-name") {
+            true => &[],
+            false => &["--node-name", "one"],
+        }
     }
 
     fn try_call(&self) -> Option<api::GetInfoResponse> {

@@ -199,6 +199,28 @@ async fn a_node_reports_itself_alone() {
 }
 
 #[tokio::test]
+async fn certificates_that_are_not_there_yet_are_waited_for() {
+    let authority = Authority::new();
+    let server = authority.issue("discovery", &[SERVER]);
+    let service = service(warm(), Identity::Certificate, Clock::system());
+    let replica = Replica::start(service, Some(server));
+    let made = authority.issue("node-a", &["node-a"]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&[replica.at]);
+    config.tls = Some(ClientTls {
+        dir: dir.path().to_owned(),
+        server_name: SERVER.into(),
+    });
+    let node = Client::start(config).unwrap();
+    node.report(holds("node-a", [1]));
+    assert!(node.every().await.is_err(), "nothing is said without TLS");
+    for name in ["tls.key", "tls.crt", "ca.crt"] {
+        std::fs::copy(made.join(name), dir.path().join(name)).unwrap();
+    }
+    until("the node is known", async || known(&replica).await == 1).await;
+}
+
+#[tokio::test]
 async fn nobody_is_served_without_a_certificate_of_the_authority() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = authority.issue("discovery", &[SERVER]);

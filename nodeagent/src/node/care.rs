@@ -92,6 +92,13 @@ impl Leaving {
             }
             return Err(error);
         }
+        if let Some(layers) = self.parts.layers.clone() {
+            // Others are told that nothing is here any more.
+            let pruned = tokio::task::spawn_blocking(move || layers.shelf().prune(100.0));
+            pruned
+                .await
+                .map_err(|error| NodeError::internal("clear the node's layers", &error))?;
+        }
         let sweep = Sweep {
             state: self.parts.settings.state.clone(),
             run_dir: self.parts.settings.run_dir.clone(),
@@ -111,6 +118,9 @@ impl Leaving {
     fn close(&self, closed: bool) {
         self.publisher.close(closed);
         self.parts.library.close(closed);
+        if let Some(layers) = &self.parts.layers {
+            layers.close(closed);
+        }
     }
 
     async fn end(&self, force: bool) -> Result<(), NodeError> {
@@ -122,6 +132,10 @@ impl Leaving {
         self.publisher.settle(SETTLE_PATIENCE).await?;
         let settled = tokio::time::timeout(SETTLE_PATIENCE, self.parts.library.settled()).await;
         settled.map_err(|_| NodeError::unfinished("a conversion"))?;
+        if let Some(layers) = &self.parts.layers {
+            let settled = tokio::time::timeout(SETTLE_PATIENCE, layers.settled()).await;
+            settled.map_err(|_| NodeError::unfinished("a pull"))?;
+        }
         blocking(&self.parts.daemons, Daemons::end).await
     }
 }

@@ -11,8 +11,8 @@ use axum::routing::get;
 use lamina_discovery::daemon;
 use tokio::sync::watch;
 
-use super::Parts;
 use super::daemons::blocking;
+use super::{Parts, layer_metrics};
 
 /// Serves until `stop`.
 pub(super) async fn serve(at: SocketAddr, parts: Parts, stop: watch::Receiver<bool>) -> Result<()> {
@@ -34,7 +34,12 @@ async fn metrics(State(parts): State<Parts>) -> Response {
     parts
         .metrics
         .look(listed.as_ref(), &records, flists, &children);
-    daemon::exposition(parts.metrics.text())
+    let layers = parts.layers.as_ref().map(layer_metrics::text).transpose();
+    let text = parts
+        .metrics
+        .text()
+        .and_then(|text| Ok(text + &layers?.unwrap_or_default()));
+    daemon::exposition(text)
 }
 
 /// Ready is who can mount.

@@ -3,7 +3,8 @@
 //! ```text
 //!  CSI driver ── Unix socket ──┐                       ┌── library: sources to flists on disk
 //!                              ├── server ── publish ──┤
-//!  operator ──── TCP, mTLS ────┘    (edge)   (core)    └── daemons: the instance, which mounts
+//!  operator ──── TCP, mTLS ────┤    (edge)   (core)    └── daemons: the instance, which mounts
+//!  other nodes ────────────────┘── layers: what this node gives the cluster, and has of it
 //! ```
 //!
 //! It mounts nothing itself. It may be killed at any time: what is mounted stays mounted and served by the
@@ -13,11 +14,13 @@ mod care;
 mod certificate;
 mod daemons;
 mod error;
-mod gate;
+mod guard;
 mod http;
 mod info;
+mod layer_metrics;
 pub mod library;
 mod listen;
+mod membership;
 mod metrics;
 mod order;
 mod publish;
@@ -41,8 +44,11 @@ use lamina_discovery::daemon::{self, STOP_DEADLINE};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::layers::{LayersConfig, Layerstore};
 use daemons::{Daemons, Place};
 use library::{Library, LibraryConfig, LibraryLimits};
+use listen::Services;
+use membership::Keeper;
 use metrics::Metrics;
 use server::Service;
 use target::Targets;
@@ -50,6 +56,8 @@ use volumes::Volumes;
 
 pub use certificate::{CertificatesFrom, DIR as CERTIFICATE_DIR};
 pub use error::NodeError;
+pub use listen::Listen;
+pub use membership::Membership;
 
 /// Where the host's root directory is seen from a pod with `hostPID`.
 const HOST_ROOT: &str = "/proc/1/root";
@@ -81,10 +89,13 @@ pub struct NodeConfig {
     pub version: String,
     /// Start the instance as processes of the host.
     pub outside_pod: bool,
-    /// Where the service is served with mutual TLS, and the directory of tls.crt, tls.key and ca.crt.
-    pub tls: Option<(SocketAddr, PathBuf)>,
-    /// How the certificates in that directory are made and renewed; without it, by somebody else.
+    /// Where the services are served on TCP.
+    pub listen: Option<Listen>,
+    /// How the node's certificate is made and renewed, in [`CERTIFICATE_DIR`] of the state directory; without it, by
+    /// somebody else.
     pub certificates: Option<CertificatesFrom>,
+    /// The cluster it is part of.
+    pub cluster: Option<Membership>,
     /// Where metrics and health are served.
     pub http: Option<SocketAddr>,
 }
@@ -106,6 +117,7 @@ struct Settings {
 struct Parts {
     daemons: Arc<Daemons>,
     library: Arc<Library>,
+    layers: Option<Layerstore>,
     volumes: Arc<Volumes>,
     targets: Targets,
     metrics: Arc<Metrics>,
@@ -133,33 +145,68 @@ async fn serve(config: NodeConfig) -> Result<()> {
     let lock = crate::rundir::lock(&config.state, "node.lock", STOP_DEADLINE)
         .context("wait for another `lamina node` on this state directory to end")?;
     let parts = open(&config).await?;
-    let service = Service::new(parts.clone());
+    let keeping = tell_of_cluster(&config)?;
+    let services = Services {
+        node: Service::new(parts.clone()),
+        layers: parts.layers.clone(),
+    };
     let (stop, stops) = watch::channel(false);
     let mut serving = JoinSet::new();
-    let unix = listen::on_unix(config.socket, service.clone(), stops.clone());
+    let unix = listen::on_unix(config.socket, services.clone(), stops.clone());
     serving.spawn(unix);
-    if let Some((at, dir)) = config.tls {
-        let (tell, certified) = watch::channel(config.certificates.is_none());
-        if let Some(from) = config.certificates {
-            let metrics = Arc::clone(&parts.metrics);
-            metrics.will_be_certified()?;
-            serving.spawn(certificate::keep(
-                from,
-                dir.clone(),
-                metrics,
-                tell,
-                stops.clone(),
-            ));
-        }
-        serving.spawn(listen::on_tcp(at, dir, service, certified, stops.clone()));
+    let (tell, certified) = watch::channel(config.certificates.is_none());
+    if let Some(from) = config.certificates {
+        let dir = config.state.join(CERTIFICATE_DIR);
+        let metrics = Arc::clone(&parts.metrics);
+        metrics.will_be_certified()?;
+        serving.spawn(certificate::keep(from, dir, metrics, tell, stops.clone()));
+    }
+    if let Some(listen) = config.listen {
+        serving.spawn(listen::on_tcp(listen, services, certified, stops.clone()));
     }
     if let Some(at) = config.http {
         serving.spawn(http::serve(at, parts.clone(), stops.clone()));
     }
     let cut_off = "calls under way are cut off; they can be made again";
     let served = daemon::run_until_asked(serving, stop, "ending; mounts stay", cut_off).await;
+    // What it said of the cluster stays: the agent goes on reading from other nodes.
+    drop(keeping);
     drop(lock);
     served
+}
+
+/// Has the machine's other processes know the cluster, until what is returned is dropped.
+fn tell_of_cluster(config: &NodeConfig) -> Result<JoinSet<()>> {
+    let mut keeping = JoinSet::new();
+    match config.cluster.clone() {
+        Some(membership) => {
+            let keeper = Keeper {
+                membership,
+                node: config.node.clone(),
+                state: config.state.clone(),
+                run_dir: config.run_dir.clone(),
+                socket: config.socket.clone(),
+            };
+            keeping.spawn(keeper.keep());
+        }
+        None => membership::forget(&config.run_dir)?,
+    }
+    Ok(keeping)
+}
+
+/// The node's layers, where it is part of a cluster.
+fn open_layers(config: &NodeConfig) -> Result<Option<Layerstore>> {
+    let Some(membership) = &config.cluster else {
+        return Ok(None);
+    };
+    let cluster = membership.join(&config.node)?;
+    let layers = LayersConfig {
+        bytes_max: membership.layers_bytes_max,
+        insecure_registries: config.insecure_registries.clone(),
+        ..LayersConfig::new(config.state.join("layers"))
+    };
+    let layers = Layerstore::open(layers, Some(cluster)).context("open the node's layers")?;
+    Ok(Some(layers))
 }
 
 async fn open(config: &NodeConfig) -> Result<Parts> {
@@ -175,10 +222,12 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
         Ok::<_, anyhow::Error>(daemons)
     });
     let daemons = Arc::new(started.await??);
+    let layers = open_layers(config)?;
     let library = Library::open(LibraryConfig {
         dir: config.state.join("images"),
         stores: config.stores.clone(),
         insecure_registries: config.insecure_registries.clone(),
+        layers: layers.clone(),
         limits: LibraryLimits::default(),
     })
     .context("open the library of flists")?;
@@ -191,6 +240,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
     Ok(Parts {
         daemons,
         library,
+        layers,
         volumes: Arc::new(volumes),
         targets: Targets::new(config.kubelet_dir.clone(), host_root.into()),
         metrics: Arc::new(Metrics::new(&config.version, &config.node)?),

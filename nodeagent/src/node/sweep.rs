@@ -14,12 +14,14 @@ use lamina_mount::unmount::{UnmountOptions, unmount_tree};
 use crate::host;
 
 /// What is in a state directory.
-const STATE: [&str; 9] = [
+const STATE: [&str; 11] = [
     "bin",
     "cache",
     "images",
     "volumes",
     "warm",
+    "layers",
+    "cluster-tls",
     "profiles",
     "store",
     super::certificate::DIR,

@@ -1,6 +1,6 @@
 //! Volumes of images and archives: from a registry in this process to a mount, through the service.
 
-#[path = "../../../../nodeagent/src/node/library/tests/server.rs"]
+#[path = "../../../../nodeagent/src/test_registry.rs"]
 pub(crate) mod server;
 
 use super::*;

@@ -16,11 +16,12 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::*;
-use crate::node::gate;
+use crate::node::guard::Guard;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PEER: [&str; 3] = ["node.lamina.internal", "peer.lamina.internal", "node-a"];
@@ -179,7 +180,8 @@ impl World {
         let serving = async move {
             let service = Held(held);
             let router = |mut server: tonic::transport::Server| {
-                server.add_service(gate::for_peers(PlacementServer::new(service.clone())))
+                let service = PlacementServer::new(service.clone());
+                server.add_service(InterceptedService::new(service, Guard::Nodes))
             };
             tls::serve(listener, &dir, router, stop).await.unwrap();
         };

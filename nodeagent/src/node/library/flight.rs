@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::error::{EnsureError, EnsureErrorKind};
 use super::{Have, Phase};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 #[derive(Clone)]
 enum Status {

@@ -7,11 +7,11 @@ use lamina_store::{Forgotten, GcOptions, GcPlan, GcRoots, open_flist};
 
 use super::Inner;
 use super::card::Card;
-use super::error::{EnsureError, EnsureErrorKind};
 use super::flight::Teller;
 use super::make::{have, is_absent};
 use super::stores::Stores;
 use super::{Have, Phase};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 impl Inner {
     /// A flist from the stores onto the shelf.

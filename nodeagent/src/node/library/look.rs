@@ -2,9 +2,9 @@
 
 use lamina_store::{ErrorKind, ObjectKind, StoreError, StoreSet, StoreSpec, UrlTrust};
 
-use super::error::EnsureError;
 use super::flight::on_thread;
 use super::stores::Stores;
+use crate::layers::EnsureError;
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,6 @@ use lamina_store::{
 };
 
 use super::card::Card;
-use super::error::{EnsureError, EnsureErrorKind};
 use super::flight::Teller;
 use super::notes::{FlistNote, archive_name, manifest_name};
 use super::resolve::registry_options;
@@ -21,6 +20,7 @@ use super::shelf::Held;
 use super::stores::Stores;
 use super::wanted::{Archive, Image};
 use super::{Have, Inner, Phase};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 impl Inner {
     /// The flist of a manifest, if it is here.
@@ -37,7 +37,8 @@ impl Inner {
         Some(have(held, stores, Some(&image.text)))
     }
 
-    /// Fetches what another node converted, else converts.
+    /// Fetches what another node converted; else puts it together from the cluster's layers, or converts where
+    /// there is no cluster.
     pub(super) async fn make_image(
         self: Arc<Self>,
         manifest: Sha256Digest,
@@ -50,9 +51,11 @@ impl Inner {
         }
         let note = manifest_name(&manifest, &image.platform, &stores.name());
         teller.tell(Phase::Fetch, 0, 0);
-        let (flist, card) = match self.pointed(&manifest, &image, &stores).await {
-            Some(found) => found,
-            None => {
+        let pointed = self.pointed(&manifest, &image, &stores).await;
+        let (flist, card) = match (pointed, &self.config.layers) {
+            (Some(found), _) => found,
+            (None, Some(layers)) => self.gather(layers, manifest, &image, &teller).await?,
+            (None, None) => {
                 self.convert_image(manifest, &image, &stores, &teller)
                     .await?
             }
@@ -246,7 +249,7 @@ pub(super) fn is_absent(error: &EnsureError) -> bool {
     error.kind() == EnsureErrorKind::NotFound
 }
 
-async fn checked(flist: Flist) -> Result<(Flist, Card), EnsureError> {
+pub(super) async fn checked(flist: Flist) -> Result<(Flist, Card), EnsureError> {
     let digest = flist.digest();
     let check =
         tokio::task::spawn_blocking(move || Card::checked(&flist).map(|card| (flist, card)));

@@ -4,6 +4,7 @@
 //! reference ──resolve (registry, as the caller)──> manifest ──known here?──> flist
 //!                                                     │ no: once, for all who ask
 //!                                                     ├──pointer in the stores──> fetch, check
+//!                                                     ├──in a cluster: records of its layers──> stack
 //!                                                     └──else convert, publish flist and pointer
 //! ```
 //! What always holds: nobody gets an image the registry does not show them; credentials are never stored;
@@ -12,9 +13,9 @@
 
 mod card;
 mod disk;
-mod error;
 mod flight;
 mod forget;
+mod gather;
 mod look;
 mod make;
 mod notes;
@@ -41,7 +42,8 @@ use shelf::Shelf;
 use stores::Stores;
 use wanted::{Archive, Image, Pull, Wanted, WantedFlist};
 
-pub use error::{EnsureError, EnsureErrorKind};
+use crate::layers::Layerstore;
+pub use crate::layers::{EnsureError, EnsureErrorKind};
 pub use look::{Holdings, look};
 
 /// Where a library is and what it may cost.
@@ -53,6 +55,8 @@ pub struct LibraryConfig {
     pub stores: Vec<String>,
     /// Registries (`host[:port]`) spoken to in plain http although they are not this machine.
     pub insecure_registries: Vec<String>,
+    /// The node's layers, where it is part of a cluster: images are made of their records.
+    pub layers: Option<Layerstore>,
     /// What it may cost.
     pub limits: LibraryLimits,
 }

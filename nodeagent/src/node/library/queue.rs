@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::error::{EnsureError, EnsureErrorKind};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 /// The queue.
 pub(super) struct Queue {

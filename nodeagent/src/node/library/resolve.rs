@@ -11,10 +11,10 @@ use lamina_image::manifest::{Document, check_digest, parse_document, sha256};
 use lamina_image::registry::{Registry, RegistryError, RegistryOptions};
 
 use super::LibraryConfig;
-use super::error::{EnsureError, EnsureErrorKind};
 use super::notes::{RefNote, ref_name};
 use super::shelf::Shelf;
 use super::wanted::{Image, Pull};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 /// Tries of one request: somebody waits, and asks again anyway.
 const ATTEMPTS: u32 = 4;

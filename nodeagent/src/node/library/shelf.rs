@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use super::LibraryLimits;
 use super::card::Card;
 use super::disk;
-use super::error::{EnsureError, EnsureErrorKind};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 /// References, manifests and archives remembered, each.
 const NOTES_MAX: usize = 20_000;

@@ -2,7 +2,7 @@
 
 use lamina_store::{StoreOptions, StoreSet, StoreSpec, UrlTrust};
 
-use super::error::{EnsureError, EnsureErrorKind};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 /// Stores, opened.
 #[derive(Debug, Clone)]

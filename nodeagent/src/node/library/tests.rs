@@ -1,7 +1,5 @@
 //! The library against a registry in this process.
 
-mod server;
-
 use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::Path;
@@ -13,7 +11,7 @@ use lamina_proto::lamina::v1::{ArchiveSource, FlistSource, ImageSource, PullPoli
 use lamina_store::{ObjectKey, open_flist};
 
 use super::*;
-use server::{Server, noise, tar};
+use crate::test_registry::{Server, noise, tar};
 
 type Outcome = Result<Have, EnsureErrorKind>;
 
@@ -22,6 +20,7 @@ fn config(dir: &Path, store: &Path) -> LibraryConfig {
         dir: dir.to_owned(),
         stores: vec![format!("dir://{}", store.display())],
         insecure_registries: Vec::new(),
+        layers: None,
         limits: LibraryLimits::default(),
     }
 }
@@ -466,4 +465,47 @@ async fn the_least_recently_used_flist_goes_first_and_a_held_one_never() {
         .await
         .unwrap();
     assert_eq!(server.count(GETS), gets, "evicted here, still in the store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_a_cluster_make_the_same_flist_of_layers_read_once() {
+    use crate::layers::tests::support::{Node, discovery, know_each_other};
+    let server = Server::start();
+    let layers = [tar("a", &noise(1, 300_000)), tar("b", &noise(2, 300_000))];
+    server.push("t", &layers);
+    let (service, at) = discovery();
+    let nodes: Vec<Node> = (0..3)
+        .map(|n| Node::start(&format!("node-{n}"), at.at, &server))
+        .collect();
+    know_each_other(&service, nodes.len()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let library = |(n, node): (usize, &Node)| {
+        let [library, store] =
+            ["library", "store"].map(|name| dir.path().join(format!("{name}-{n}")));
+        let config = LibraryConfig {
+            layers: Some(node.store.clone()),
+            ..config(&library, &store)
+        };
+        Library::open(config).unwrap()
+    };
+    let libraries: Vec<_> = nodes.iter().enumerate().map(library).collect();
+    let pulls = libraries.iter().cycle().take(12);
+    let pulls = pulls.map(|library| pull(library, server.image(":t"), PullPolicy::IfNotPresent));
+    let mut digests = HashSet::new();
+    for have in futures::future::join_all(pulls).await {
+        let have = have.unwrap();
+        let flist = open_flist(&have.flist).unwrap();
+        assert!(flist.meta().stores.is_empty(), "its data is in no store");
+        assert_eq!(flist.meta().provenance.layers.len(), 2);
+        digests.insert(have.info.digest);
+    }
+    assert_eq!(digests.len(), 1);
+    for layer in &layers {
+        let asked = format!("GET /v2/a/b/blobs/{}", sha256(layer));
+        assert_eq!(server.count(&asked), 1);
+    }
+    // An image that is known needs neither discovery nor other nodes.
+    drop((at, nodes));
+    let again = pull(&libraries[1], server.image(":t"), PullPolicy::IfNotPresent).await;
+    assert!(again.unwrap().was_here);
 }

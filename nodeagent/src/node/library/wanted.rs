@@ -6,7 +6,7 @@ use lamina_image::{ImageRef, Platform};
 use lamina_proto::lamina::v1::source::From as SourceFrom;
 use lamina_proto::lamina::v1::{ArchiveSource, FlistSource, ImageSource, PullPolicy, Source};
 
-use super::error::{EnsureError, EnsureErrorKind};
+use crate::layers::{EnsureError, EnsureErrorKind};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -108,11 +108,15 @@ impl TryFrom<ImageSource> for Image {
 impl Image {
     /// Whether the caller is nobody to this registry.
     pub(super) async fn is_anonymous(&self) -> Result<bool, EnsureError> {
+        Ok(self.credentials().await? == Credentials::Anonymous)
+    }
+
+    /// Who the caller is to this registry.
+    pub(super) async fn credentials(&self) -> Result<Credentials, EnsureError> {
         let found = self.credentials.find(self.reference.registry()).await;
-        let found = found.map_err(|error| {
+        found.map_err(|error| {
             invalid(format!("use the credentials given for {}", self.reference)).because(error)
-        })?;
-        Ok(found == Credentials::Anonymous)
+        })
     }
 }
 

@@ -24,6 +24,10 @@ pub(crate) struct Content {
     pub(crate) authorization: Option<String>,
     /// Layers are begun and not finished while this holds.
     pub(crate) stalled: bool,
+    /// Of a layer, what is sent before; 0: some.
+    pub(crate) stall_at: usize,
+    /// Layers are not what they are called.
+    pub(crate) wrong: bool,
     log: Vec<String>,
 }
 
@@ -159,7 +163,18 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
         );
     };
     // Configs are small here, layers are not.
-    let stalled = served.stalled && path.contains("/blobs/") && body.len() > 4096;
+    let is_layer = path.contains("/blobs/") && body.len() > 4096;
+    let stalled = served.stalled && is_layer;
+    let first = match served.stall_at {
+        0 => 1024,
+        at => at.min(body.len()),
+    };
+    let mut body = body;
+    if served.wrong && is_layer {
+        // In the middle of a file: still a tar.
+        let middle = body.len() / 2;
+        body[middle] ^= 1;
+    }
     drop(served);
     let kind = match path.contains("/manifests/") {
         true => format!(
@@ -177,11 +192,11 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
         return Ok(());
     }
     if stalled {
-        out.write_all(&body[..1024])?;
+        out.write_all(&body[..first])?;
         while content.lock().unwrap().stalled {
             std::thread::sleep(Duration::from_millis(5));
         }
-        return out.write_all(&body[1024..]);
+        return out.write_all(&body[first..]);
     }
     out.write_all(&body)
 }

@@ -1,19 +1,21 @@
-//! Why a source's flist is not to be had, by what the caller can do about it.
+//! Why an image, a layer or a source's flist is not to be had, by what the caller can do about it.
 //!
-//! The kinds are the status codes named at the top of `node.proto`, one to one, so that the service
-//! translates them without looking at texts. An error is shared by everybody who waited for the same work,
+//! The kinds are the status codes named at the top of `node.proto` and `layerstore.proto`, one to one, so that
+//! services translate them without looking at texts. An error is shared by everybody who waited for the same work,
 //! hence `Clone`; no text of it holds a credential.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
 
 use lamina_flist::FlistError;
-use lamina_image::convert::{ConvertError, LayerFailure, StreamError};
+use lamina_image::convert::{ConvertError, LayerFailure, RecordError, StreamError};
 use lamina_image::decompress::BombError;
 use lamina_image::manifest::ManifestError;
 use lamina_image::registry::RegistryError;
 use lamina_image::source::SourceError;
 use lamina_store::{ErrorKind, SinkError, StoreError};
+
+use super::ledger::NoRoom;
 
 /// What can be done about it: the gRPC status code it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,34 +75,42 @@ impl EnsureError {
     }
 
     /// Our own disk.
-    pub(super) fn disk(what: impl Into<String>, source: std::io::Error) -> Self {
-        let kind = match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                EnsureErrorKind::ResourceExhausted
-            }
-            _ => EnsureErrorKind::Internal,
-        };
-        Self::new(kind, what).because(source)
+    pub(crate) fn disk(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::new(of_disk(&source), what).because(source)
+    }
+
+    /// The layerstore's bound.
+    pub(crate) fn room(what: impl Into<String>, source: NoRoom) -> Self {
+        Self::new(EnsureErrorKind::ResourceExhausted, what).because(source)
     }
 
     /// A store.
-    pub(super) fn store(what: impl Into<String>, source: StoreError) -> Self {
+    pub(crate) fn store(what: impl Into<String>, source: StoreError) -> Self {
         Self::new(of_store(source.kind()), what).because(source)
     }
 
     /// A flist that is not sound.
-    pub(super) fn flist(what: impl Into<String>, source: FlistError) -> Self {
+    pub(crate) fn flist(what: impl Into<String>, source: FlistError) -> Self {
         Self::new(EnsureErrorKind::DataLoss, what).because(source)
     }
 
     /// A registry.
-    pub(super) fn registry(what: impl Into<String>, source: RegistryError) -> Self {
+    pub(crate) fn registry(what: impl Into<String>, source: RegistryError) -> Self {
         Self::new(of_registry(&source), what).because(source)
     }
 
     /// A conversion.
-    pub(super) fn convert(what: impl Into<String>, source: ConvertError) -> Self {
+    pub(crate) fn convert(what: impl Into<String>, source: ConvertError) -> Self {
         Self::new(of_convert(&source), what).because(source)
+    }
+}
+
+fn of_disk(error: &std::io::Error) -> EnsureErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            EnsureErrorKind::ResourceExhausted
+        }
+        _ => EnsureErrorKind::Internal,
     }
 }
 
@@ -158,6 +168,7 @@ fn of_convert(error: &ConvertError) -> EnsureErrorKind {
         }
         ConvertError::Cancelled => EnsureErrorKind::Aborted,
         ConvertError::NoTarget => EnsureErrorKind::Internal,
+        ConvertError::WrongRecord { .. } => EnsureErrorKind::DataLoss,
         _ => EnsureErrorKind::InvalidArgument,
     }
 }
@@ -175,6 +186,8 @@ fn of_layer(failure: &LayerFailure) -> EnsureErrorKind {
         | LayerFailure::Open(_)
         | LayerFailure::Layer(_) => EnsureErrorKind::InvalidArgument,
         LayerFailure::Stream(_) => EnsureErrorKind::DataLoss,
+        LayerFailure::Sink(SinkError::Io(error))
+        | LayerFailure::Record(RecordError::Write { source: error, .. }) => of_disk(error),
         LayerFailure::Sink(_) | LayerFailure::Place(_) | LayerFailure::Record(_) => {
             EnsureErrorKind::Internal
         }

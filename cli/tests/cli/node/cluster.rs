@@ -1,0 +1,196 @@
+//! Nodes as processes of a cluster: discovery, two of them, and a registry that is read once.
+
+use std::net::SocketAddr;
+
+use super::images::server::{Server, noise, tar};
+use super::*;
+use lamina_proto::discovery::v1::FindProviderRequest;
+use lamina_proto::discovery::v1::service_discovery_client::ServiceDiscoveryClient;
+use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
+use lamina_proto::layerstore::v1::{HasImageRequest, HasLayerRequest};
+
+/// A replica of discovery; killed when dropped.
+struct Discovery(Child, SocketAddr);
+
+impl Discovery {
+    fn start() -> Self {
+        let at: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+        let child = Command::new(env!("CARGO_BIN_EXE_lamina"))
+            // Short: it says that nobody holds something only after half of it.
+            .args([
+                "discovery",
+                "--insecure",
+                "--ttl",
+                "3s",
+                "--listen",
+                &at.to_string(),
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child, at)
+    }
+
+    /// Whether it knows two nodes, and is sure that nobody holds a layer: else each would read it for itself.
+    fn knows_both(&self, runtime: &tokio::runtime::Runtime, layer: &str) -> bool {
+        let asked = async {
+            let at = format!("http://{}", self.1);
+            let channel = Channel::from_shared(at).unwrap().connect().await.ok()?;
+            let mut client = ServiceDiscoveryClient::new(channel);
+            let all = client.find_provider(FindProviderRequest::default()).await;
+            let of_layer = FindProviderRequest {
+                layer_digest: layer.to_owned(),
+            };
+            client.find_provider(of_layer).await.ok()?;
+            Some(all.ok()?.into_inner().services.len())
+        };
+        runtime.block_on(asked) == Some(2)
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(name: &str, discovery: &Discovery, server: &Server) -> (Node, SocketAddr) {
+    let at: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+    let (listen, found) = (at.to_string(), discovery.1.to_string());
+    let registry = server.address.to_string();
+    let node = Node::started_by(
+        &[],
+        &[
+            "--node-name",
+            name,
+            "--discovery",
+            &found,
+            "--listen",
+            &listen,
+            "--endpoint",
+            &listen,
+            "--insecure",
+            "--insecure-registry",
+            &registry,
+            "--layers-size",
+            "1GiB",
+        ],
+    );
+    (node, at)
+}
+
+fn ensure(node: &Node, server: &Server) -> String {
+    let image = api::ImageSource {
+        reference: server.image(":t"),
+        ..api::ImageSource::default()
+    };
+    let request = api::EnsureRequest {
+        source: Some(api::Source {
+            from: Some(api::source::From::Image(image)),
+        }),
+        ..api::EnsureRequest::default()
+    };
+    let mut client = node.client().unwrap();
+    node.runtime.block_on(async {
+        let mut progress = client.ensure(request).await.unwrap().into_inner();
+        loop {
+            let told = progress
+                .message()
+                .await
+                .unwrap()
+                .expect("it ends with the flist");
+            if let Some(done) = told.done {
+                return done.digest;
+            }
+        }
+    })
+}
+
+#[test]
+fn an_image_is_read_from_its_registry_once_for_all_nodes() {
+    let (server, discovery) = (Server::start(), Discovery::start());
+    let layer = tar("data", &noise(1, 300_000));
+    server.push("t", std::slice::from_ref(&layer));
+    let (one, at) = start("one", &discovery, &server);
+    let (two, _) = start("two", &discovery, &server);
+    let digest = lamina_image::manifest::sha256(&layer).to_string();
+    let file = |node: &Node| {
+        let text = std::fs::read(node.machine.path("run/cluster.json")).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&text).ok()
+    };
+    assert!(wait_until(|| file(&one).is_some() && file(&two).is_some()));
+    let file = file(&one).unwrap();
+    assert_eq!(
+        (&file["node"], &file["endpoint"]),
+        (&"one".into(), &at.to_string().into())
+    );
+    assert_eq!(
+        file["discovery"],
+        serde_json::json!([discovery.1.to_string()])
+    );
+
+    assert!(wait_until(|| discovery.knows_both(&one.runtime, &digest)));
+    let first = ensure(&one, &server);
+    assert_eq!(ensure(&two, &server), first, "the same flist");
+    assert_eq!(server.count(&format!("GET /v2/a/b/blobs/{digest}")), 1);
+
+    // Without TLS, TCP has the layers and nothing else.
+    let (has, image, mounts) = one.runtime.block_on(async {
+        let channel = Channel::from_shared(format!("http://{at}")).unwrap();
+        let channel = channel.connect().await.unwrap();
+        let mut layers = LayerStoreClient::new(channel.clone());
+        let has = layers.has_layer(HasLayerRequest { digest }).await;
+        let request = HasImageRequest {
+            image: format!("{}/a/b", server.address),
+            tag: "t".into(),
+            ..HasImageRequest::default()
+        };
+        let image = layers.has_image(request).await.unwrap().into_inner();
+        let mounts = NodeClient::new(channel)
+            .get_info(api::GetInfoRequest {})
+            .await;
+        (has.is_ok(), image, mounts)
+    });
+    assert!(has);
+    assert_eq!(
+        (image.total_layers, image.found),
+        (1, image.missing_layers == 0)
+    );
+    assert_eq!(mounts.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[test]
+fn a_cluster_is_only_joined_with_all_that_it_takes() {
+    let machine = Machine::new();
+    let discovery = ["--discovery", "127.0.0.1:1"];
+    let endpoint = ["--endpoint", "127.0.0.1:2"];
+    let listen = ["--listen", "127.0.0.1:2"];
+    for (words, why) in [
+        (discovery.to_vec(), "--endpoint"),
+        (endpoint.to_vec(), "--discovery"),
+        ([discovery, endpoint].concat(), "--listen"),
+        ([discovery, endpoint, listen].concat(), "--tls-dir"),
+        (
+            [discovery, ["--endpoint", "0.0.0.0:2"], listen].concat(),
+            "--endpoint",
+        ),
+        (listen.to_vec(), "--tls-dir"),
+        (vec!["--insecure"], "--discovery"),
+    ] {
+        let out = Command::new(env!("CARGO_BIN_EXE_lamina"))
+            .args(["node", "--state"])
+            .arg(machine.path("state"))
+            .arg("--run-dir")
+            .arg(machine.path("run"))
+            .args(&words)
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(2), "{words:?}");
+        assert!(
+            text(&out.stderr).contains(why),
+            "{words:?}: {}",
+            text(&out.stderr)
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Pulls that are killed, and directories as kills leave them.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::support::{alone, config, digest, ensure, files, gets, wanted};
+use crate::layers::{EnsureErrorKind, LayerShelf, WholeLayers as _};
+use crate::test_registry::{Server, noise, tar};
+
+/// Where the process that is killed keeps its layers, and what it pulls.
+const DIR: &str = "LAMINA_TEST_LAYERS_DIR";
+const IMAGE: &str = "LAMINA_TEST_LAYERS_IMAGE";
+
+/// Not a test of its own: what is killed below.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by pulls_killed_at_any_point_leave_whole_layers_and_go_on"]
+async fn pulls_until_it_is_killed() {
+    let (Ok(dir), Ok(image)) = (std::env::var(DIR), std::env::var(IMAGE)) else {
+        return;
+    };
+    let store = alone(config(dir.as_ref()));
+    let named = lamina_discovery::image_key::NamedImage::new(&image, "", ["", "", ""]).unwrap();
+    let image = crate::layers::WantedImage::of(named, Vec::new())
+        .await
+        .unwrap();
+    ensure(&store, &image).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_killed_at_any_point_leave_whole_layers_and_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let layers: Vec<_> = (0..4)
+        .map(|n| tar(&format!("f{n}"), &noise(n, 1_500_000)))
+        .collect();
+    server.push("t", &layers);
+    let mut whole = 0;
+    for round in 0..12_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "layers::tests::crash::pulls_until_it_is_killed",
+            ])
+            .env(DIR, dir.path())
+            .env(IMAGE, server.image(":t"))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Some hundred milliseconds are the whole pull.
+        let after = Duration::from_millis(20 + (round * 37) % 400);
+        tokio::time::sleep(after).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let shelf = LayerShelf::open(&dir.path().join("layers"), Some(1 << 30)).unwrap();
+        let here = shelf.layers();
+        assert!(here.len() >= whole, "what was whole stays");
+        whole = here.len();
+        for (layer, bytes) in &here {
+            let open = shelf.open(layer).expect("what has a name is whole");
+            open.flist.verify_sections().unwrap();
+            assert_eq!(open.file.metadata().unwrap().len(), *bytes);
+        }
+        assert_eq!(
+            files(dir.path()).len(),
+            2 * whole,
+            "a layer and its record, nothing else"
+        );
+    }
+    let store = alone(config(dir.path()));
+    let image = wanted(&server, ":t", "").await;
+    let found = ensure(&store, &image).await.unwrap();
+    assert_eq!(
+        found.layers.iter().filter(|layer| layer.cached).count(),
+        whole
+    );
+    assert!(gets(&server, &layers[0]) >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_kill_or_a_bad_disk_left_is_cleared() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let layers: Vec<_> = (0..3)
+        .map(|n| tar(&format!("f{n}"), &noise(n, 50_000)))
+        .collect();
+    server.push("t", &layers);
+    let image = wanted(&server, ":t", "").await;
+    let store = alone(config(dir.path()));
+    ensure(&store, &image).await.unwrap();
+    drop(store);
+    let at = dir.path().join("layers");
+    let path = |n: usize, extension: &str| {
+        let name = digest(&layers[n]).to_string();
+        at.join(&name[7..]).with_extension(extension)
+    };
+    let record = std::fs::read(path(0, "rec")).unwrap();
+    std::fs::remove_file(path(0, "rec")).unwrap();
+    std::fs::write(path(1, "afslyr"), b"half").unwrap();
+    // A layer under another one's name.
+    let other = at.join("ab".repeat(32)).with_extension("afslyr");
+    std::fs::copy(path(0, "afslyr"), &other).unwrap();
+    for name in [".tmpAbCd", ".part-1-1", ".gone-5", "notes.txt"] {
+        std::fs::write(at.join(name), b"left").unwrap();
+    }
+    // Changed where only a whole check sees it.
+    let mut bytes = std::fs::read(path(2, "afslyr")).unwrap();
+    bytes[2000] ^= 1;
+    std::fs::write(path(2, "afslyr"), bytes).unwrap();
+
+    let store = alone(config(dir.path()));
+    assert_eq!(
+        std::fs::read(path(0, "rec")).unwrap(),
+        record,
+        "written again"
+    );
+    assert_eq!(store.shelf().layers().len(), 2);
+    assert_eq!(files(dir.path()).len(), 4);
+    assert!(store.shelf().open(&digest(&layers[0])).is_some());
+    assert!(store.shelf().open(&digest(&layers[2])).is_none());
+    assert!(
+        store.shelf().size(&digest(&layers[2])).is_none(),
+        "as good as not there"
+    );
+    let twice = LayerShelf::open(&at, None).err().unwrap();
+    assert_eq!(twice.kind(), EnsureErrorKind::FailedPrecondition);
+    let found = ensure(&store, &image).await.unwrap();
+    assert_eq!(found.layers.iter().filter(|layer| layer.cached).count(), 1);
+}
