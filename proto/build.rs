@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 const FILES: &[&str] = &[
+    "lamina/v1/certificates.proto",
     "lamina/v1/layers.proto",
     "lamina/v1/node.proto",
     "lamina/v1/partials.proto",

@@ -56,10 +56,15 @@ class Rbac(unittest.TestCase):
                 self.assertLessEqual(verbs, {"get"} if "events" not in right else {"create", "patch"}, line)
                 self.assertNotIn("*", right)
 
-    def test_the_node_server_has_no_token_and_no_role(self):
+    def test_node_server_and_discovery_have_no_token_for_the_api_server_and_no_role(self):
         objects = template()
-        self.assertIs(find(objects, "ServiceAccount", "lamina-node")["automountServiceAccountToken"], False)
-        self.assertEqual([line for line in lines(objects) if line.startswith("lamina-node")], [])
+        for name in ("lamina-node", "lamina-discovery"):
+            self.assertIs(find(objects, "ServiceAccount", name)["automountServiceAccountToken"], False)
+            self.assertEqual([line for line in lines(objects) if line.startswith(name)], [])
+
+    def test_only_the_operator_has_tokens_reviewed(self):
+        found = [line for line in lines(template()) if "tokenreviews" in line]
+        self.assertEqual(found, ["lamina-operator (cluster): authentication.k8s.io/tokenreviews: create"])
 
     def test_no_right_is_a_wildcard(self):
         for line in lines(template(startupTaint="lamina.dev/starting")):

@@ -59,7 +59,7 @@ pub struct ClientConfig {
 /// Who we are to replicas, and they to us.
 #[derive(Debug, Clone)]
 pub struct ClientTls {
-    /// Directory of tls.crt, tls.key and ca.crt; read again when they change.
+    /// Directory of tls.crt, tls.key and ca.crt; read again when they change, and waited for while they are not there.
     pub dir: PathBuf,
     /// Name in the replicas' certificates.
     pub server_name: String,

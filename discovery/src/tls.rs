@@ -79,6 +79,20 @@ impl Certificates {
         })
     }
 
+    /// Reads a directory that somebody else may still be filling; `None` while a file is not there.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn read_made(dir: &Path) -> Result<Option<Self>, TlsError> {
+        match Self::read(dir) {
+            Ok(found) => Ok(Some(found)),
+            Err(TlsError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// For a server: a client without a certificate of the authority gets no connection.
     pub fn server(&self) -> ServerTlsConfig {
         ServerTlsConfig::new()

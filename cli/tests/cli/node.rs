@@ -985,12 +985,8 @@ impl Authority {
         Self { issuer, pem }
     }
 
-    fn sign(&self) -> (String, String) {
-        self.sign_for("client.lamina.internal")
-    }
-
-    fn sign_for(&self, name: &str) -> (String, String) {
-        let names = vec!["node.lamina.internal".to_owned(), name.to_owned()];
+    fn sign(&self, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let params = rcgen::CertificateParams::new(names).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -999,7 +995,7 @@ impl Authority {
 
     /// What a node is given.
     fn write(&self, dir: &Path) {
-        let (cert, key) = self.sign();
+        let (cert, key) = self.sign(&["node.lamina.internal"]);
         for (name, text) in [("tls.crt", &cert), ("tls.key", &key), ("ca.crt", &self.pem)] {
             std::fs::write(dir.join(name), text).unwrap();
         }
@@ -1007,16 +1003,20 @@ impl Authority {
 
     /// Whether a node that trusts `node` answers a client of this authority's.
     fn is_answered(&self, runtime: &tokio::runtime::Runtime, port: u16, node: &Self) -> bool {
-        Self::is_answered_as(self.sign(), runtime, port, node)
+        let names = ["client.lamina.internal"];
+        self.answer(runtime, port, node, &names) == Some(Code::Ok)
     }
 
-    fn is_answered_as(
-        (cert, key): (String, String),
+    /// What it answers a client with these names; none if it does not take the connection.
+    fn answer(
+        &self,
         runtime: &tokio::runtime::Runtime,
         port: u16,
         node: &Self,
-    ) -> bool {
+        names: &[&str],
+    ) -> Option<Code> {
         use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+        let (cert, key) = self.sign(names);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&node.pem))
             .identity(Identity::from_pem(cert, key))
@@ -1024,13 +1024,13 @@ impl Authority {
         let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).unwrap();
         let endpoint = endpoint.tls_config(tls).unwrap();
         runtime.block_on(async {
-            let Ok(channel) = endpoint.connect().await else {
-                return false;
-            };
+            let channel = endpoint.connect().await.ok()?;
             let asked = NodeClient::new(channel)
                 .get_info(api::GetInfoRequest {})
                 .await;
-            asked.is_ok()
+            // A connection that is refused after the handshake is none.
+            let code = asked.map_or_else(|status| status.code(), |_| Code::Ok);
+            (code != Code::Unavailable && code != Code::Unknown).then_some(code)
         })
     }
 }
@@ -1046,13 +1046,51 @@ fn over_tcp_only_clients_of_the_authority_are_answered_and_renewed_ones_are_take
     let runtime = &node.runtime;
     assert!(wait_until(|| first.is_answered(runtime, port, &first)));
     assert!(!second.is_answered(runtime, port, &first), "a stranger's");
-    // Another node may read layers, and may not mount.
-    let peer = first.sign_for("peer.lamina.internal");
-    assert!(!Authority::is_answered_as(peer, runtime, port, &first));
+    let peer = ["node.lamina.internal", "peer.lamina.internal", "node-b"];
+    let refused = first.answer(runtime, port, &first, &peer);
+    assert_eq!(refused, Some(Code::PermissionDenied), "another node");
     second.write(dir.path());
     assert!(wait_until(|| second.is_answered(runtime, port, &second)));
     assert!(
         !first.is_answered(runtime, port, &second),
         "the old authority's"
     );
+}
+
+#[test]
+fn without_a_certificate_volumes_are_mounted_and_nobody_is_served_over_tcp() {
+    let (port, http_port) = (free_port(), free_port());
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "T").unwrap();
+    std::fs::write(dir.path().join("ca.crt"), Authority::new().pem).unwrap();
+    let file = |option: &str, name: &str| format!("{option}={}", dir.path().join(name).display());
+    let (token, ca) = (file("--token-file", "token"), file("--ca-file", "ca.crt"));
+    // Nobody answers there.
+    let operator = format!("--certificates-from=127.0.0.1:{}", free_port());
+    let listen = format!("--listen=127.0.0.1:{port}");
+    let at = format!("--http=127.0.0.1:{http_port}");
+    let node = Node::started_by(&[], &[&operator, &token, &ca, &listen, &at]);
+    let order = node.order("v");
+    node.publish(&order).unwrap();
+    assert!(http(http_port, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    let metrics = http(http_port, "/metrics");
+    let line = "lamina_node_certificate_not_after_seconds 0";
+    assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    node.unpublish_order(&order);
+}
+
+#[test]
+fn a_node_that_shall_ask_for_a_certificate_has_to_know_how() {
+    let machine = Machine::new();
+    let asks = ["node", "--certificates-from", "operator:7160"];
+    let said = machine.fails(2, &asks);
+    assert!(
+        said.contains("--token-file") && said.contains("--ca-file"),
+        "{said}"
+    );
+    let said = machine.fails(2, &["node", "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("--certificates-from"), "{said}");
+    let both = [&asks[..], &["--tls-dir", "/tls"]].concat();
+    machine.fails(2, &both);
 }

@@ -37,7 +37,8 @@ struct State {
 impl Replicas {
     pub(super) fn new(config: &ClientConfig) -> Result<Self, TlsError> {
         let tls = config.tls.as_ref();
-        let certificates = tls.map(|tls| Certificates::read(&tls.dir)).transpose()?;
+        let certificates = tls.map(|tls| Certificates::read_made(&tls.dir));
+        let certificates = certificates.transpose()?.flatten();
         Ok(Self {
             names: config.replicas.clone(),
             tls: config.tls.clone(),
@@ -65,12 +66,12 @@ impl Replicas {
             }
         }
         let tls = self.tls.as_ref();
-        let certificates = tls.map(|tls| Certificates::read(&tls.dir)).transpose();
+        let certificates = tls.map(|tls| Certificates::read_made(&tls.dir));
         let mut state = self.state();
-        match certificates {
-            Ok(certificates) if certificates != state.certificates => {
+        match certificates.transpose().map(Option::flatten) {
+            Ok(Some(found)) if state.certificates.as_ref() != Some(&found) => {
                 // Connections that there are end with their last call.
-                state.certificates = certificates;
+                state.certificates = Some(found);
                 state.channels.clear();
             }
             Ok(_) => {}
@@ -82,6 +83,10 @@ impl Replicas {
 
     /// A connection for each address; those that are no longer named go.
     fn connect(&self, state: &mut State) {
+        if self.tls.is_some() && state.certificates.is_none() {
+            tracing::debug!("no certificate to show to discovery yet");
+            return;
+        }
         let addresses: BTreeSet<SocketAddr> = state.found.values().flatten().copied().collect();
         state.channels.retain(|at, _| addresses.contains(at));
         for address in addresses {

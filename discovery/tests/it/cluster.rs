@@ -194,8 +194,34 @@ async fn a_node_reports_itself_alone() {
         refused.message(),
         "node_id: the certificate is for evil, evil, not for \"node-a\""
     );
+    let dir = authority.issue("node-b", &["node-b", "peer.lamina.internal"]);
+    let shared = holds("peer.lamina.internal", [2]);
+    let refused = dial(&dir).heartbeat(shared).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "every node's name");
     let found = node.find_provider(&digest(2)).await.unwrap();
     assert!(found.is_empty(), "nothing of it was taken in");
+}
+
+#[tokio::test]
+async fn certificates_that_are_not_there_yet_are_waited_for() {
+    let authority = Authority::new();
+    let server = authority.issue("discovery", &[SERVER]);
+    let service = service(warm(), Identity::Certificate, Clock::system());
+    let replica = Replica::start(service, Some(server));
+    let made = authority.issue("node-a", &["node-a"]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&[replica.at]);
+    config.tls = Some(ClientTls {
+        dir: dir.path().to_owned(),
+        server_name: SERVER.into(),
+    });
+    let node = Client::start(config).unwrap();
+    node.report(holds("node-a", [1]));
+    assert!(node.every().await.is_err(), "nothing is said without TLS");
+    for name in ["tls.key", "tls.crt", "ca.crt"] {
+        std::fs::copy(made.join(name), dir.path().join(name)).unwrap();
+    }
+    until("the node is known", async || known(&replica).await == 1).await;
 }
 
 #[tokio::test]

@@ -85,10 +85,10 @@ struct State {
 
 impl Peers {
     pub(super) fn new(tls: Option<ClientTls>) -> Result<Self, TlsError> {
-        let certificates = tls.as_ref().map(|tls| Certificates::read(&tls.dir));
+        let certificates = tls.as_ref().map(|tls| Certificates::read_made(&tls.dir));
         Ok(Self {
             state: Mutex::new(State {
-                certificates: certificates.transpose()?,
+                certificates: certificates.transpose()?.flatten(),
                 looked: Instant::now(),
                 turn: 0,
                 channels: HashMap::new(),
@@ -107,6 +107,10 @@ impl Peers {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         self.look(state);
+        if self.tls.is_some() && state.certificates.is_none() {
+            let why = "this node has no certificate yet to show to others";
+            return Err(PeerError::new(Outcome::Failed, why));
+        }
         state.turn += 1;
         let turn = state.turn;
         if let Some((used, channel)) = state.channels.get_mut(endpoint) {
@@ -134,12 +138,12 @@ impl Peers {
         let Some(tls) = &self.tls else {
             return;
         };
-        if state.looked.elapsed() < LOOK_EVERY {
+        if state.looked.elapsed() < LOOK_EVERY && state.certificates.is_some() {
             return;
         }
         state.looked = Instant::now();
-        match Certificates::read(&tls.dir) {
-            Ok(found) if state.certificates.as_ref() != Some(&found) => {
+        match Certificates::read_made(&tls.dir) {
+            Ok(Some(found)) if state.certificates.as_ref() != Some(&found) => {
                 state.certificates = Some(found);
                 state.channels.clear();
             }

@@ -23,6 +23,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use super::certificate::{self, Certified};
 use super::chunks::Chunks;
 use super::guard::Guard;
 use super::server::Service;
@@ -139,12 +140,16 @@ fn unix_streams(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStr
     })
 }
 
-/// Serves on TCP until `stop`, with the certificates as they are on disk.
+/// Serves on TCP until `stop`, with the certificates as they are on disk, from when there are any.
 pub(super) async fn on_tcp(
     listen: Listen,
     services: Services,
+    is_certified: Certified,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
+    if !certificate::certified(is_certified, stop.clone()).await {
+        return Ok(());
+    }
     let bind =
         |at: SocketAddr| std::net::TcpListener::bind(at).with_context(|| format!("listen on {at}"));
     let served = match (listen, services.layers.clone()) {

@@ -11,6 +11,7 @@
 //! instance, which lives outside its pod, and the next one finds volumes by their records.
 
 mod care;
+mod certificate;
 pub mod chunks;
 mod daemons;
 mod error;
@@ -57,6 +58,7 @@ use server::Service;
 use target::Targets;
 use volumes::Volumes;
 
+pub use certificate::{CertificatesFrom, DIR as CERTIFICATE_DIR};
 pub use error::NodeError;
 pub use listen::Listen;
 pub use membership::Membership;
@@ -93,6 +95,9 @@ pub struct NodeConfig {
     pub outside_pod: bool,
     /// Where the services are served on TCP.
     pub listen: Option<Listen>,
+    /// How the node's certificate is made and renewed, in [`CERTIFICATE_DIR`] of the state directory; without it, by
+    /// somebody else.
+    pub certificates: Option<CertificatesFrom>,
     /// The cluster it is part of.
     pub cluster: Option<Membership>,
     /// Where metrics and health are served.
@@ -153,8 +158,15 @@ async fn serve(config: NodeConfig) -> Result<()> {
     let mut serving = JoinSet::new();
     let unix = listen::on_unix(config.socket, services.clone(), stops.clone());
     serving.spawn(unix);
+    let (tell, certified) = watch::channel(config.certificates.is_none());
+    if let Some(from) = config.certificates {
+        let dir = config.state.join(CERTIFICATE_DIR);
+        let metrics = Arc::clone(&parts.metrics);
+        metrics.will_be_certified()?;
+        serving.spawn(certificate::keep(from, dir, metrics, tell, stops.clone()));
+    }
     if let Some(listen) = config.listen {
-        serving.spawn(listen::on_tcp(listen, services, stops.clone()));
+        serving.spawn(listen::on_tcp(listen, services, certified, stops.clone()));
     }
     if let Some(at) = config.http {
         serving.spawn(http::serve(at, parts.clone(), stops.clone()));

@@ -14,7 +14,7 @@ use lamina_mount::unmount::{UnmountOptions, unmount_tree};
 use crate::host;
 
 /// What is in a state directory.
-const STATE: [&str; 10] = [
+const STATE: [&str; 11] = [
     "bin",
     "cache",
     "images",
@@ -24,6 +24,7 @@ const STATE: [&str; 10] = [
     "cluster-tls",
     "profiles",
     "store",
+    super::certificate::DIR,
     "node.lock",
 ];
 /// Of it, where an instance mounts.
