@@ -11,8 +11,6 @@ use crate::pki::{self, AUDIENCE, AUTHORITY_SECRET};
 
 /// Where its token for the operator is.
 const TOKEN: &str = "/var/run/secrets/lamina.dev";
-/// Whether the node server knows `--discovery` and `--endpoint`.
-const MEETS_OTHERS: bool = false;
 
 pub(super) fn node(inputs: &Inputs) -> Value {
     let spec = &inputs.spec.node;
@@ -42,7 +40,7 @@ pub(super) fn node(inputs: &Inputs) -> Value {
             .iter()
             .map(|host| format!("--insecure-registry={host}")),
     );
-    if MEETS_OTHERS && inputs.spec.discovery.enabled {
+    if inputs.spec.discovery.enabled {
         args.push(format!("--discovery={}", discovery::address(inputs)));
         args.push("--endpoint=$(HOST_IP):7150".to_owned());
     }
