@@ -36,8 +36,6 @@ pub(crate) struct LiveFlist {
     pub(crate) watch: Option<Watch>,
     /// What sets the read-ahead of its mount, where that is known.
     pub(crate) bdi: Option<Bdi>,
-    /// Whether that was set as for data that is all local.
-    pub(crate) reads_far: AtomicBool,
     /// The profile that prefetch follows.
     pub(crate) profile: Option<Profile>,
     /// What is to be fetched before anybody asks.

@@ -156,7 +156,6 @@ impl Agent {
             served,
             watch: None,
             bdi: None,
-            reads_far: false.into(),
             guide: Guide::new(flist, profile.as_ref()),
             profile,
             ahead: Arc::default(),
