@@ -4,6 +4,7 @@
 //! only what an interpreter would distort. Time is taken around the loop alone: opening files,
 //! listing names and allocating buffers happen before.
 
+mod discovery;
 mod measure;
 mod node;
 mod reads;
@@ -93,6 +94,8 @@ enum Command {
     Publish(node::Publish),
     /// How long the volumes of a Kubernetes node took to be mounted, and what was fetched for them
     Volumes { socket: PathBuf },
+    /// Heartbeats of many nodes and questions to a replica of discovery
+    Discovery(discovery::Load),
     /// Make a Kubernetes node leave Lamina and remove what it has
     Leave { socket: PathBuf },
 }
@@ -135,6 +138,10 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Volumes { socket } => {
             println!("{}", node::volumes(&socket)?);
+            return Ok(());
+        }
+        Command::Discovery(load) => {
+            println!("{}", discovery::measure(&load)?);
             return Ok(());
         }
         Command::Leave { socket } => {
