@@ -1,6 +1,6 @@
 """python3 -m bench.cluster [--quick] [--rounds N] [--only SECTION[,SECTION]]: measures nodes that serve each other.
 
-Sections: discovery (C4). A section that fails is reported and does not keep the others from running.
+Sections: discovery (C4), fanout (C1). A section that fails is reported and does not keep the others from running.
 docs/benchmarks-cluster.md is written from the newest results of each section in bench/results.
 """
 
@@ -14,9 +14,9 @@ import traceback
 
 from ..corpus.paths import REPOSITORY
 from ..report import machine
-from . import discovery, page
+from . import discovery, fanout, page
 
-SECTIONS = {"discovery": discovery.run}
+SECTIONS = {"discovery": discovery.run, "fanout": fanout.run}
 
 
 class Bench:
