@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::Path;
 
 const FILES: &[&str] = &[
+    "lamina/v1/layers.proto",
     "lamina/v1/node.proto",
+    "lamina/v1/partials.proto",
     "lamina/v1/placement.proto",
     "lamina/v1/profiles.proto",
     "discovery/v1/discovery.proto",
