@@ -9,6 +9,8 @@
 mod archive;
 mod combine;
 mod layer;
+mod layer_file;
+mod layer_record;
 mod record;
 mod stream;
 
@@ -36,7 +38,9 @@ use crate::source::{Source, SourceError, SourceImage};
 use crate::stack::{StackError, stack_layers};
 pub use archive::{Archive, ConvertedArchive, convert_archive};
 use combine::Combined;
-pub use record::RecordError;
+pub use layer_file::{AllRoom, LayerDir, LayerFile, Room, convert_layer};
+pub use layer_record::{Assembled, LayerRecord, assemble_image, layer_origin};
+pub use record::{RecordError, UnsoundLayer};
 pub use stream::StreamError;
 
 /// How to convert.
@@ -157,6 +161,12 @@ pub enum ConvertError {
     /// The flist cannot be built.
     #[error("build the flist")]
     Build(#[from] BuildError),
+    /// A record of another layer than the image's.
+    #[error("the record given for layer {index} is not that layer's")]
+    WrongRecord {
+        /// Which, from 0.
+        index: usize,
+    },
     /// Neither stores nor a directory for layers.
     #[error("no store given, and no directory for layers")]
     NoTarget,

@@ -9,8 +9,11 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use lamina_flist::{BlobLayout, BuildError, EmbeddedPacks, ExtraSection, Flist, FlistBuilder};
-use lamina_store::open_flist;
+use lamina_flist::{
+    BlobLayout, BuildError, EmbeddedPacks, ExtraSection, Flist, FlistBuilder, FlistError,
+    FlistHead, FlistMeta,
+};
+use lamina_store::{OpenFlistError, open_flist};
 
 use super::layer::copy_all;
 use crate::closure::Scans;
@@ -18,7 +21,7 @@ use crate::layer::PlacedLayer;
 use crate::source::SourceLayer;
 
 /// Raised when a layer would be converted differently.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 /// The section of a layer's scans: `scan` in ASCII.
 const SCANS: u32 = 0x6e61_6373;
 
@@ -41,6 +44,20 @@ pub enum RecordError {
         /// Why.
         source: BuildError,
     },
+}
+
+/// Why bytes are no layer, or none that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UnsoundLayer {
+    /// The file.
+    #[error(transparent)]
+    Open(#[from] OpenFlistError),
+    /// It is no flist, or a damaged or hostile one.
+    #[error("it is not sound")]
+    Flist(#[from] FlistError),
+    /// A flist, but no layer that a conversion wrote.
+    #[error("it is no layer of this version: {0}")]
+    Other(&'static str),
 }
 
 /// Packs for the end of a layer file.
@@ -72,6 +89,11 @@ impl<'f> Embedded<'f> {
             },
         })
     }
+
+    /// How many bytes they are, and their digest.
+    pub(super) fn packs(&self) -> EmbeddedPacks {
+        self.packs
+    }
 }
 
 /// Where a layer's file is.
@@ -93,37 +115,64 @@ pub(super) fn write(
     placed: &PlacedLayer,
     embedded: Option<Embedded<'_>>,
 ) -> Result<(), RecordError> {
-    let failed = |source| RecordError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let packs = embedded.as_ref().map(|embedded| embedded.packs);
+    let head = build(path, placed, FlistMeta::default(), packs)?;
+    write_head(path, &head, |file| match embedded {
+        Some(embedded) => copy_all(embedded.file, file).map(drop),
+        None => Ok(()),
+    })
+    .map(drop)
+}
+
+/// The layer's flist; `path`: what it is built for.
+pub(super) fn build(
+    path: &Path,
+    placed: &PlacedLayer,
+    meta: FlistMeta,
+    embedded: Option<EmbeddedPacks>,
+) -> Result<FlistHead, RecordError> {
     let builder = FlistBuilder {
         blobs: vec![placed.blob.clone()],
         chunks: placed.chunks.clone(),
         packs: placed.packs.clone(),
-        embedded: embedded.as_ref().map(|e| e.packs),
+        embedded,
         extra: vec![ExtraSection {
             kind: SCANS,
             bytes: placed.scans.to_bytes(),
         }],
         is_layer: true,
+        meta,
         ..FlistBuilder::new(placed.tree.clone())
     };
-    let head = builder.build().map_err(|source| RecordError::Build {
+    builder.build().map_err(|source| RecordError::Build {
         path: path.to_owned(),
         source,
-    })?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    file.write_all(&head.bytes).map_err(failed)?;
-    if let Some(embedded) = embedded {
-        copy_all(embedded.file, file.as_file_mut()).map_err(failed)?;
-    }
-    file.write_all(&head.tail).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    })
+}
+
+/// Writes a flist whose packs come from `write_packs`, whole or not at all; gives its length.
+pub(super) fn write_head(
+    path: &Path,
+    head: &FlistHead,
+    write_packs: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<u64, RecordError> {
+    let failed = |source| RecordError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let write = || {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir)?;
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(&head.bytes)?;
+        write_packs(file.as_file_mut())?;
+        file.write_all(&head.tail)?;
+        let file_len = file.as_file().metadata()?.len();
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(file_len)
+    };
+    write().map_err(failed)
 }
 
 /// Reads a layer back; `None` if it is not there or not sound.
@@ -131,29 +180,40 @@ pub(super) fn read(path: &Path) -> Option<PlacedLayer> {
     if !path.try_exists().unwrap_or(false) {
         return None;
     }
-    let placed = open_flist(path).ok().and_then(|flist| decode(&flist));
-    if placed.is_none() {
-        tracing::warn!(path = %path.display(), "ignoring a damaged layer record");
-    }
+    let placed = open_flist(path)
+        .map_err(UnsoundLayer::from)
+        .and_then(|flist| decode(&flist));
     placed
+        .inspect_err(|error| {
+            tracing::warn!(path = %path.display(), %error, "ignoring a damaged layer record");
+        })
+        .ok()
 }
 
-fn decode(flist: &Flist) -> Option<PlacedLayer> {
-    // Not the packs: whoever reads a chunk checks it.
-    flist.verify_metadata().ok().filter(|()| flist.is_layer())?;
-    flist.check(&lamina_flist::Limits::default()).ok()?;
+/// A layer, checked as a whole but for its packs: whoever reads a chunk checks it.
+pub(super) fn decode(flist: &Flist) -> Result<PlacedLayer, UnsoundLayer> {
+    flist.verify_metadata()?;
+    if !flist.is_layer() {
+        return Err(UnsoundLayer::Other("it is a whole file system"));
+    }
+    flist.check(&lamina_flist::Limits::default())?;
     let mut blob = BlobLayout::default();
     if let Some(info) = flist.blob(0) {
         blob.len = info.len;
-        blob.entries = flist.blob_entries(0)?.collect();
+        let entries = flist.blob_entries(0);
+        blob.entries = entries.ok_or(FlistError::BadBlob(0))?.collect();
     }
     let sections = flist.extra_sections();
-    let scans = sections.iter().find(|section| section.kind == SCANS)?;
-    Some(PlacedLayer {
-        tree: flist.to_tree().ok()?,
+    let scans = sections
+        .iter()
+        .find(|section| section.kind == SCANS)
+        .and_then(|section| Scans::parse(&section.bytes))
+        .ok_or(UnsoundLayer::Other("what its files refer to is missing"))?;
+    Ok(PlacedLayer {
+        tree: flist.to_tree()?,
         blob,
         chunks: flist.chunks().collect(),
         packs: flist.packs().collect(),
-        scans: Scans::parse(&scans.bytes)?,
+        scans,
     })
 }

@@ -37,6 +37,23 @@ pub enum Credentials {
     IdentityToken(String),
 }
 
+impl Credentials {
+    /// A docker config with these alone, for `host`: what another node needs to act for the same caller, and no
+    /// more. Empty for nobody.
+    pub fn to_docker_config(&self, host: &str) -> Vec<u8> {
+        let auth = match self {
+            Self::Anonymous => return Vec::new(),
+            Self::Basic { username, password } => {
+                serde_json::json!({ "username": username, "password": password })
+            }
+            Self::IdentityToken(token) => serde_json::json!({ "identitytoken": token }),
+        };
+        serde_json::json!({ "auths": { host: auth } })
+            .to_string()
+            .into_bytes()
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -389,6 +406,21 @@ mod tests {
             .await
             .unwrap_err();
         assert!(!format!("{error:?} {error}").contains("secret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn credentials_are_passed_on_for_their_registry_alone() {
+        for known in [
+            basic("u", "p:\"q"),
+            Credentials::IdentityToken("t".to_owned()),
+        ] {
+            let config = GivenConfig::new(known.to_docker_config("r.io"));
+            let given = CredentialSource::Given(config);
+            assert_eq!(given.find("r.io").await.unwrap(), known);
+            let other = given.find("q.io").await.unwrap();
+            assert_eq!(other, Credentials::Anonymous);
+        }
+        assert!(Credentials::Anonymous.to_docker_config("r.io").is_empty());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod convert;
 mod disk;
 mod hostile;
 mod images;
+mod layer_files;
 mod overlay;
 mod registry;
 mod roundtrip;
