@@ -18,10 +18,12 @@ use lamina_proto::discovery::v1::{
     FindImageProviderRequest, FindImageRequest, FindProviderRequest, HeartbeatRequest,
     ResolveImageRequest, ResolveImageResponse, ServiceInstance,
 };
+use lamina_proto::lamina::v1::partials_client::PartialsClient;
 use lamina_proto::lamina::v1::placement_client::PlacementClient;
 use lamina_proto::lamina::v1::profiles_client::ProfilesClient;
 use lamina_proto::lamina::v1::{
-    FindHomesRequest, GetProfileRequest, GetProfileResponse, Home, PutProfileRequest,
+    FindHomesRequest, FindPartialsRequest, GetProfileRequest, GetProfileResponse, Home,
+    PartialHolder, PutPartialsRequest, PutProfileRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -181,6 +183,53 @@ impl Client {
         .map(|found| found.homes)
     }
 
+    /// Who has parts of a layer.
+    ///
+    /// # Errors
+    /// When no replica answers.
+    pub async fn find_partials(
+        &self,
+        layer: &Sha256Digest,
+    ) -> Result<Vec<PartialHolder>, AskError> {
+        let request = FindPartialsRequest {
+            layer_digest: layer.to_string(),
+        };
+        self.ask(self.config.deadline, move |channel| {
+            let request = request.clone();
+            async move { partials(channel).find_partials(request).await }
+        })
+        .await
+        .map(|found| found.holders)
+    }
+
+    /// Tells every replica what this node has parts of.
+    ///
+    /// # Errors
+    /// When none of them takes it, which is so before the first heartbeat.
+    pub async fn put_partials(&self, request: PutPartialsRequest) -> Result<(), AskError> {
+        let order = self.replicas.in_order().await;
+        let sent = order.iter().map(|(address, channel)| {
+            let mut client = partials(channel.clone());
+            let request = request.clone();
+            async move {
+                let sending = client.put_partials(request);
+                match tokio::time::timeout(self.config.deadline, sending).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(status)) => Err(format!("{address}: {}", status.message())),
+                    Err(_) => Err(format!("{address}: no answer in time")),
+                }
+            }
+        });
+        let sent = futures::future::join_all(sent).await;
+        let tried = sent.len();
+        if sent.iter().any(Result::is_ok) {
+            return Ok(());
+        }
+        let last = sent.into_iter().find_map(Result::err);
+        let last = last.unwrap_or_else(|| "no address is known for them".to_owned());
+        Err(AskError::Unreachable { tried, last })
+    }
+
     /// Who holds every layer of an image.
     ///
     /// # Errors
@@ -318,6 +367,10 @@ impl Drop for Client {
 
 fn discovery(channel: Channel) -> ServiceDiscoveryClient<Channel> {
     ServiceDiscoveryClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+fn partials(channel: Channel) -> PartialsClient<Channel> {
+    PartialsClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 /// Whether every replica would answer so.

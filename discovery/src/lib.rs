@@ -25,6 +25,7 @@ pub mod limits;
 mod metrics;
 pub mod node_id;
 pub mod pace;
+pub mod parts;
 pub mod profiles;
 pub mod random;
 pub mod ration;
@@ -32,6 +33,7 @@ pub mod registry;
 pub mod resolve;
 pub mod ring;
 mod run;
+pub mod sections;
 pub mod service;
 pub mod tls;
 

@@ -1,7 +1,7 @@
 //! What callers may cost a replica at most.
 //!
 //! Each field is configuration with a default; together they bound the memory: at most `items_max` layers and
-//! images of about 80 bytes each, `nodes_max` nodes, and what `resolve` and `profiles` bound themselves.
+//! images of about 80 bytes each, `all_parts_max` parts, `nodes_max` nodes, and what `resolve` and `profiles` bound themselves.
 
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ pub struct Limits {
     pub images_max: usize,
     /// Layers and images of all nodes together.
     pub items_max: usize,
+    /// Blobs of one node of which it has parts.
+    pub parts_max: usize,
+    /// Of all nodes together.
+    pub all_parts_max: usize,
     /// Services in an answer about one layer or image.
     pub providers_max: usize,
     /// How often a holder of a layer is named each second.
@@ -48,6 +52,9 @@ impl Limits {
             layers_max: 65_536,
             images_max: 8_192,
             items_max: 16_000_000,
+            parts_max: 256,
+            // About 150 bytes each.
+            all_parts_max: 1_000_000,
             providers_max: 64,
             // Some at once, and most of them are done in less than a second.
             named_per_s: 32,

@@ -6,11 +6,12 @@
 //!
 //! ```text
 //! ids:  node id ─> slot        nodes: slot ─> Node       seen: (last heartbeat, slot), oldest first
-//! layers: digest ─> slots      images: key ─> slots
+//! layers: digest ─> slots      images: key ─> slots      parts: slot ─> parts, digest ─> slots
 //! ```
 
 mod holders;
 mod node;
+mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,9 +23,11 @@ use crate::clock::Now;
 use crate::image_key::ImageKey;
 use crate::limits::Limits;
 use crate::node_id::NodeId;
+use crate::parts::{Part, Parts};
 use crate::ring::Ring;
 use holders::Holders;
 pub use node::Node;
+use parts::PartsOf;
 
 /// Looks come every second; one that is only a little late is no sign of anything.
 const TICK_LATE: Duration = Duration::from_secs(2);
@@ -41,6 +44,17 @@ pub enum Full {
     /// All nodes together hold too much.
     #[error("all nodes together hold more than {0} layers and images")]
     Items(usize),
+}
+
+/// Parts cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoParts {
+    /// Nobody knows the node.
+    #[error("no heartbeat of this node has come: parts are taken of live nodes alone")]
+    NotAlive,
+    /// All nodes together have too many.
+    #[error("all nodes together have more than {0} parts")]
+    Full(usize),
 }
 
 /// How much there is.
@@ -66,6 +80,7 @@ pub struct Registry {
     seen: BTreeSet<(Duration, Slot)>,
     layers: Holders<Sha256Digest>,
     images: Holders<ImageKey>,
+    parts: PartsOf,
     ring: Ring<Slot>,
     items: usize,
     began: Duration,
@@ -85,6 +100,7 @@ impl Registry {
             seen: BTreeSet::new(),
             layers: Holders::default(),
             images: Holders::default(),
+            parts: PartsOf::default(),
             ring: Ring::default(),
             items: 0,
             began: now.since,
@@ -144,6 +160,7 @@ impl Registry {
             self.seen.pop_first();
             if let Some(node) = self.nodes[slot as usize].take() {
                 self.reindex(slot, Some(&node), None);
+                self.parts.replace(slot, Vec::new());
                 self.items -= node.items();
                 self.ids.remove(node.id());
                 self.ring.remove(node.id());
@@ -197,6 +214,33 @@ impl Registry {
             .copied()
             .collect();
         self.part(&both, asker)
+    }
+
+    /// Takes in what a node has parts of, which replaces what it said before.
+    ///
+    /// # Errors
+    /// When the node is not alive, or there is no room; what was known stays.
+    pub fn put_parts(&mut self, parts: Parts, now: Now) -> Result<(), NoParts> {
+        self.tick(now);
+        let slot = self.ids.get(&parts.node_id).copied();
+        let slot = slot.ok_or(NoParts::NotAlive)?;
+        let count = self.parts.count() - self.parts.of(slot).len() + parts.parts.len();
+        if count > self.limits.all_parts_max {
+            return Err(NoParts::Full(self.limits.all_parts_max));
+        }
+        self.parts.replace(slot, parts.parts);
+        Ok(())
+    }
+
+    /// Who has parts of a layer, and which: of very many nodes, some that are others for another `asker`.
+    pub fn with_parts(&self, digest: &Sha256Digest, asker: u64) -> Vec<(&Node, Vec<&Part>)> {
+        let nodes = self.part(self.parts.slots(digest), asker);
+        let of_it = |node: &Node| {
+            let slot = self.ids.get(node.id());
+            let parts = slot.map_or(&[][..], |slot| self.parts.of(*slot));
+            parts.iter().filter(|part| part.layer == *digest).collect()
+        };
+        nodes.into_iter().map(|node| (node, of_it(node))).collect()
     }
 
     /// How many hold a layer.

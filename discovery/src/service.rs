@@ -12,11 +12,13 @@ use lamina_proto::discovery::v1::{
     FindProviderRequest, FindProviderResponse, HeartbeatRequest, HeartbeatResponse,
     ResolveImageRequest, ResolveImageResponse, ServiceInstance,
 };
+use lamina_proto::lamina::v1::partials_server::{Partials, PartialsServer};
 use lamina_proto::lamina::v1::placement_server::{Placement, PlacementServer};
 use lamina_proto::lamina::v1::profiles_server::ProfilesServer;
 use lamina_proto::lamina::v1::{
-    FindHomesRequest, FindHomesResponse, GetProfileRequest, GetProfileResponse, Home,
-    PutProfileRequest, PutProfileResponse,
+    FindHomesRequest, FindHomesResponse, FindPartialsRequest, FindPartialsResponse,
+    GetProfileRequest, GetProfileResponse, Home, PartialHolder, PutPartialsRequest,
+    PutPartialsResponse, PutProfileRequest, PutProfileResponse,
 };
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -29,9 +31,10 @@ use crate::identity::{Forged, asker};
 use crate::image_key::{ImageKey, NamedImage};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::parts::{Part, Parts as NodeParts};
 use crate::profiles::{ProfileLimits, Profiles};
 use crate::ration::Rations;
-use crate::registry::{Full, Node, Registry};
+use crate::registry::{Full, NoParts, Node, Registry};
 use crate::resolve::{From as Source, ResolveError, Resolver};
 
 /// Nodes that are named as homes of a layer where nobody says how many.
@@ -83,6 +86,7 @@ impl Service {
         server
             .add_service(discovery.max_decoding_message_size(request_bytes_max))
             .add_service(PlacementServer::new(self.clone()))
+            .add_service(PartialsServer::new(self.clone()))
             .add_service(ProfilesServer::new(self.clone()))
     }
 
@@ -215,6 +219,32 @@ impl Service {
         })
     }
 
+    fn put_partials(
+        &self,
+        request: &Request<PutPartialsRequest>,
+    ) -> Result<PutPartialsResponse, Refusal> {
+        let message = request.get_ref();
+        self.0.identity.check(request, &message.node_id)?;
+        let parts = NodeParts::parse(message, self.read().limits())?;
+        let now = self.0.clock.now();
+        self.write().put_parts(parts, now)?;
+        Ok(PutPartialsResponse {})
+    }
+
+    fn partials(&self, digest: &str, asker: u64) -> Result<FindPartialsResponse, Refusal> {
+        let empty = || BadField::new("layer_digest", "it is empty");
+        let layer = parse_layer(digest)?.ok_or_else(empty)?;
+        let registry = self.read();
+        let told = |(node, parts): (&Node, Vec<&Part>)| PartialHolder {
+            node_id: node.id().to_string(),
+            endpoint: node.endpoint().to_owned(),
+            blobs: parts.into_iter().map(Part::told).collect(),
+        };
+        let holders = registry.with_parts(&layer, asker).into_iter();
+        let holders = holders.map(told).collect();
+        Ok(FindPartialsResponse { holders })
+    }
+
     async fn resolve(&self, request: ResolveImageRequest) -> Result<ResolveImageResponse, Refusal> {
         let platform = [
             request.platform_os.as_str(),
@@ -242,6 +272,8 @@ enum Refusal {
     #[error(transparent)]
     Full(#[from] Full),
     #[error(transparent)]
+    NoParts(#[from] NoParts),
+    #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(
         "this replica has just started and is still being told who holds what: ask another one, or soon again"
@@ -259,7 +291,10 @@ impl Refusal {
             Self::BadField(_) => Code::InvalidArgument,
             Self::Forged(Forged::OtherNode { .. }) => Code::PermissionDenied,
             Self::Forged(Forged::NoCertificate | Forged::Unreadable) => Code::Unauthenticated,
-            Self::Full(_) | Self::Rationed => Code::ResourceExhausted,
+            Self::Full(_) | Self::NoParts(NoParts::Full(_)) | Self::Rationed => {
+                Code::ResourceExhausted
+            }
+            Self::NoParts(NoParts::NotAlive) => Code::FailedPrecondition,
             Self::Resolve(error) => error.code,
             Self::NotWarm => Code::Unavailable,
         }
@@ -368,6 +403,26 @@ impl Placement for Service {
         let began = Instant::now();
         let done = self.homes(request.get_ref());
         self.answer("FindHomes", began, done)
+    }
+}
+
+#[tonic::async_trait]
+impl Partials for Service {
+    async fn put_partials(
+        &self,
+        request: Request<PutPartialsRequest>,
+    ) -> Result<Response<PutPartialsResponse>, Status> {
+        let began = Instant::now();
+        self.answer("PutPartials", began, Service::put_partials(self, &request))
+    }
+
+    async fn find_partials(
+        &self,
+        request: Request<FindPartialsRequest>,
+    ) -> Result<Response<FindPartialsResponse>, Status> {
+        let (began, asker) = (Instant::now(), asker(&request));
+        let found = self.partials(&request.into_inner().layer_digest, asker);
+        self.answer("FindPartials", began, found)
     }
 }
 

@@ -203,3 +203,54 @@ fn indexes_agree_with_a_plain_list_after_any_history() {
         }
     }
 }
+
+#[test]
+fn parts_are_of_live_nodes_and_go_with_them() {
+    let limits = Limits {
+        all_parts_max: 3,
+        ..Limits::with_ttl(TTL)
+    };
+    let mut registry = registry(limits);
+    let part = |layer: u32, blob: u8| Part {
+        layer: digest(layer),
+        blob: lamina_flist::BlobId::from_bytes([blob; 32]),
+        entries: 1,
+        sections: crate::sections::Sections::of(1, |_| true),
+    };
+    let parts = |id: &str, parts: &[Part]| Parts {
+        node_id: NodeId::parse(id).unwrap(),
+        parts: parts.to_vec(),
+    };
+    let both = parts("a", &[part(1, 1), part(2, 2)]);
+    let refused = registry.put_parts(both.clone(), at(0));
+    assert_eq!(refused, Err(NoParts::NotAlive));
+    registry.beat(beat("a", &[], &[]), at(0)).unwrap();
+    (1..=20).for_each(|second| {
+        registry.tick(at(second));
+    });
+    registry.beat(beat("b", &[2], &[]), at(20)).unwrap();
+    registry.put_parts(both, at(20)).unwrap();
+    registry
+        .put_parts(parts("b", &[part(2, 2)]), at(20))
+        .unwrap();
+    let full = parts("b", &[part(2, 2), part(2, 3)]);
+    assert_eq!(registry.put_parts(full, at(20)), Err(NoParts::Full(3)));
+    let told = |registry: &Registry, layer: u32| {
+        let found = registry.with_parts(&digest(layer), 0).into_iter();
+        let named = found.map(|(node, parts)| (node.id().to_string(), parts.len()));
+        named.collect::<Vec<_>>()
+    };
+    assert_eq!(told(&registry, 1), [("a".into(), 1)]);
+    assert_eq!(told(&registry, 2), [("a".into(), 1), ("b".into(), 1)]);
+    assert_eq!(names(&registry.with_layer(&digest(2), 0)), ["b"], "whole");
+    registry
+        .put_parts(parts("a", &[part(2, 2)]), at(21))
+        .unwrap();
+    assert_eq!(told(&registry, 1), []);
+    (22..=31).for_each(|second| {
+        registry.tick(at(second));
+    });
+    assert_eq!(told(&registry, 2), [("b".into(), 1)], "a is gone");
+    registry.put_parts(parts("b", &[]), at(32)).unwrap();
+    assert_eq!(told(&registry, 2), []);
+}

@@ -15,7 +15,11 @@ use lamina_proto::discovery::v1::{
     FindImageProviderRequest, FindImageRequest, FindProviderRequest, HeartbeatRequest,
     ResolveImageRequest,
 };
-use lamina_proto::lamina::v1::{GetProfileRequest, ProfileRange, PutProfileRequest};
+use lamina_proto::lamina::v1::partials_server::Partials as _;
+use lamina_proto::lamina::v1::{
+    FindPartialsRequest, GetProfileRequest, PartialBlob, ProfileRange, PutPartialsRequest,
+    PutProfileRequest,
+};
 use tonic::{Code, Request};
 
 use crate::certificates::{Authority, SERVER};
@@ -488,4 +492,66 @@ async fn images_are_resolved_at_their_registry_for_their_platform() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn parts(node: &str) -> PutPartialsRequest {
+    PutPartialsRequest {
+        node_id: node.into(),
+        blobs: vec![PartialBlob {
+            layer_digest: digest(7).to_string(),
+            blob: vec![9; 32],
+            entries: 10,
+            sections: [vec![0b101], vec![0; 31]].concat(),
+        }],
+    }
+}
+
+#[tokio::test]
+async fn parts_are_told_to_every_replica_and_by_whom_they_are_of_alone() {
+    let authority = Authority::new();
+    let server = authority.issue("discovery", &[SERVER]);
+    let start = || {
+        let service = service(warm(), Identity::Certificate, Clock::system());
+        Replica::start(service, Some(server.clone()))
+    };
+    let (a, b) = (start(), start());
+    let mut config = config(&[a.at, b.at]);
+    config.tls = Some(ClientTls {
+        dir: authority.issue("node-a", &["node-a"]),
+        server_name: SERVER.into(),
+    });
+    let node = Client::start(config).unwrap();
+    let early = node.put_partials(parts("node-a")).await.unwrap_err();
+    assert!(early.to_string().contains("no heartbeat"), "{early}");
+    node.report(holds("node-a", [1]));
+    until("both know the node", async || {
+        known(&a).await == 1 && known(&b).await == 1
+    })
+    .await;
+    node.put_partials(parts("node-a")).await.unwrap();
+    let forged = node.put_partials(parts("node-b")).await.unwrap_err();
+    assert!(
+        forged.to_string().contains("the certificate is for"),
+        "{forged}"
+    );
+    for replica in [&a, &b] {
+        let request = FindPartialsRequest {
+            layer_digest: digest(7).to_string(),
+        };
+        let found = replica.service.find_partials(Request::new(request)).await;
+        let found = found.unwrap().into_inner().holders;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].node_id, "node-a");
+        assert_eq!(found[0].endpoint, holds("", []).endpoint);
+        assert_eq!(found[0].blobs, parts("node-a").blobs);
+    }
+    assert_eq!(node.find_partials(&digest(7)).await.unwrap().len(), 1);
+    assert!(node.find_partials(&digest(1)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn parts_are_refused_without_a_certificate() {
+    let service = service(warm(), Identity::Certificate, Clock::system());
+    let refused = service.put_partials(Request::new(parts("node-a"))).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
 }
