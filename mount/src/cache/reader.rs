@@ -100,6 +100,13 @@ impl BlobReader {
         })
     }
 
+    /// The same, leaving no trace of what is read: for somebody else's sake, who decides nothing about what stays.
+    #[must_use]
+    pub fn without_touching(mut self) -> Self {
+        self.touched = None;
+        self
+    }
+
     /// The blob's id.
     pub fn id(&self) -> &BlobId {
         &self.id
@@ -155,6 +162,33 @@ impl BlobReader {
         let end = offset.saturating_add(buffer.len() as u64);
         let entries = self.map.overlapping(offset..end);
         self.try_read(entries, || self.data.read_exact_at(buffer, offset))
+    }
+
+    /// How many entries the blob has.
+    pub fn entry_count(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether an entry is there now.
+    pub fn has_entry(&self, entry: usize) -> bool {
+        entry < self.map.len() && self.present.get(entry)
+    }
+
+    /// The bytes of an entry; `None` if it is not there, or not in the blob.
+    ///
+    /// # Errors
+    /// As [`BlobReader::try_read_at`].
+    pub fn read_entry(&self, entry: usize) -> std::io::Result<Option<Vec<u8>>> {
+        if !self.has_entry(entry) {
+            return Ok(None);
+        }
+        let place = self.map.get(entry);
+        let mut bytes = vec![0; place.len as usize];
+        let read = || self.data.read_exact_at(&mut bytes, place.offset);
+        match self.try_read(entry..entry + 1, read)? {
+            TryRead::Done => Ok(Some(bytes)),
+            TryRead::Missing { .. } => Ok(None),
+        }
     }
 
     /// Does `read`, which needs `entries`, until it fell into no eviction.

@@ -123,6 +123,25 @@ fn a_reader_of_another_opening_sees_entries_as_they_are_written() {
 }
 
 #[test]
+fn entries_are_read_one_by_one_and_for_others_without_a_trace() {
+    let scene = Scene::new();
+    let blob = scene.open(Trust::Closed);
+    blob.write_entry(1, &content(1)).unwrap();
+    let touched = || fs::read(scene.dir.join("touched")).unwrap();
+    let before = touched();
+    let open = || BlobReader::open(&scene.dir, &scene.id, MapCheck::Identity).unwrap();
+    let reader = open().without_touching();
+    assert_eq!(reader.entry_count(), PLACES.len());
+    assert_eq!(reader.read_entry(1).unwrap(), Some(content(1)));
+    for absent in [0, 2, 3, usize::MAX] {
+        assert_eq!(reader.read_entry(absent).unwrap(), None, "{absent}");
+    }
+    assert_eq!(touched(), before);
+    assert_eq!(open().read_entry(1).unwrap(), Some(content(1)));
+    assert_ne!(touched(), before);
+}
+
+#[test]
 fn wrong_bytes_are_refused_and_nothing_is_marked() {
     let scene = Scene::new();
     let blob = scene.open(Trust::Closed);
