@@ -5,6 +5,7 @@ use std::path::Path;
 
 const FILES: &[&str] = &[
     "lamina/v1/layers.proto",
+    "lamina/v1/certificates.proto",
     "lamina/v1/node.proto",
     "lamina/v1/partials.proto",
     "lamina/v1/placement.proto",
