@@ -71,6 +71,10 @@ pub struct LaminaClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::store_names")]
     pub stores: Vec<String>,
+    /// Secret of Lamina's namespace with a CA (`tls.crt`, `tls.key`) that somebody else makes and renews, such as
+    /// cert-manager. Without it the operator makes its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority_secret: Option<LocalName>,
     /// Key of a taint new nodes carry until volumes work on them; the operator takes it off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]
@@ -84,6 +88,9 @@ pub struct LaminaClusterSpec {
     /// The provisioner of volumes.
     #[serde(default)]
     pub controller: ControllerSpec,
+    /// The cluster's memory of what its nodes hold: with it they read from each other before they ask a registry.
+    #[serde(default)]
+    pub discovery: DiscoverySpec,
 }
 
 /// When kubelet pulls an image.
@@ -196,6 +203,45 @@ impl Default for ControllerSpec {
             placement: Placement::default(),
         }
     }
+}
+
+/// The cluster's memory of what its nodes hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscoverySpec {
+    /// Whether there is one. Without it every node is on its own.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Pods of it; each knows everything.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 5))]
+    pub replicas: i32,
+    /// A node is taken for dead this long after its last sign of life.
+    #[serde(default = "ttl")]
+    #[schemars(schema_with = "text::ttl")]
+    pub ttl: String,
+    /// Where it runs and with how much.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+impl Default for DiscoverySpec {
+    fn default() -> Self {
+        Self {
+            enabled: yes(),
+            replicas: two(),
+            ttl: ttl(),
+            placement: Placement::default(),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn ttl() -> String {
+    "30s".to_owned()
 }
 
 fn two() -> i32 {

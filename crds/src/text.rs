@@ -84,6 +84,17 @@ pub fn duration(_: &mut SchemaGenerator) -> Schema {
     )
 }
 
+/// How long a node may be silent: it sends a sign of life each second at most.
+pub fn ttl(_: &mut SchemaGenerator) -> Schema {
+    text(
+        16,
+        &[rule(
+            "self.matches('^[0-9]{1,5}(s|m)$') && duration(self) >= duration('3s')",
+            "ttl is at least 3s: a whole number with s or m, such as 30s or 2m",
+        )],
+    )
+}
+
 /// BLAKE3 digest of a flist.
 pub fn flist_digest(_: &mut SchemaGenerator) -> Schema {
     text(
