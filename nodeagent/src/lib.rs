@@ -1,15 +1,19 @@
 //! The node's daemons: holder, mount daemon, agent.
 pub mod agent;
 pub mod api;
+pub mod cluster_file;
 pub mod fill;
 pub mod holder;
 pub mod host;
 pub mod instance;
 pub mod launch;
+pub mod layers;
 pub mod logfile;
 pub mod mountd;
 pub mod node;
 pub mod rundir;
+#[cfg(test)]
+mod sample;
 mod sys;
 pub mod wire;
 

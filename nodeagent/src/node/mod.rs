@@ -10,6 +10,7 @@
 //! instance, which lives outside its pod, and the next one finds volumes by their records.
 
 mod care;
+pub mod chunks;
 mod daemons;
 mod error;
 mod http;
@@ -18,6 +19,7 @@ pub mod library;
 mod listen;
 mod metrics;
 mod order;
+pub mod partials;
 mod publish;
 mod server;
 mod source;
