@@ -213,6 +213,8 @@ pub struct MountInfo {
     pub bytes_local: u64,
     /// Bytes brought by this instance for this image since it was mounted, after decompression.
     pub bytes_fetched: u64,
+    /// Of them, those that other nodes gave.
+    pub bytes_from_peers: u64,
     /// Bytes that travelled for that, compressed.
     pub bytes_transferred: u64,
     /// Reads that reached the mount daemon.

@@ -77,6 +77,11 @@ impl Instance {
         Ok(found)
     }
 
+    /// The directory of this instance's and all others' directories.
+    pub fn run_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
+    }
+
     /// Checks that the kernel can name its sockets.
     ///
     /// # Errors
@@ -86,7 +91,7 @@ impl Instance {
         match longest.as_os_str().len().checked_sub(SOCKET_PATH_MAX) {
             None | Some(0) => Ok(()),
             Some(excess) => Err(TooLong {
-                run_dir: self.dir.parent().unwrap_or(&self.dir).to_owned(),
+                run_dir: self.run_dir().to_owned(),
                 excess,
             }),
         }

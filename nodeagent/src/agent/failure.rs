@@ -92,6 +92,7 @@ impl FetchError {
             Self::Store { source, .. } => of_store(source.kind()),
             Self::Cache { source, .. } => of_cache(source),
             Self::Late { .. } => FailureKind::Timeout,
+            Self::Nodes { .. } => FailureKind::Unavailable,
             Self::NoRoom(_) => FailureKind::Exhausted,
             Self::Unplaced { .. } | Self::Closed { .. } | Self::Lost { .. } => FailureKind::Other,
         }

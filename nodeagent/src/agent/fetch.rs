@@ -7,15 +7,18 @@
 //!
 //! An entry is claimed by the first who wants it; everybody else waits for the same flight. Flights
 //! run in tasks of their own: a caller that goes away does not stop them, the closing of the blob does.
+//! Where from: stores that are directories, then other nodes ([`super::cluster`]), then stores, then whoever pulls the
+//! layer ([`batch`]).
 //! What is fetched ahead goes in smaller steps while anybody waits on demand ([`super::ahead`]).
 
 mod batch;
 
+use crate::agent::cluster::Cluster;
 use crate::agent::sources::Source;
 use crate::agent::space::{NoRoom, Space};
 use batch::Batch;
 pub(crate) use batch::Patience;
-use lamina_flist::BlobId;
+use lamina_flist::{BlobId, Sha256Digest};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,6 +58,8 @@ pub(crate) enum FetchError {
     },
     #[error(transparent)]
     NoRoom(NoRoom),
+    #[error("no other node gives data of blob {blob} of layer {layer}, and nobody pulled it")]
+    Nodes { blob: BlobId, layer: Sha256Digest },
     #[error("no flist in use says where data of blob {blob} is stored")]
     Unplaced { blob: BlobId },
     #[error("blob {blob} was closed while its data was fetched")]
@@ -72,6 +77,17 @@ pub(crate) const BATCH_ENTRIES: usize = 64;
 /// demand it may push out more.
 const DEMAND_TRIES: usize = 3;
 
+/// Where data came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// A flist's store.
+    Store,
+    /// Another node.
+    Peer,
+    /// This node's layerstore.
+    Own,
+}
+
 /// Counts of one source, since it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct FetchCounts {
@@ -79,6 +95,8 @@ pub(crate) struct FetchCounts {
     pub(crate) bytes: AtomicU64,
     /// Stored bytes they travelled as.
     pub(crate) stored_bytes: AtomicU64,
+    /// Plain bytes of them that other nodes gave.
+    pub(crate) peer_bytes: AtomicU64,
     /// Entries brought while a reader waited.
     pub(crate) demanded: AtomicU64,
     /// Entries brought before anybody asked.
@@ -89,6 +107,7 @@ pub(crate) struct FetchCounts {
 pub(crate) struct Fetcher {
     flights: Mutex<Flights>,
     space: Arc<Space>,
+    cluster: Arc<Cluster>,
     patience: Patience,
 }
 
@@ -100,12 +119,18 @@ struct Awaited {
 }
 
 impl Fetcher {
-    pub(crate) fn new(space: Arc<Space>, patience: Patience) -> Arc<Self> {
+    pub(crate) fn new(space: Arc<Space>, cluster: Arc<Cluster>, patience: Patience) -> Arc<Self> {
         Arc::new(Self {
             flights: Mutex::default(),
             space,
+            cluster,
             patience,
         })
+    }
+
+    /// Whether there are other nodes to ask.
+    pub(crate) fn is_in_cluster(&self) -> bool {
+        self.cluster.member().is_some()
     }
 
     /// Returns when every entry of the range is local, or with the first failure.
@@ -305,14 +330,18 @@ impl FetchCounts {
     /// Adds these figures to a mount's.
     pub(crate) fn add_to(&self, info: &mut crate::api::MountInfo) {
         info.bytes_fetched += self.bytes.load(Ordering::Relaxed);
+        info.bytes_from_peers += self.peer_bytes.load(Ordering::Relaxed);
         info.bytes_transferred += self.stored_bytes.load(Ordering::Relaxed);
         info.chunks_demanded += self.demanded.load(Ordering::Relaxed);
         info.chunks_prefetched += self.ahead.load(Ordering::Relaxed);
     }
 
     /// Counts one entry that arrived.
-    pub(crate) fn count(&self, len: u64, stored_len: u64, urgency: Urgency) {
+    pub(crate) fn count(&self, len: u64, stored_len: u64, via: Via, urgency: Urgency) {
         self.bytes.fetch_add(len, Ordering::Relaxed);
+        if via == Via::Peer {
+            self.peer_bytes.fetch_add(len, Ordering::Relaxed);
+        }
         self.stored_bytes.fetch_add(stored_len, Ordering::Relaxed);
         let by = if urgency == Urgency::Demand {
             &self.demanded

@@ -53,7 +53,7 @@ fn kind_of(error: &FetchError) -> FillFailureKind {
         FetchError::Store { source, .. } if source.kind() == ErrorKind::Corrupt => {
             FillFailureKind::Integrity
         }
-        FetchError::Store { .. } => FillFailureKind::Unavailable,
+        FetchError::Store { .. } | FetchError::Nodes { .. } => FillFailureKind::Unavailable,
         FetchError::Cache { source, .. } => match source.as_ref() {
             CacheError::Full { .. } => FillFailureKind::NoSpace,
             _ => FillFailureKind::Internal,

@@ -6,6 +6,7 @@
 
 mod total;
 
+use lamina_flist::Sha256Digest;
 use lamina_store::ChunkReader;
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -67,6 +68,13 @@ impl Lanes {
             open: Mutex::default(),
             total: Arc::new(Total::new(TOTAL_KIB)),
         }
+    }
+
+    /// The lane to the nodes that have a layer: one that nobody has, and that has to be pulled, keeps only its own
+    /// readers waiting.
+    pub(crate) fn to_nodes(&self, layer: Option<&Sha256Digest>) -> Arc<Lane> {
+        let layer = layer.map_or_else(|| "no layer".to_owned(), Sha256Digest::to_string);
+        self.named(format!("other nodes, for {layer}"))
     }
 
     /// The lane to a reader's stores: the same for everybody who reads from these.

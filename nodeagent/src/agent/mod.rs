@@ -7,6 +7,7 @@
 mod ahead;
 pub mod cache_lock;
 mod calls;
+mod cluster;
 mod density;
 mod failure;
 mod fetch;
@@ -82,7 +83,9 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let fills = crate::fill::listen(&config.instance.agent_socket()).context("listen for fills")?;
     let calls = calls::listen(&config.instance.api_socket()).context("listen for calls")?;
     let space = Arc::new(space::Space::open(&config.cache).context("open the cache")?);
-    let fetcher = fetch::Fetcher::new(Arc::clone(&space), fetch::Patience::default());
+    let cluster = cluster::Cluster::open(config.instance.run_dir());
+    let patience = fetch::Patience::default();
+    let fetcher = fetch::Fetcher::new(Arc::clone(&space), Arc::clone(&cluster), patience);
     let sources = sources::Sources::new(CacheDir::new(&config.cache), Arc::clone(&space));
     let agent = Arc::new(mounts::Agent::new(config, space, sources, fetcher)?);
 
@@ -96,12 +99,13 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let watching = tokio::spawn(watch::unmounts(Arc::clone(&agent)));
     let upkeep = tokio::spawn(watch::upkeep(Arc::clone(&agent)));
     let tending = tokio::spawn(watch::loose_ends(Arc::clone(&agent)));
+    let belonging = tokio::spawn(cluster.watch());
     let pacing = tokio::spawn(watch::pace(Arc::clone(&agent)));
     let ended = tokio::select! {
         ended = calls::serve(calls, Arc::clone(&agent)) => ended,
         lost = &mut filling => Err(anyhow::anyhow!("fills cannot be answered any more: {lost:?}")),
     };
-    for task in [watching, upkeep, tending, pacing] {
+    for task in [watching, upkeep, tending, belonging, pacing] {
         task.abort();
     }
     filling.abort();

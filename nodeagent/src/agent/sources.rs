@@ -5,9 +5,10 @@ mod source;
 
 pub(crate) use source::{Provider, Source};
 
+use crate::agent::cluster::Image;
 use crate::agent::lanes::Lanes;
 use crate::agent::space::{Cold, Item, Space};
-use lamina_flist::{BlobId, Flist, FlistDigest};
+use lamina_flist::{BlobId, Flist, FlistDigest, Sha256Digest};
 use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Trust};
 use lamina_store::ChunkReader;
 use std::collections::HashMap;
@@ -20,6 +21,14 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Room made on a full disk for the files of a blob besides its data: a map takes about 48 bytes per entry.
 const OPENING_BYTES: u64 = 1 << 20;
+
+/// The layer that a blob holds the files of, if the flist says so.
+pub(crate) fn layer_of(flist: &Flist, blob: usize) -> Option<Sha256Digest> {
+    let id = flist.blob(blob)?.id;
+    let mut layers = flist.meta().provenance.layers.iter();
+    let layer = layers.find(|layer| layer.blob == Some(id))?;
+    Some(layer.digest)
+}
 
 /// Every open blob.
 #[derive(Debug)]
@@ -45,19 +54,25 @@ impl Sources {
     pub(crate) fn open(
         &self,
         flist: &Flist,
-        reader: &ChunkReader,
+        reader: Option<&ChunkReader>,
         trust: impl Fn(&BlobId) -> Trust,
     ) -> Result<Vec<Arc<Source>>, CacheError> {
         let mut found = Vec::with_capacity(flist.blob_count());
-        let lane = self.lanes.of(reader);
+        let stores = reader.map(|reader| self.lanes.of(reader));
+        let image = Arc::new(Image::of(flist));
         for index in 0..flist.blob_count() {
             let entries = flist.blob_entries(index).into_iter().flatten();
+            let layer = layer_of(flist, index);
+            let nodes = self.lanes.to_nodes(layer.as_ref());
             let provider = Provider {
                 digest: flist.digest(),
                 flist: flist.clone(),
                 chunks: entries.map(|entry| entry.chunk).collect(),
-                reader: reader.clone(),
-                lane: Arc::clone(&lane),
+                reader: reader.cloned(),
+                lane: Arc::clone(stores.as_ref().unwrap_or(&nodes)),
+                layer,
+                image: Arc::clone(&image),
+                nodes,
             };
             let opened = self.open_one(provider, index, &trust);
             found.push(opened.inspect_err(|_| self.close(&flist.digest()))?);

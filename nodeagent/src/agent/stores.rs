@@ -1,12 +1,32 @@
 //! Which stores a mounted flist is read from.
+//!
+//! Where it has none, or none that can be used, other nodes may still have its layers (docs/peers.md).
 
 use crate::agent::failure::{Result, failure, of_store, refused};
 use crate::agent::flists::Admitted;
+use crate::agent::sources::layer_of;
 use crate::api::{FailureKind, MountCall};
 use lamina_store::{ChunkReader, ReadOptions, StoreOptions, StoreSet, StoreSpec, UrlTrust};
 
-/// A reader of the call's stores, or of the flist's own when the call names none.
-pub(crate) fn reader(admitted: &Admitted, call: &MountCall) -> Result<ChunkReader> {
+/// A reader of the call's stores, or of the flist's own when the call names none. `None` where these cannot be read
+/// and the cluster has the layers: `nodes` says whether it may be asked.
+pub(crate) fn reader(
+    admitted: &Admitted,
+    call: &MountCall,
+    nodes: bool,
+) -> Result<Option<ChunkReader>> {
+    let flist = &admitted.flist;
+    let is_of_layers = (0..flist.blob_count()).all(|blob| layer_of(flist, blob).is_some());
+    match of_stores(admitted, call) {
+        Err(why) if nodes && is_of_layers && call.stores.is_empty() => {
+            tracing::info!(digest = %flist.digest(), why = why.message, "reading from other nodes only");
+            Ok(None)
+        }
+        reader => reader.map(Some),
+    }
+}
+
+fn of_stores(admitted: &Admitted, call: &MountCall) -> Result<ChunkReader> {
     let named = &admitted.flist.meta().stores;
     let (urls, url_trust) = match call.stores.is_empty() {
         true => (named, UrlTrust::Flist),

@@ -1,7 +1,11 @@
-//! One batch of entries on its way: through a lane, from one flist's stores after the other's, into
-//! the cache.
+//! One batch of entries on its way: from one place after the other, each through its lane, into the cache.
+//!
+//! ```text
+//! stores that are directories ──> other nodes ──> stores of one flist after the other ──> whoever pulls the layer
+//! ```
 
-use super::{FetchError, Fetcher, Landing, Outcome, Urgency};
+use super::{FetchError, Fetcher, Landing, Outcome, Urgency, Via};
+use crate::agent::cluster::{How, Image, Member, Piece, Want};
 use crate::agent::sources::{Provider, Source};
 use crate::agent::space::Reservation;
 use futures::StreamExt;
@@ -9,7 +13,7 @@ use lamina_store::{ChunkSource, ReadError, StoreOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// How long a batch may take, waiting for its turn and for room included, plus what its bytes take on
@@ -39,6 +43,20 @@ pub(super) struct Batch<'a> {
     landing: Landing<'a>,
     room: Option<Reservation>,
 }
+
+/// Where entries are looked for.
+#[derive(Clone, Copy)]
+enum Place<'p> {
+    /// A flist's stores.
+    Stores(&'p Provider),
+    /// Nodes that have its layer.
+    Nodes(&'p Provider),
+    /// The same, waiting for them, and whoever is to pull it.
+    NodesAtLast(&'p Provider),
+}
+
+/// Chunks from nodes that wait to be written: with the largest ones 2 MiB.
+const ARRIVED_MAX: usize = 8;
 
 /// What could not be had, and why.
 type Failures = BTreeMap<u32, FetchError>;
@@ -70,29 +88,116 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Fetches entries until each has landed: from the stores of one flist that holds the blob, and
-    /// what those cannot give from the next one's. Stores that lately were late come last.
+    /// Fetches entries until each has landed: from one place, and what that cannot give from the next one. Stores that
+    /// lately were late come last.
     pub(super) async fn bring(mut self) {
         let mut entries: Vec<u32> = self.landing.open.keys().copied().collect();
-        let mut failures = Failures::new();
+        // What nobody may be asked for stays so.
+        let mut failures = self.unplaced(&entries);
         let mut providers = self.source.providers();
         providers.sort_by_key(|provider| provider.lane.is_late());
         let patience = &self.fetcher.patience;
         let extra = self.slow_line(&entries);
         let end = Instant::now() + patience.last + extra;
         let another = patience.another + extra;
-        for (at, provider) in providers.iter().enumerate() {
+        let places = places(&providers, self.fetcher.is_in_cluster());
+        for (at, place) in places.iter().enumerate() {
             let left = end.saturating_duration_since(Instant::now());
-            let limit = share(left, providers.len() - at, another);
-            failures = self.bring_via(provider, &entries, limit).await;
+            let limit = share(left, places.len() - at, another);
+            let failed = match place {
+                Place::Stores(provider) => self.bring_via(provider, &entries, limit).await,
+                Place::Nodes(provider) => self.ask_nodes(provider, &entries, limit, false).await,
+                Place::NodesAtLast(provider) => {
+                    self.ask_nodes(provider, &entries, limit, true).await
+                }
+            };
+            entries = failed.keys().copied().collect();
+            failures = worse(failures, failed);
             if failures.is_empty() {
                 return;
             }
-            entries = failures.keys().copied().collect();
         }
         for (entry, error) in failures {
             self.landing.one(entry, Err(error));
         }
+    }
+
+    /// What other nodes have, verified there ([`crate::agent::cluster`]).
+    async fn ask_nodes(
+        &mut self,
+        provider: &Provider,
+        entries: &[u32],
+        limit: Duration,
+        is_last: bool,
+    ) -> Failures {
+        let deadline = Instant::now() + limit;
+        let Some(layer) = provider.layer else {
+            return self.unplaced(entries);
+        };
+        let blob = self.source.id;
+        let bytes: u64 = entries.iter().map(|&e| self.source.entry_len(e)).sum();
+        let nothing = || FetchError::Nodes { blob, layer };
+        let entering = timeout_at(deadline, provider.nodes.enter(bytes));
+        let Ok(_underway) = entering.await else {
+            return entries.iter().map(|&e| (e, nothing())).collect();
+        };
+        let taken = |_late| Err(FetchError::NoRoom(self.fetcher.space.taken()));
+        let room = timeout_at(deadline, self.make_room(entries)).await;
+        if let Err(error) = room.unwrap_or_else(taken) {
+            self.landing.all(&error);
+            return Failures::new();
+        }
+        let want = Arc::new(Want {
+            layer,
+            blob,
+            image: Image::clone(&provider.image),
+            chunks: entries.iter().map(|&e| (e, self.source.chunk(e))).collect(),
+        });
+        let how = How {
+            until: deadline,
+            is_last,
+            is_demand: self.urgency == Urgency::Demand,
+        };
+        let mut missing = entries.to_vec();
+        // Once, or again where the certificates have become others meanwhile.
+        while let Some(member) = self.fetcher.cluster.member() {
+            self.read_from(&member, &want, &missing, how).await;
+            missing.retain(|entry| self.landing.open.contains_key(entry));
+            if missing.is_empty() || !member.is_over() || Instant::now() >= deadline {
+                break;
+            }
+        }
+        missing.iter().map(|&e| (e, nothing())).collect()
+    }
+
+    async fn read_from(
+        &mut self,
+        member: &Arc<Member>,
+        want: &Arc<Want>,
+        entries: &[u32],
+        how: How,
+    ) {
+        let (sender, mut pieces) = mpsc::channel(ARRIVED_MAX);
+        let reading = member.read(want, entries, how, sender);
+        // What arrives is written while more is asked for.
+        let landing = async {
+            while let Some(piece) = pieces.recv().await {
+                self.land_piece(piece).await;
+            }
+        };
+        tokio::join!(reading, landing);
+    }
+
+    async fn land_piece(&mut self, piece: Piece) {
+        let via = if piece.is_own { Via::Own } else { Via::Peer };
+        self.land(piece.entry, piece.plain, piece.stored_len, via)
+            .await;
+    }
+
+    fn unplaced(&self, entries: &[u32]) -> Failures {
+        let blob = self.source.id;
+        let unplaced = |entry: &u32| (*entry, FetchError::Unplaced { blob });
+        entries.iter().map(unplaced).collect()
     }
 
     fn slow_line(&self, entries: &[u32]) -> Duration {
@@ -146,8 +251,7 @@ impl<'a> Batch<'a> {
         while !entries.is_empty() {
             let located: Option<Vec<_>> = entries.iter().map(|&e| provider.locate(e)).collect();
             let Some(wanted) = located else {
-                let blob = self.source.id;
-                failures.extend(entries.iter().map(|&e| (e, FetchError::Unplaced { blob })));
+                failures.extend(self.unplaced(&entries));
                 return failures;
             };
             match self.stream(provider, &entries, &wanted, deadline).await {
@@ -205,12 +309,13 @@ impl<'a> Batch<'a> {
         wanted: &[ChunkSource],
         deadline: Instant,
     ) -> Option<Cut> {
-        let mut arriving = std::pin::pin!(provider.reader.stream(wanted));
+        let reader = provider.reader.as_ref()?;
+        let mut arriving = std::pin::pin!(reader.stream(wanted));
         loop {
             match timeout_at(deadline, arriving.next()).await {
                 Ok(Some(Ok((at, plain)))) => {
                     let stored = wanted[at].chunk.stored_len;
-                    self.land(entries[at], plain, stored).await;
+                    self.land(entries[at], plain, stored, Via::Store).await;
                 }
                 Ok(Some(Err(error))) => return Some(Cut::Failed(error)),
                 Ok(None) => return None,
@@ -219,16 +324,45 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn land(&mut self, entry: u32, plain: bytes::Bytes, stored_len: u32) {
-        let kept = self
-            .source
-            .keep(entry, plain, stored_len, self.urgency)
-            .await;
+    async fn land(&mut self, entry: u32, plain: bytes::Bytes, stored_len: u32, via: Via) {
+        let how = (via, self.urgency);
+        let kept = self.source.keep(entry, plain, stored_len, how).await;
         if let (Ok(true), Some(room)) = (&kept, &mut self.room) {
             room.land(self.source.entry_cost(entry));
         }
         self.landing.one(entry, kept.map(drop));
     }
+}
+
+/// Where a batch looks, in this order. A directory is nearer than any node; what is further away is asked when no node
+/// has it, so that it is read once for all of them.
+fn places(providers: &[Provider], is_in_cluster: bool) -> Vec<Place<'_>> {
+    let (near, far): (Vec<&Provider>, Vec<&Provider>) = providers
+        .iter()
+        .filter(|provider| provider.reader.is_some())
+        .partition(|provider| provider.is_near());
+    let of_layer = providers
+        .iter()
+        .find(|p| p.layer.is_some() && is_in_cluster);
+    let mut places: Vec<Place<'_>> = near.into_iter().map(Place::Stores).collect();
+    if let Some(provider) = of_layer.filter(|_| !far.is_empty()) {
+        places.push(Place::Nodes(provider));
+    }
+    places.extend(far.into_iter().map(Place::Stores));
+    places.extend(of_layer.map(Place::NodesAtLast));
+    places
+}
+
+/// Of what failed and what failed again, why: a store says more than that no node has it.
+fn worse(before: Failures, again: Failures) -> Failures {
+    let worse = |(entry, error): (u32, FetchError)| match (before.get(&entry), &error) {
+        (
+            Some(store @ (FetchError::Store { .. } | FetchError::Late { .. })),
+            FetchError::Nodes { .. },
+        ) => (entry, store.clone()),
+        _ => (entry, error),
+    };
+    again.into_iter().map(worse).collect()
 }
 
 /// What the next of `providers` may take of the time left: each of them gets its part of it.

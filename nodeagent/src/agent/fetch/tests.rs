@@ -50,7 +50,7 @@ impl Scene {
         let cache = CacheDir::new(dir.path().join("cache"));
         Self {
             sources: Sources::new(cache, Arc::clone(&space)),
-            fetcher: Fetcher::new(Arc::clone(&space), patience),
+            fetcher: Fetcher::new(Arc::clone(&space), Cluster::none(), patience),
             runtime: Runtime::new().unwrap(),
             hanging: TcpListener::bind("127.0.0.1:0").unwrap(),
             space,
@@ -86,7 +86,10 @@ impl Scene {
     fn open(&self, tag: &str, store: &str) -> Arc<Source> {
         let reader = ChunkReader::new(set(store), ReadOptions::default());
         let trust = |_: &BlobId| Trust::Closed;
-        let mut opened = self.sources.open(&self.flist(tag), &reader, trust).unwrap();
+        let mut opened = self
+            .sources
+            .open(&self.flist(tag), Some(&reader), trust)
+            .unwrap();
         assert_eq!(opened.len(), 1);
         opened.remove(0)
     }

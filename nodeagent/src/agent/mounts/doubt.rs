@@ -19,6 +19,11 @@ impl Agent {
         let Some(source) = live.sources.iter().find(|source| !source.is_complete()) else {
             return String::new();
         };
+        // Whoever is in a cluster reads from its nodes.
+        let mut layers = source.providers().into_iter().map(|p| p.layer);
+        if self.fetcher.is_in_cluster() && layers.any(|layer| layer.is_some()) {
+            return String::new();
+        }
         let looked = self.runtime.spawn(look(Arc::clone(source)));
         match is_local(source) {
             true => self.runtime.block_on(looked).unwrap_or_default(),
@@ -29,7 +34,8 @@ impl Agent {
 
 fn is_local(source: &Source) -> bool {
     let providers = source.providers();
-    let mut specs = providers.iter().flat_map(|p| p.reader.stores().specs());
+    let readers = providers.iter().filter_map(|p| p.reader.as_ref());
+    let mut specs = readers.flat_map(|reader| reader.stores().specs());
     specs.all(|spec| matches!(spec.url.place(), Place::Dir(_)))
 }
 
@@ -56,7 +62,8 @@ async fn ask(source: &Source) -> Option<String> {
     let mut refusals = Vec::new();
     for provider in source.providers() {
         let pack = PackRef::from(&provider.locate(entry)?.pack);
-        for (range, store) in provider.reader.stores().stores() {
+        let stores = provider.reader.iter().flat_map(|r| r.stores().stores());
+        for (range, store) in stores {
             if !range.contains(pack.id.as_bytes()[0]) {
                 continue;
             }

@@ -129,13 +129,15 @@ impl Agent {
         let sources = if flist.blob_count() == 0 {
             Vec::new()
         } else {
-            let reader = stores::reader(&admitted, call)?;
+            // What is mounted stays, whether or not the cluster is known at this moment.
+            let nodes = adopted.is_some() || self.fetcher.is_in_cluster();
+            let reader = stores::reader(&admitted, call, nodes)?;
             let trust = |id: &BlobId| match adopted.is_some() || known.contains(id) {
                 true => Trust::SameBoot,
                 false => Trust::Closed,
             };
             self.sources
-                .open(flist, &reader, trust)
+                .open(flist, reader.as_ref(), trust)
                 .map_err(|error| failure(failure::of_cache(&error), &error))?
         };
         let direct = kernel::reads_files(call.mode);

@@ -1,14 +1,16 @@
 //! One open blob: its cache file, the flists that say where its chunks are, and what readers do to it.
 
 use super::sequence::{Sequence, within_file};
+use crate::agent::cluster::Image;
 use crate::agent::density::Density;
-use crate::agent::fetch::{FetchCounts, FetchError, Urgency};
+use crate::agent::fetch::{FetchCounts, FetchError, Urgency, Via};
 use crate::agent::holds::Holds;
 use crate::agent::lanes::Lane;
 use crate::agent::space::{Cold, Lease, Press};
-use lamina_flist::{BlobId, Flist, FlistDigest};
+use lamina_flist::{BlobId, ChunkId, Flist, FlistDigest, Sha256Digest};
 use lamina_mount::cache::{BlobFile, CacheError, Swept};
-use lamina_store::{ChunkReader, ChunkSource};
+use lamina_store::url::Place;
+use lamina_store::{ChunkReader, ChunkSource, StoreSpec};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -37,9 +39,16 @@ pub(crate) struct Provider {
     pub(crate) flist: Flist,
     /// For each entry of the blob, its chunk in the flist's chunk table.
     pub(crate) chunks: Arc<[u32]>,
-    pub(crate) reader: ChunkReader,
-    /// The way to the reader's stores.
+    /// Of its stores; `None` when it has none that can be read.
+    pub(crate) reader: Option<ChunkReader>,
+    /// The way to the reader's stores; without any, to other nodes.
     pub(crate) lane: Arc<Lane>,
+    /// The layer that the blob is of: with it other nodes can be asked.
+    pub(crate) layer: Option<Sha256Digest>,
+    /// What that is part of.
+    pub(crate) image: Arc<Image>,
+    /// The way to other nodes.
+    pub(crate) nodes: Arc<Lane>,
 }
 
 /// What a file system allocates at once, and a hole frees.
@@ -200,6 +209,12 @@ impl Source {
             .sum()
     }
 
+    /// Chunk and length of an entry.
+    pub(crate) fn chunk(&self, entry: u32) -> (ChunkId, u32) {
+        let entry = self.file.map().get(entry as usize);
+        (entry.id, entry.len)
+    }
+
     /// Plain bytes of an entry.
     pub(crate) fn entry_len(&self, entry: u32) -> u64 {
         u64::from(self.file.map().get(entry as usize).len)
@@ -227,7 +242,7 @@ impl Source {
         entry: u32,
         plain: bytes::Bytes,
         stored_len: u32,
-        urgency: Urgency,
+        (via, urgency): (Via, Urgency),
     ) -> Result<bool, FetchError> {
         let len = plain.len() as u64;
         let mut room = self.lease.space().disk_room(urgency);
@@ -241,7 +256,7 @@ impl Source {
             }
         };
         if new {
-            self.counts.count(len, u64::from(stored_len), urgency);
+            self.counts.count(len, u64::from(stored_len), via, urgency);
         }
         Ok(new)
     }
@@ -278,5 +293,12 @@ impl Provider {
     /// rules out.
     pub(crate) fn locate(&self, entry: u32) -> Option<ChunkSource> {
         ChunkSource::of(&self.flist, *self.chunks.get(entry as usize)?)
+    }
+
+    /// Whether its stores are directories: nearer than any node.
+    pub(crate) fn is_near(&self) -> bool {
+        let specs = self.reader.as_ref().map(|reader| reader.stores().specs());
+        let is_directory = |spec: &StoreSpec| matches!(spec.url.place(), Place::Dir(_));
+        specs.is_some_and(|specs| !specs.is_empty() && specs.iter().all(is_directory))
     }
 }

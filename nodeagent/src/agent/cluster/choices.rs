@@ -1,0 +1,75 @@
+//! What is known of peers, shared by all reads: a [`Chooser`] with its clock and its chance.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lamina_discovery::choose::{Attempt, ChoiceConfig, Chooser, Offer, Outcome, Provider, Step};
+use lamina_discovery::{NodeId, Random};
+
+/// The choices of this node, whoever it is.
+pub(super) struct Choices {
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    chooser: Chooser,
+    random: Random,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        // Offers leave ourselves out, under whatever name.
+        let nobody = NodeId::parse("-").expect("a name");
+        Self {
+            began: Instant::now(),
+            state: Mutex::new(State {
+                chooser: Chooser::new(nobody, ChoiceConfig::default()),
+                random: Random::new(),
+            }),
+        }
+    }
+}
+
+impl Choices {
+    pub(super) fn begin(&self) -> Attempt {
+        Attempt::new(self.began.elapsed())
+    }
+
+    pub(super) fn next(&self, attempt: &mut Attempt, offer: &Offer) -> Step {
+        self.with(|state, now| state.chooser.next(attempt, offer, now, &mut state.random))
+    }
+
+    pub(super) fn hedge(&self, attempt: &mut Attempt, providers: &[Provider]) -> Option<NodeId> {
+        self.with(|state, now| {
+            let random = &mut state.random;
+            state.chooser.hedge(attempt, providers, now, random)
+        })
+    }
+
+    pub(super) fn hedge_after(&self) -> Duration {
+        self.with(|state, _| state.chooser.hedge_after())
+    }
+
+    pub(super) fn started(&self, id: &NodeId) {
+        self.with(|state, now| state.chooser.started(id, now));
+    }
+
+    pub(super) fn finished(&self, id: &NodeId, outcome: Outcome) {
+        self.with(|state, now| {
+            let random = &mut state.random;
+            state.chooser.finished(id, outcome, now, random);
+        });
+    }
+
+    /// Peers that are not asked now.
+    #[cfg(test)]
+    pub(super) fn in_disgrace(&self) -> usize {
+        self.with(|state, now| state.chooser.in_disgrace(now))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State, Duration) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut state, self.began.elapsed())
+    }
+}

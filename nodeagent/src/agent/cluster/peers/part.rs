@@ -1,0 +1,360 @@
+//! One part of a read: a node at a time, a second one beside it when the first is slow, until everything came.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lamina_discovery::NodeId;
+use lamina_discovery::choose::{Attempt, Offer, Outcome, Provider, Step};
+use lamina_proto::lamina::v1::Home;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tonic::transport::Channel;
+
+use super::super::ask::{self, Ended, Event, Piece, Want};
+use super::super::known::{Layer, Offered};
+use super::super::member::Member;
+use super::super::pull::{Brought, id_of};
+use super::super::swarm;
+use super::How;
+
+/// Chunks that arrived and were not taken yet, of one request.
+const ARRIVED_MAX: usize = 4;
+/// Between two rounds through everybody; doubles.
+const ROUND: Duration = Duration::from_millis(100);
+const ROUND_MAX: Duration = Duration::from_secs(2);
+/// How long whoever pulls a layer for all is waited for before our own layerstore does.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Entries on their way.
+pub(super) struct Part {
+    member: Arc<Member>,
+    want: Arc<Want>,
+    layer: Arc<Layer>,
+    missing: BTreeSet<u32>,
+    how: How,
+    pieces: mpsc::Sender<Piece>,
+    attempt: Attempt,
+    /// Who had nothing of it: not asked again in this round.
+    without: HashSet<NodeId>,
+    homes: Option<Vec<Home>>,
+    began: Instant,
+    /// Where those are reached who pulled it, and homes.
+    endpoints: HashMap<NodeId, String>,
+    own_was_asked: bool,
+    /// Who is to fetch it for all that read the blob now: to be asked before anybody else.
+    pub(super) first: Option<NodeId>,
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Another node.
+    Peers,
+    /// Another node, which may wait so long for what it is about to have.
+    Waiting(Duration),
+    /// Our own layerstore.
+    Own,
+}
+
+impl Part {
+    pub(super) fn new(
+        member: &Arc<Member>,
+        want: &Arc<Want>,
+        entries: &[u32],
+        how: How,
+        pieces: mpsc::Sender<Piece>,
+    ) -> Self {
+        Self {
+            member: Arc::clone(member),
+            want: Arc::clone(want),
+            layer: member.known.layer(&want.layer),
+            missing: entries.iter().copied().collect(),
+            how,
+            pieces,
+            attempt: member.choices.begin(),
+            without: HashSet::new(),
+            homes: None,
+            began: Instant::now(),
+            endpoints: HashMap::new(),
+            own_was_asked: false,
+            first: None,
+        }
+    }
+
+    /// Gives what could not be had.
+    pub(super) async fn bring(mut self) -> BTreeSet<u32> {
+        if let Some(first) = self.first.take() {
+            self.from_first(first).await;
+        }
+        let mut pause = ROUND;
+        loop {
+            let until = self.how.until;
+            let round = tokio::time::timeout_at(until, self.round()).await;
+            let is_over = self.is_done() || round.is_err() || self.member.is_over();
+            if is_over || !self.how.is_last || Instant::now() + pause >= until {
+                return self.missing;
+            }
+            // Whoever was in disgrace, had nothing, or was cut off may do now; discovery may know more.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ROUND_MAX);
+            self.layer.doubt();
+            (self.attempt, self.homes) = (self.member.choices.begin(), None);
+            self.without.clear();
+            self.own_was_asked = false;
+        }
+    }
+
+    /// Once through everybody, best first.
+    async fn round(&mut self) {
+        let mut afresh = false;
+        loop {
+            let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
+            let offered = layer.offered(&member, &self.want.layer, afresh).await;
+            if offered.own && !self.own_was_asked {
+                self.from_own().await;
+            }
+            if self.is_done() {
+                return;
+            }
+            let offer = self.offer(&offered);
+            let step = member.choices.next(&mut self.attempt, &offer);
+            afresh = matches!(step, Step::Wait(_) | Step::Registry);
+            match step {
+                Step::Peer(peer) => self.from(peer, &offered, &offer).await,
+                Step::Wait(time) if self.how.is_last => tokio::time::sleep(time).await,
+                Step::Pull(home) => self.pull_at(&home).await,
+                Step::Registry if self.how.is_last && self.homes.is_none() => {
+                    self.find_homes(&offered).await;
+                }
+                Step::Registry if self.how.is_last => return self.at_last(&offered).await,
+                Step::Wait(_) | Step::Registry => return,
+            }
+        }
+    }
+
+    fn offer(&self, offered: &Offered) -> Offer {
+        let blob = &self.want.blob;
+        let homes = self.homes.iter().flatten().filter_map(id_of);
+        Offer {
+            providers: offered.providers(blob, &self.missing, &self.without),
+            homes: homes.collect(),
+            rationed: offered.rationed,
+        }
+    }
+
+    /// What is left when everybody was tried as is right: our own layerstore, and then those in disgrace.
+    async fn at_last(&mut self, offered: &Arc<Offered>) {
+        if !self.own_was_asked {
+            self.from_own().await;
+        }
+        if self.is_done() {
+            return;
+        }
+        for provider in self.offer(offered).providers {
+            if !self.is_done() {
+                let nobody = Offer::default();
+                self.from(provider.id, offered, &nobody).await;
+            }
+        }
+        if self.is_done() {
+            return;
+        }
+        let (member, want, until) = (&self.member, &self.want, self.how.until);
+        let pulled = member.pull_own(&want.layer, &want.image, until).await;
+        self.brought(pulled).await;
+    }
+
+    async fn find_homes(&mut self, offered: &Offered) {
+        // Our own layerstore may have it although discovery does not say so.
+        if !self.own_was_asked && !offered.own {
+            self.from_own().await;
+        }
+        let (homes, again) = self.member.homes(&self.want.layer).await;
+        if again && self.began.elapsed() < PATIENCE {
+            // Enough others were sent there: whoever pulls it is about to be named as one that has it.
+            tokio::time::sleep(ROUND * 2).await;
+            return;
+        }
+        for home in &homes {
+            if let Some(id) = id_of(home) {
+                self.endpoints.insert(id, home.endpoint.clone());
+            }
+        }
+        self.homes = Some(homes);
+    }
+
+    async fn pull_at(&mut self, id: &NodeId) {
+        let homes = self.homes.iter().flatten();
+        let Some(home) = homes.into_iter().find(|home| home.node_id == id.as_str()) else {
+            return;
+        };
+        let (want, until) = (&self.want, self.how.until);
+        let pulling = self.member.pull_at(home, &want.layer, &want.image, until);
+        let pulled = pulling.await;
+        self.brought(pulled).await;
+    }
+
+    async fn brought(&mut self, pulled: Option<Brought>) {
+        match pulled {
+            Some(Brought::Own) => self.from_own().await,
+            Some(Brought::Peer(holder)) => {
+                self.attempt.has_pulled(&holder.id);
+                self.endpoints.insert(holder.id, holder.endpoint);
+            }
+            None => {}
+        }
+    }
+
+    /// From the one that fetches this for all, who may be about to have it. No longer than that is worth: then it is
+    /// fetched as if there were nobody else.
+    async fn from_first(&mut self, first: NodeId) {
+        let wait = swarm::wait(self.how.is_demand);
+        let patience = Instant::now() + wait + self.member.choices.hedge_after();
+        let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
+        let offered = layer.offered(&member, &self.want.layer, false).await;
+        let offer = Offer {
+            providers: vec![Provider {
+                id: first.clone(),
+                distance: 0,
+            }],
+            ..Offer::default()
+        };
+        let endpoint = offered.endpoint(&first);
+        let channel = endpoint.and_then(|endpoint| member.pool.to(endpoint).ok());
+        let mut attempt = member.choices.begin();
+        let step = member.choices.next(&mut attempt, &offer);
+        // One in disgrace, or busy, is not worth waiting for.
+        let (Some(channel), Step::Peer(_)) = (channel, step) else {
+            return layer.luck.note(false);
+        };
+        let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
+        self.start(first, channel, sender, Whose::Waiting(wait));
+        let before = self.missing.len();
+        let taking = async {
+            while let Some(event) = events.recv().await {
+                if let Event::Piece(piece) = event {
+                    self.take(piece).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout_at(patience, taking).await;
+        layer.luck.note(self.missing.len() < before);
+    }
+
+    async fn from_own(&mut self) {
+        self.own_was_asked = true;
+        let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
+        let own = self.member.node().clone();
+        self.start(own, self.member.own.clone(), sender, Whose::Own);
+        while let Some(event) = events.recv().await {
+            if let Event::Piece(piece) = event {
+                let is_own = true;
+                self.take(Piece { is_own, ..piece }).await;
+            }
+        }
+    }
+
+    /// From this node, and from a second one beside it when it is slow.
+    async fn from(&mut self, first: NodeId, offered: &Offered, offer: &Offer) {
+        let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
+        let mut spare = Some(sender);
+        let mut running = usize::from(self.ask(first, offered, spare.as_ref()));
+        let after = self.member.choices.hedge_after();
+        let mut slow_at = Instant::now() + after;
+        while running > 0 && !self.is_done() {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Piece(piece)) => {
+                        slow_at = Instant::now() + after;
+                        self.take(piece).await;
+                    }
+                    Some(Event::Ended(peer, ended)) => {
+                        running -= 1;
+                        self.note(&peer, ended);
+                    }
+                    None => return,
+                },
+                () = sleep_until(slow_at), if spare.is_some() => {
+                    let sender = spare.take();
+                    let choices = &self.member.choices;
+                    let second = choices.hedge(&mut self.attempt, &offer.providers);
+                    if let Some(second) = second {
+                        running += usize::from(self.ask(second, offered, sender.as_ref()));
+                    }
+                }
+            }
+        }
+        // Requests that go on notice with their next chunk that nobody listens.
+    }
+
+    /// Asks a node for everything that is missing; says whether it could be.
+    fn ask(
+        &mut self,
+        peer: NodeId,
+        offered: &Offered,
+        sender: Option<&mpsc::Sender<Event>>,
+    ) -> bool {
+        let known = self.endpoints.get(&peer).map(String::as_str);
+        let endpoint = offered.endpoint(&peer).or(known);
+        let channel = endpoint.and_then(|endpoint| self.member.pool.to(endpoint).ok());
+        let (Some(channel), Some(sender)) = (channel, sender) else {
+            self.without.insert(peer);
+            return false;
+        };
+        self.start(peer, channel, sender.clone(), Whose::Peers);
+        true
+    }
+
+    /// In a task of its own: a node that is left in favour of a faster one is still to be known for what it did.
+    fn start(&self, peer: NodeId, channel: Channel, sender: mpsc::Sender<Event>, whose: Whose) {
+        let is_own = whose == Whose::Own;
+        let wait = match whose {
+            Whose::Waiting(time) => time,
+            Whose::Own | Whose::Peers => Duration::ZERO,
+        };
+        let (member, want) = (Arc::clone(&self.member), Arc::clone(&self.want));
+        let entries: Vec<u32> = self.missing.iter().copied().collect();
+        tokio::spawn(async move {
+            if !is_own {
+                member.choices.started(&peer);
+            }
+            let ended = ask::ask(channel, &want, &entries, wait, &sender).await;
+            if !is_own {
+                member.choices.finished(&peer, ended.outcome);
+            }
+            if matches!(ended.outcome, Outcome::Failed | Outcome::Wrong) {
+                let (layer, blob) = (&want.layer, &want.blob);
+                let outcome = ended.outcome;
+                tracing::warn!(%peer, ?outcome, %layer, %blob, "read from another node");
+            }
+            let _ = sender.send(Event::Ended(peer, ended)).await;
+        });
+    }
+
+    fn note(&mut self, peer: &NodeId, ended: Ended) {
+        match ended.outcome {
+            Outcome::Busy => self.attempt.was_busy(peer),
+            Outcome::Good(_) | Outcome::Dropped => {
+                // It has no more of it. That is no failure, and does not count as a try.
+                self.attempt.was_busy(peer);
+                self.without.insert(peer.clone());
+            }
+            Outcome::Failed | Outcome::Wrong => {
+                self.without.insert(peer.clone());
+                self.layer.doubt();
+            }
+        }
+    }
+
+    async fn take(&mut self, piece: Piece) {
+        if self.missing.remove(&piece.entry) {
+            // Nobody takes it any more: the blob was closed.
+            let _ = self.pieces.send(piece).await;
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.missing.is_empty()
+    }
+}

@@ -1,0 +1,120 @@
+//! Many nodes that begin to read one layer at the same moment.
+
+use super::node::{Discovery, Fault, Node};
+use super::*;
+use crate::node::partials;
+use lamina_discovery::client::{Client, ClientConfig};
+use std::path::PathBuf;
+
+const READERS: usize = 8;
+
+/// One of them: it reads, and lets the others read what it has.
+struct Reader {
+    source: Arc<Source>,
+    fetcher: Arc<Fetcher>,
+    server: Node,
+    reporting: tokio::task::JoinHandle<()>,
+    _sources: Sources,
+}
+
+impl Reader {
+    async fn start(number: usize, dir: PathBuf, sample: &Sample, discovery: &Discovery) -> Self {
+        let (run_dir, cache) = (dir.join("run"), CacheDir::new(dir.join("cache")));
+        let space = Arc::new(Space::open(cache.root()).unwrap());
+        // As the agent keeps its flists: they say which layer a blob is of.
+        let copy = format!("flists/{}.fl", sample.flist.digest());
+        std::fs::write(cache.root().join(copy), sample.flist.as_bytes()).unwrap();
+        let sources = Sources::new(cache.clone(), Arc::clone(&space));
+        let trust = |_: &BlobId| Trust::Closed;
+        let source = sources.open(&sample.flist, None, trust).unwrap().remove(0);
+        let id = format!("r{number}");
+        let server = Node::of_cache(&id, cache.clone());
+        discovery.told(&server, &sample.layer, false).await;
+        let replicas = vec![discovery.at.to_string()];
+        let client = Client::start(ClientConfig::new(replicas)).unwrap();
+        let reporting = tokio::spawn(partials::report(Arc::new(client), id.clone(), cache));
+        std::fs::create_dir(&run_dir).unwrap();
+        let file = ClusterFile {
+            node: id,
+            endpoint: server.at.to_string(),
+            discovery: vec![discovery.at.to_string()],
+            tls: None,
+            server_names: ServerNames::default(),
+            socket: dir.join("node.sock"),
+        };
+        let text = serde_json::to_string(&file).unwrap();
+        std::fs::write(ClusterFile::path(&run_dir), text).unwrap();
+        let cluster = Cluster::open(&run_dir);
+        Self {
+            source,
+            fetcher: Fetcher::new(space, cluster, Patience::default()),
+            server,
+            reporting,
+            _sources: sources,
+        }
+    }
+
+    /// From front to back, as a start that is the same everywhere does.
+    fn read(&self) -> tokio::task::JoinHandle<()> {
+        let (fetcher, source) = (Arc::clone(&self.fetcher), Arc::clone(&self.source));
+        tokio::spawn(async move {
+            for first in (0..source.entries()).step_by(4) {
+                let entries = first..(first + 4).min(source.entries());
+                let read = fetcher.ensure(&source, entries, Urgency::Demand).await;
+                read.unwrap();
+            }
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.reporting.abort();
+    }
+}
+
+#[test]
+fn nodes_that_start_together_draw_a_layer_little_more_than_once_from_its_home() {
+    let runtime = Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sample = Sample::make(dir.path(), 24, 400_000, runtime.handle());
+    let inside = runtime.enter();
+    let discovery = Discovery::start();
+    let home = Node::start("home", &sample, Fault::Slow);
+    runtime.block_on(discovery.told(&home, &sample.layer, true));
+    drop(inside);
+    let readers: Vec<Reader> = (0..READERS)
+        .map(|number| {
+            let dir = dir.path().join(number.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            runtime.block_on(Reader::start(number, dir, &sample, &discovery))
+        })
+        .collect();
+    runtime.block_on(discovery.knows_parts(&sample.layer, READERS));
+    let inside = runtime.enter();
+    let reading: Vec<_> = readers.iter().map(Reader::read).collect();
+    drop(inside);
+    for read in reading {
+        runtime.block_on(read).unwrap();
+    }
+    let mut from_each_other = 0;
+    for reader in &readers {
+        assert!(reader.source.is_complete());
+        for entry in 0..reader.source.entries() {
+            let plain = sample.plain(entry);
+            let mut got = vec![0; plain.len()];
+            let offset = reader.source.file.map().get(entry as usize).offset;
+            reader.source.file.read_at(&mut got, offset).unwrap();
+            assert!(got == plain, "entry {entry}");
+        }
+        from_each_other += reader.server.given();
+    }
+    let stored: u64 = sample.whole.flist.packs().map(|pack| pack.len).sum();
+    let drawn = home.given();
+    println!("{drawn} of {stored} from the home, {from_each_other} from each other");
+    assert!(from_each_other > 0);
+    assert!(
+        drawn < stored * 5 / 2,
+        "{READERS} readers drew {drawn} bytes of a layer of {stored}"
+    );
+}
