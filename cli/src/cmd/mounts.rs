@@ -20,8 +20,8 @@ impl Show for MountList {
         let rows: Vec<_> = self.mounts.iter().map(mount_row).collect();
         let mounts = output::columns(
             [
-                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
-                "FAILED", "PROFILE", "FLIST",
+                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
+                "HITS", "FAILED", "PROFILE", "FLIST",
             ],
             &rows,
         );
@@ -32,7 +32,7 @@ impl Show for MountList {
     }
 }
 
-fn mount_row(info: &MountInfo) -> [String; 12] {
+fn mount_row(info: &MountInfo) -> [String; 13] {
     [
         info.target.display().to_string(),
         match info.state {
@@ -46,6 +46,7 @@ fn mount_row(info: &MountInfo) -> [String; 12] {
         output::size(info.bytes_local),
         output::size(info.bytes_total),
         output::size(info.bytes_fetched),
+        output::size(info.bytes_from_peers),
         info.reads.to_string(),
         output::percent(info.reads_local, info.reads),
         info.reads_failed.to_string(),

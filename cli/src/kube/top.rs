@@ -22,6 +22,7 @@ struct NodeLine {
     cache_bytes: u64,
     cache_bytes_max: u64,
     bytes_fetched: u64,
+    bytes_from_peers: u64,
     bytes_transferred: u64,
     reads: u64,
     reads_local: u64,
@@ -51,6 +52,7 @@ pub(crate) struct VolumeLine {
     bytes_local: u64,
     bytes_total: u64,
     bytes_fetched: u64,
+    bytes_from_peers: u64,
     bytes_transferred: u64,
     reads: u64,
     reads_local: u64,
@@ -64,18 +66,20 @@ impl Show for NodesReport {
         let rows: Vec<_> = self.nodes.iter().map(node_row).collect();
         output::columns(
             [
-                "NODE", "VOLUMES", "CACHE", "OF", "FETCHED", "READS", "HITS", "FAILED", "PROBLEM",
+                "NODE", "VOLUMES", "CACHE", "OF", "FETCHED", "PEERS", "READS", "HITS", "FAILED",
+                "PROBLEM",
             ],
             &rows,
         )
     }
 }
 
-fn node_row(one: &NodeLine) -> [String; 9] {
+fn node_row(one: &NodeLine) -> [String; 10] {
     if let Some(problem) = &one.problem {
         let none = || "-".to_owned();
         return [
             one.node.clone(),
+            none(),
             none(),
             none(),
             none(),
@@ -92,6 +96,7 @@ fn node_row(one: &NodeLine) -> [String; 9] {
         output::size(one.cache_bytes),
         output::size(one.cache_bytes_max),
         output::size(one.bytes_fetched),
+        output::size(one.bytes_from_peers),
         one.reads.to_string(),
         output::percent(one.reads_local, one.reads),
         one.reads_failed.to_string(),
@@ -103,8 +108,8 @@ impl Show for VolumesReport {
     fn table(&self) -> String {
         let rows: Vec<_> = self.volumes.iter().map(volume_row).collect();
         let header = [
-            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "OF", "FETCHED", "READS", "HITS",
-            "FAILED",
+            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
+            "HITS", "FAILED",
         ];
         let table = output::columns(header, &rows);
         match self.problems.is_empty() {
@@ -117,7 +122,7 @@ impl Show for VolumesReport {
     }
 }
 
-fn volume_row(one: &VolumeLine) -> [String; 11] {
+fn volume_row(one: &VolumeLine) -> [String; 12] {
     [
         one.node.clone(),
         one.pod.clone(),
@@ -127,6 +132,7 @@ fn volume_row(one: &VolumeLine) -> [String; 11] {
         output::size(one.bytes_local),
         output::size(one.bytes_total),
         output::size(one.bytes_fetched),
+        output::size(one.bytes_from_peers),
         one.reads.to_string(),
         output::percent(one.reads_local, one.reads),
         one.reads_failed.to_string(),
@@ -175,6 +181,7 @@ fn node_line(asked: &Asked) -> NodeLine {
         cache_bytes: answer.info.cache_bytes,
         cache_bytes_max: answer.info.cache_bytes_max,
         bytes_fetched: sum(|volume| volume.bytes_fetched),
+        bytes_from_peers: sum(|volume| volume.bytes_from_peers),
         bytes_transferred: sum(|volume| volume.bytes_transferred),
         reads: sum(|volume| volume.reads),
         reads_local: sum(|volume| volume.reads_local),
@@ -219,6 +226,7 @@ pub(crate) fn volume_line(node: &str, volume: &Volume) -> VolumeLine {
         bytes_local: volume.bytes_local,
         bytes_total: volume.bytes_total,
         bytes_fetched: volume.bytes_fetched,
+        bytes_from_peers: volume.bytes_from_peers,
         bytes_transferred: volume.bytes_transferred,
         reads: volume.reads,
         reads_local: volume.reads_local,
@@ -255,6 +263,7 @@ mod tests {
             bytes_total: 4 << 20,
             bytes_local: 1 << 20,
             bytes_fetched: 1 << 20,
+            bytes_from_peers: 768 << 10,
             reads,
             reads_local: reads / 2,
             ..Volume::default()
@@ -290,9 +299,9 @@ mod tests {
         assert_eq!(
             output::unindented(&by_node(&asked()).table()),
             "\
-NODE  VOLUMES  CACHE     OF        FETCHED   READS  HITS   FAILED  PROBLEM
-n1    2        3.00 MiB  10.0 GiB  1.00 MiB  10     50.0%  0
-n2    -        -         -         -         -      -      -       gone"
+NODE  VOLUMES  CACHE     OF        FETCHED   PEERS    READS  HITS   FAILED  PROBLEM
+n1    2        3.00 MiB  10.0 GiB  1.00 MiB  768 KiB  10     50.0%  0
+n2    -        -         -         -         -        -      -      -       gone"
         );
     }
 
@@ -301,9 +310,9 @@ n2    -        -         -         -         -      -      -       gone"
         assert_eq!(
             output::unindented(&by_volume(&asked()).table()),
             "\
-NODE  POD     SOURCE       STATE    ACCESS  LOCAL     OF        FETCHED   READS  HITS   FAILED
-n1    shop/a  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  10     50.0%  0
-n1    shop/b  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  10     50.0%  0
+NODE  POD     SOURCE       STATE    ACCESS  LOCAL     OF        FETCHED   PEERS    READS  HITS   FAILED
+n1    shop/a  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  768 KiB  10     50.0%  0
+n1    shop/b  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  768 KiB  10     50.0%  0
 
 problems:
 - gone"

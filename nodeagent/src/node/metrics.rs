@@ -30,6 +30,7 @@ struct Seen {
     reads_failed: u64,
     fetched: u64,
     transferred: u64,
+    from_peers: u64,
 }
 
 /// Every metric of a node.
@@ -48,6 +49,7 @@ pub(super) struct Metrics {
     reads_failed: IntCounter,
     fetched: IntCounter,
     transferred: IntCounter,
+    from_peers: IntCounter,
     seen: Mutex<HashMap<String, Seen>>,
 }
 
@@ -94,10 +96,14 @@ impl Metrics {
                 "lamina_transferred_bytes_total",
                 "Bytes that travelled for it, compressed",
             )?,
+            from_peers: counter(
+                "lamina_fetched_from_peers_bytes_total",
+                "Of the bytes fetched, those that other nodes gave, decompressed",
+            )?,
             seen: Mutex::default(),
             registry,
         };
-        let all: [Box<dyn Collector>; 14] = [
+        let all: [Box<dyn Collector>; 15] = [
             Box::new(info),
             Box::new(metrics.rpc.clone()),
             Box::new(metrics.publish.clone()),
@@ -112,6 +118,7 @@ impl Metrics {
             Box::new(metrics.reads_failed.clone()),
             Box::new(metrics.fetched.clone()),
             Box::new(metrics.transferred.clone()),
+            Box::new(metrics.from_peers.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
@@ -183,6 +190,7 @@ impl Metrics {
                 reads_failed: mount.reads_failed,
                 fetched: mount.bytes_fetched,
                 transferred: mount.bytes_transferred,
+                from_peers: mount.bytes_from_peers,
             };
             // Less than before: a daemon was started again and counts from zero.
             let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
@@ -194,6 +202,8 @@ impl Metrics {
             self.fetched.inc_by(since(now.fetched, before.fetched));
             self.transferred
                 .inc_by(since(now.transferred, before.transferred));
+            self.from_peers
+                .inc_by(since(now.from_peers, before.from_peers));
             next.insert(key, now);
         }
         *seen = next;
@@ -244,6 +254,7 @@ mod tests {
             digest: "d".into(),
             reads,
             bytes_fetched: reads * 10,
+            bytes_from_peers: reads * 4,
             ..MountInfo::default()
         }
     }
@@ -261,6 +272,7 @@ mod tests {
         assert_eq!(look(vec![]), 9);
         assert_eq!(look(vec![mount("/b", 1)]), 10);
         assert_eq!(metrics.fetched.get(), 100);
+        assert_eq!(metrics.from_peers.get(), 40);
         let text = metrics.text().unwrap();
         assert!(text.contains("lamina_reads_total 10"), "{text}");
         assert!(text.contains("lamina_node_info{node=\"n\",version=\"1\"} 1"));

@@ -63,6 +63,7 @@ fn volume(record: Record, mount: Option<MountInfo>) -> Volume {
         bytes_local: mount.bytes_local,
         bytes_fetched: mount.bytes_fetched,
         bytes_transferred: mount.bytes_transferred,
+        bytes_from_peers: mount.bytes_from_peers,
         reads: mount.reads,
         reads_local: mount.reads_local,
         reads_failed: mount.reads_failed,
