@@ -13,6 +13,7 @@ mod out;
 mod outage;
 mod pack;
 mod paths;
+mod peers;
 mod shortage;
 mod space;
 mod tidy;
