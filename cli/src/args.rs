@@ -548,12 +548,22 @@ pub(crate) struct Node {
     /// Name of the node (default: the machine's)
     #[arg(long = "node-name", value_name = "NAME", env = "NODE_NAME")]
     pub(crate) name: Option<String>,
-    /// Also serve on TCP, to clients with a certificate of the authority in --tls-dir
-    #[arg(long, value_name = "ADDR", requires = "tls_dir")]
+    /// Also serve on TCP, to clients with a certificate of the authority
+    #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// Directory of tls.crt, tls.key and ca.crt; read again when they change
-    #[arg(long, value_name = "DIR", value_parser = absolute_dir())]
+    #[arg(long, value_name = "DIR", value_parser = absolute_dir(), conflicts_with = "certificates_from")]
     pub(crate) tls_dir: Option<PathBuf>,
+    /// Ask the operator here for this node's certificate, and again before it ends; it is kept in `tls` in the state
+    /// directory
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["listen", "token_file", "ca_file"])]
+    pub(crate) certificates_from: Option<String>,
+    /// The token of this pod that the certificate is given for
+    #[arg(long, value_name = "FILE", requires = "certificates_from")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Whom to believe: certificates of authorities, PEM
+    #[arg(long, value_name = "FILE", requires = "certificates_from")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz here
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<std::net::SocketAddr>,

@@ -1,10 +1,12 @@
 //! Who calls: the names in the certificate of the other side.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tonic::Request;
 use tonic::transport::CertificateDer;
 use x509_parser::extensions::GeneralName;
+use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::random::hash;
@@ -56,21 +58,32 @@ impl Identity {
     }
 }
 
+/// The alternative names of a certificate for hosts; none if it cannot be read.
+pub fn alternative_names(der: &[u8]) -> Option<Vec<String>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let alternative = certificate.subject_alternative_name().ok()?;
+    let all = alternative
+        .iter()
+        .flat_map(|names| &names.value.general_names);
+    let names = all.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    Some(names.collect())
+}
+
+/// When the first certificate of a PEM file ends; none if it cannot be read.
+pub fn not_after(pem: &str) -> Option<SystemTime> {
+    let first = Pem::iter_from_buffer(pem.as_bytes()).next()?.ok()?;
+    let (_, certificate) = X509Certificate::from_der(&first.contents).ok()?;
+    let seconds = certificate.validity().not_after.timestamp();
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.try_into().ok()?))
+}
+
 /// The alternative names of a certificate for hosts, and its common names.
 fn names(der: &CertificateDer<'_>) -> Result<Vec<String>, Forged> {
+    let mut names = alternative_names(der).ok_or(Forged::Unreadable)?;
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Forged::Unreadable)?;
-    let alternative = certificate
-        .subject_alternative_name()
-        .map_err(|_| Forged::Unreadable)?;
-    let mut names = Vec::new();
-    for name in alternative
-        .iter()
-        .flat_map(|names| &names.value.general_names)
-    {
-        if let GeneralName::DNSName(name) = name {
-            names.push((*name).to_owned());
-        }
-    }
     let common = certificate.subject().iter_common_name();
     names.extend(common.filter_map(|name| name.as_str().ok().map(str::to_owned)));
     Ok(names)

@@ -19,7 +19,7 @@ pub mod client;
 pub mod clock;
 pub mod daemon;
 mod http;
-mod identity;
+pub mod identity;
 pub mod image_key;
 pub mod limits;
 mod metrics;

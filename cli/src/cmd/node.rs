@@ -4,7 +4,7 @@ use super::stores;
 use crate::args::{self, StoreAccess};
 use crate::exit;
 use anyhow::{Context, Result, bail};
-use lamina_nodeagent::node::{self, NodeConfig};
+use lamina_nodeagent::node::{self, CERTIFICATE_DIR, CertificatesFrom, NodeConfig};
 use std::path::PathBuf;
 
 /// The service's socket in the run directory.
@@ -13,11 +13,18 @@ const SOCKET: &str = "node.sock";
 const OWN_STORE: &str = "store";
 
 pub(crate) fn node(args: args::Node) -> Result<()> {
-    let tls = match (args.listen, args.tls_dir) {
+    let certificates = match (args.certificates_from, args.token_file, args.ca_file) {
+        (Some(address), Some(token), Some(ca)) => Some(CertificatesFrom { address, token, ca }),
+        _ => None,
+    };
+    let made = certificates
+        .is_some()
+        .then(|| args.state.join(CERTIFICATE_DIR));
+    let tls = match (args.listen, args.tls_dir.or(made)) {
         (Some(at), Some(dir)) => Some((at, dir)),
         (None, _) => None,
         (Some(_), None) => bail!(exit::Usage(
-            "--listen needs --tls-dir: nobody is served over TCP without a certificate".into()
+            "--listen needs --tls-dir or --certificates-from: nobody is served over TCP without a certificate".into()
         )),
     };
     let stores = match args.stores.is_empty() {
@@ -43,6 +50,7 @@ pub(crate) fn node(args: args::Node) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         outside_pod: args.outside_pod,
         tls,
+        certificates,
         http: args.http,
     };
     node::run(config).context("serve this node")

@@ -975,8 +975,8 @@ impl Authority {
         Self { issuer, pem }
     }
 
-    fn sign(&self) -> (String, String) {
-        let names = vec!["node.lamina.internal".to_owned()];
+    fn sign(&self, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let params = rcgen::CertificateParams::new(names).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -985,7 +985,7 @@ impl Authority {
 
     /// What a node is given.
     fn write(&self, dir: &Path) {
-        let (cert, key) = self.sign();
+        let (cert, key) = self.sign(&["node.lamina.internal"]);
         for (name, text) in [("tls.crt", &cert), ("tls.key", &key), ("ca.crt", &self.pem)] {
             std::fs::write(dir.join(name), text).unwrap();
         }
@@ -993,8 +993,20 @@ impl Authority {
 
     /// Whether a node that trusts `node` answers a client of this authority's.
     fn is_answered(&self, runtime: &tokio::runtime::Runtime, port: u16, node: &Self) -> bool {
+        let names = ["client.lamina.internal"];
+        self.answer(runtime, port, node, &names) == Some(Code::Ok)
+    }
+
+    /// What it answers a client with these names; none if it does not take the connection.
+    fn answer(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        port: u16,
+        node: &Self,
+        names: &[&str],
+    ) -> Option<Code> {
         use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-        let (cert, key) = self.sign();
+        let (cert, key) = self.sign(names);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&node.pem))
             .identity(Identity::from_pem(cert, key))
@@ -1002,13 +1014,13 @@ impl Authority {
         let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).unwrap();
         let endpoint = endpoint.tls_config(tls).unwrap();
         runtime.block_on(async {
-            let Ok(channel) = endpoint.connect().await else {
-                return false;
-            };
+            let channel = endpoint.connect().await.ok()?;
             let asked = NodeClient::new(channel)
                 .get_info(api::GetInfoRequest {})
                 .await;
-            asked.is_ok()
+            // A connection that is refused after the handshake is none.
+            let code = asked.map_or_else(|status| status.code(), |_| Code::Ok);
+            (code != Code::Unavailable && code != Code::Unknown).then_some(code)
         })
     }
 }
@@ -1024,6 +1036,9 @@ fn over_tcp_only_clients_of_the_authority_are_answered_and_renewed_ones_are_take
     let runtime = &node.runtime;
     assert!(wait_until(|| first.is_answered(runtime, port, &first)));
     assert!(!second.is_answered(runtime, port, &first), "a stranger's");
+    let peer = ["node.lamina.internal", "peer.lamina.internal", "node-b"];
+    let refused = first.answer(runtime, port, &first, &peer);
+    assert_eq!(refused, Some(Code::PermissionDenied), "another node");
     second.write(dir.path());
     assert!(wait_until(|| second.is_answered(runtime, port, &second)));
     assert!(

@@ -16,6 +16,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tonic::transport::Server;
 
+use super::certificate::{self, Certified};
+use super::gate;
 use super::server::Service;
 use crate::wire::{self, ACCEPT_PAUSE};
 
@@ -56,18 +58,22 @@ fn unix_streams(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStr
     })
 }
 
-/// Serves on TCP until `stop`, with the certificates as they are on disk.
+/// Serves on TCP until `stop`, with the certificates as they are on disk, from when there are any.
 pub(super) async fn on_tcp(
     at: SocketAddr,
     dir: PathBuf,
     service: Service,
+    is_certified: Certified,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
+    if !certificate::certified(is_certified, stop.clone()).await {
+        return Ok(());
+    }
     let listener = std::net::TcpListener::bind(at).with_context(|| format!("listen on {at}"))?;
     let router = |mut server: Server| {
         server
-            .add_service(NodeServer::new(service.clone()))
-            .add_service(NodeCareServer::new(service.clone()))
+            .add_service(gate::for_clients(NodeServer::new(service.clone())))
+            .add_service(gate::for_clients(NodeCareServer::new(service.clone())))
     };
     tls::serve(listener, &dir, router, stop)
         .await

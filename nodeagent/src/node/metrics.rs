@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -50,6 +50,7 @@ pub(super) struct Metrics {
     fetched: IntCounter,
     transferred: IntCounter,
     from_peers: IntCounter,
+    certificate: IntGauge,
     seen: Mutex<HashMap<String, Seen>>,
 }
 
@@ -100,6 +101,10 @@ impl Metrics {
                 "lamina_fetched_from_peers_bytes_total",
                 "Of the bytes fetched, those that other nodes gave, decompressed",
             )?,
+            certificate: gauge(
+                "lamina_node_certificate_not_after_seconds",
+                "When the node's certificate ends, in Unix time; 0 while there is none",
+            )?,
             seen: Mutex::default(),
             registry,
         };
@@ -124,6 +129,18 @@ impl Metrics {
             metrics.registry.register(collector)?;
         }
         Ok(metrics)
+    }
+
+    /// There will be a certificate: without one the figure means nothing, and is not there.
+    pub(super) fn will_be_certified(&self) -> prometheus::Result<()> {
+        self.registry.register(Box::new(self.certificate.clone()))
+    }
+
+    /// There is a certificate.
+    pub(super) fn certified_until(&self, end: SystemTime) {
+        let since = end.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        self.certificate.set(whole(seconds));
     }
 
     /// A call was answered.

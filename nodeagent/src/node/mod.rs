@@ -10,9 +10,11 @@
 //! instance, which lives outside its pod, and the next one finds volumes by their records.
 
 mod care;
+mod certificate;
 pub mod chunks;
 mod daemons;
 mod error;
+mod gate;
 mod http;
 mod info;
 pub mod library;
@@ -48,6 +50,7 @@ use server::Service;
 use target::Targets;
 use volumes::Volumes;
 
+pub use certificate::{CertificatesFrom, DIR as CERTIFICATE_DIR};
 pub use error::NodeError;
 
 /// Where the host's root directory is seen from a pod with `hostPID`.
@@ -82,6 +85,8 @@ pub struct NodeConfig {
     pub outside_pod: bool,
     /// Where the service is served with mutual TLS, and the directory of tls.crt, tls.key and ca.crt.
     pub tls: Option<(SocketAddr, PathBuf)>,
+    /// How the certificates in that directory are made and renewed; without it, by somebody else.
+    pub certificates: Option<CertificatesFrom>,
     /// Where metrics and health are served.
     pub http: Option<SocketAddr>,
 }
@@ -136,7 +141,19 @@ async fn serve(config: NodeConfig) -> Result<()> {
     let unix = listen::on_unix(config.socket, service.clone(), stops.clone());
     serving.spawn(unix);
     if let Some((at, dir)) = config.tls {
-        serving.spawn(listen::on_tcp(at, dir, service, stops.clone()));
+        let (tell, certified) = watch::channel(config.certificates.is_none());
+        if let Some(from) = config.certificates {
+            let metrics = Arc::clone(&parts.metrics);
+            metrics.will_be_certified()?;
+            serving.spawn(certificate::keep(
+                from,
+                dir.clone(),
+                metrics,
+                tell,
+                stops.clone(),
+            ));
+        }
+        serving.spawn(listen::on_tcp(at, dir, service, certified, stops.clone()));
     }
     if let Some(at) = config.http {
         serving.spawn(http::serve(at, parts.clone(), stops.clone()));

@@ -14,7 +14,7 @@ use lamina_mount::unmount::{UnmountOptions, unmount_tree};
 use crate::host;
 
 /// What is in a state directory.
-const STATE: [&str; 8] = [
+const STATE: [&str; 9] = [
     "bin",
     "cache",
     "images",
@@ -22,6 +22,7 @@ const STATE: [&str; 8] = [
     "warm",
     "profiles",
     "store",
+    super::certificate::DIR,
     "node.lock",
 ];
 /// Of it, where an instance mounts.
