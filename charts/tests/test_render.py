@@ -101,6 +101,43 @@ class Rendered(unittest.TestCase):
         self.assertEqual(spec["controller"]["replicas"], 1)
         self.assertEqual(spec["image"], "registry.lamina.dev/lamina@sha256:" + "a" * 64)
 
+    def test_discovery_is_on_unless_it_is_not_wanted(self):
+        spec = applied(template())[-1]["spec"]["discovery"]
+        self.assertEqual((spec["enabled"], spec["replicas"], spec["ttl"]), (True, 2, "30s"))
+        self.assertEqual(spec["placement"]["limits"], {"memory": "2Gi"})
+        spec = applied(template(discovery={"enabled": False, "replicas": 3, "ttl": "2m"}))[-1]["spec"]["discovery"]
+        self.assertEqual((spec["enabled"], spec["replicas"], spec["ttl"]), (False, 3, "2m"))
+        self.assertIs(find(template(), "ServiceAccount", "lamina-discovery")["automountServiceAccountToken"], False)
+        monitors = {"serviceMonitor": {"enabled": True}}
+        names = [item["metadata"]["name"] for item in having(template(monitoring=monitors), "ServiceMonitor")]
+        self.assertEqual(names, ["lamina-operator", "lamina-discovery"])
+        names = [item["metadata"]["name"] for item in having(template(monitoring=monitors, discovery={"enabled": False}), "ServiceMonitor")]
+        self.assertEqual(names, ["lamina-operator"])
+
+    def test_nodes_reach_who_signs_and_discovery_through_the_policies(self):
+        objects = template(networkPolicy={"enabled": True, "metricsFrom": [{"podSelector": {}}]})
+        for name, port in (("operator", "certificates"), ("discovery", "grpc")):
+            rules = find(objects, "NetworkPolicy", f"lamina-{name}")["spec"]["ingress"]
+            # Without `from`: node servers have the addresses of their nodes, which no selector knows.
+            self.assertIn({"ports": [{"port": port, "protocol": "TCP"}]}, rules)
+            self.assertIn({"ports": [{"port": "metrics", "protocol": "TCP"}], "from": [{"podSelector": {}}]}, rules)
+        ports = find(objects, "Service", "lamina-operator")["spec"]["ports"]
+        self.assertIn({"name": "certificates", "port": 7160, "targetPort": "certificates"}, ports)
+
+    def test_the_authority_is_the_operators_own_unless_somebody_else_makes_one(self):
+        objects = template()
+        self.assertNotIn("authoritySecret", applied(objects)[-1]["spec"])
+        self.assertEqual(having(objects, "Certificate"), [])
+        objects = template(tls={"certManager": {"issuerRef": {"name": "corporate", "kind": "ClusterIssuer"}}})
+        certificate = find(objects, "Certificate", "lamina-given-ca")["spec"]
+        self.assertIs(certificate["isCA"], True)
+        self.assertEqual(certificate["privateKey"]["encoding"], "PKCS8")
+        self.assertEqual(certificate["issuerRef"], {"name": "corporate", "kind": "ClusterIssuer", "group": "cert-manager.io"})
+        self.assertEqual(applied(objects)[-1]["spec"]["authoritySecret"], {"name": certificate["secretName"]})
+        self.assertEqual(applied(template(tls={"authoritySecret": "mine"}))[-1]["spec"]["authoritySecret"], {"name": "mine"})
+        said = rendering.refusal(tls={"authoritySecret": "mine", "certManager": {"issuerRef": {"name": "corporate"}}})
+        self.assertIn("exclude each other", said)
+
     def test_budgets_exist_only_for_several_replicas(self):
         self.assertEqual({item["metadata"]["name"] for item in having(template(), "PodDisruptionBudget")}, {"lamina-operator", "lamina-controller"})
         self.assertEqual(having(template(operator={"replicas": 1}, controller={"replicas": 1}), "PodDisruptionBudget"), [])
@@ -144,7 +181,7 @@ def version() -> str:
 
 class Metrics(unittest.TestCase):
     def test_alerts_and_dashboard_ask_for_metrics_that_exist(self):
-        code = "".join(path.read_text() for folder in ("nodeagent/src", "operator/src", "csi-driver/src")
+        code = "".join(path.read_text() for folder in ("nodeagent/src", "operator/src", "csi-driver/src", "discovery/src")
                        for path in (rendering.REPOSITORY / folder).rglob("*.rs"))
         asked = "".join((rendering.CHART / "files" / name).read_text() for name in ("alerts.yaml", "dashboard.json"))
         names = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"\blamina_[a-z_]+", asked)}

@@ -25,6 +25,9 @@ enum Verb {
         /// Where /metrics, /healthz and /readyz are served
         #[arg(long, default_value = "0.0.0.0:8080")]
         http: SocketAddr,
+        /// Where nodes ask for certificates
+        #[arg(long, default_value = "0.0.0.0:7160")]
+        certificates: SocketAddr,
         /// Name of this one among several
         #[arg(long, env = "POD_NAME", default_value = "lamina-operator")]
         identity: String,
@@ -69,11 +72,13 @@ async fn main() -> anyhow::Result<()> {
         Verb::Run {
             namespace,
             http,
+            certificates,
             identity,
         } => {
             run(RunConfig {
                 namespace,
                 http,
+                certificates,
                 identity,
             })
             .await

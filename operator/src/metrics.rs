@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     pub(crate) reconciles: IntCounterVec,
     /// Seconds they took, by kind.
     pub(crate) seconds: HistogramVec,
+    /// Requests of nodes for certificates, by result.
+    pub(crate) certificates: IntCounterVec,
     /// 1 while this one leads.
     pub(crate) leader: IntGauge,
 }
@@ -32,6 +34,13 @@ impl Metrics {
                 .buckets(vec![0.01, 0.05, 0.25, 1.0, 5.0, 20.0, 60.0]),
                 &["kind"],
             )?,
+            certificates: IntCounterVec::new(
+                Opts::new(
+                    "lamina_operator_certificates_total",
+                    "Requests of nodes for certificates",
+                ),
+                &["result"],
+            )?,
             leader: IntGauge::new("lamina_operator_leader", "1 while this operator leads")?,
         };
         metrics
@@ -40,6 +49,9 @@ impl Metrics {
         metrics
             .registry
             .register(Box::new(metrics.seconds.clone()))?;
+        metrics
+            .registry
+            .register(Box::new(metrics.certificates.clone()))?;
         metrics
             .registry
             .register(Box::new(metrics.leader.clone()))?;

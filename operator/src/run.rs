@@ -26,7 +26,7 @@ use crate::lease::{self, Lease};
 use crate::metrics::Metrics;
 use crate::nodes::{self, Dial};
 use crate::retry::about;
-use crate::{cluster, flist, http, image, store};
+use crate::{cluster, flist, http, image, pki, store};
 
 /// Objects of a kind reconciled at once.
 const CONCURRENCY: u16 = 16;
@@ -40,6 +40,8 @@ pub struct RunConfig {
     pub namespace: String,
     /// Where metrics and health are served.
     pub http: SocketAddr,
+    /// Where nodes ask for certificates.
+    pub certificates: SocketAddr,
     /// Name among several.
     pub identity: String,
 }
@@ -57,6 +59,9 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
         namespace: config.namespace.clone(),
         identity: config.identity.clone(),
     };
+    let namespace = config.namespace.clone();
+    let counted = metrics.certificates.clone();
+    let signing = pki::serve(config.certificates, client.clone(), &namespace, counted);
     let ctx = Arc::new(Ctx::new(
         client.clone(),
         config.namespace,
@@ -73,6 +78,8 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
     };
     tokio::select! {
         result = http::serve(config.http, metrics.clone()) => result.context("serve metrics"),
+        // Every replica does, whoever leads: a node must not wait for an election.
+        result = signing => result,
         result = lease::hold(client, lease, leading, stopped()) => {
             metrics.leader.set(0);
             result

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use lamina_operator::cluster::build::{Inputs, objects};
 use serde_json::{Value, json};
 
@@ -60,6 +62,8 @@ fn a_cluster_with_everything_set() {
         "node": { "kubeletDir": "/data/kubelet", "insecureRegistries": ["registry:5000"], "logLevel": "debug", "placement": placement },
         "csi": placement,
         "controller": { "replicas": 1, "placement": placement },
+        "discovery": { "replicas": 3, "ttl": "1m", "placement": placement },
+        "authoritySecret": { "name": "given" },
     });
     let mut inputs = inputs(spec, &["s3://key:secret@bucket/packs"]);
     inputs.cache_bytes_max = Some(1 << 30);
@@ -73,6 +77,10 @@ fn objects_are_what_the_api_server_knows() {
         match object["kind"].as_str().unwrap() {
             "DaemonSet" => drop(serde_json::from_value::<DaemonSet>(object).unwrap()),
             "Deployment" => drop(serde_json::from_value::<Deployment>(object).unwrap()),
+            "Service" => drop(serde_json::from_value::<Service>(object).unwrap()),
+            "PodDisruptionBudget" => {
+                drop(serde_json::from_value::<PodDisruptionBudget>(object).unwrap());
+            }
             _ => {}
         }
     }
@@ -88,5 +96,51 @@ fn only_the_node_server_is_privileged_and_no_password_stands_in_a_workload() {
         let privileged = text.contains("\"privileged\":true") || text.contains("\"hostPID\":true");
         assert_eq!(privileged, object["metadata"]["name"] == "lamina-node");
         assert_eq!(text.contains("secret@"), object["kind"] == "Secret");
+    }
+}
+
+#[test]
+fn no_key_and_no_right_reaches_a_node() {
+    let all = objects(&inputs(json!({ "image": "lamina:1" }), &[]));
+    let node = all
+        .iter()
+        .find(|one| one["metadata"]["name"] == "lamina-node");
+    let pod = &node.unwrap()["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let secrets: Vec<&Value> = volumes.iter().filter_map(|one| one.get("secret")).collect();
+    assert_eq!(secrets.len(), 1, "{secrets:?}");
+    assert_eq!(secrets[0]["secretName"], "lamina-authority");
+    let tokens: Vec<&Value> = volumes
+        .iter()
+        .filter_map(|one| one.get("projected"))
+        .collect();
+    let token = &tokens[0]["sources"][0]["serviceAccountToken"];
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(
+        (&token["audience"], &token["expirationSeconds"]),
+        (&json!("lamina.dev"), &json!(3600))
+    );
+}
+
+#[test]
+fn without_discovery_there_is_nothing_of_it() {
+    for (spec, kinds) in [
+        (json!({ "enabled": false }), vec![]),
+        (json!({ "replicas": 1 }), vec!["Service", "Deployment"]),
+        (
+            json!({}),
+            vec!["Service", "Deployment", "PodDisruptionBudget"],
+        ),
+    ] {
+        let all = objects(&inputs(
+            json!({ "image": "lamina:1", "discovery": spec }),
+            &[],
+        ));
+        let ours = all
+            .iter()
+            .filter(|one| one["metadata"]["name"] == "lamina-discovery");
+        let found: Vec<&str> = ours.map(|one| one["kind"].as_str().unwrap()).collect();
+        assert_eq!(found, kinds, "{spec}");
     }
 }

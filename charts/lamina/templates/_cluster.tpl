@@ -46,6 +46,9 @@ spec:
   {{- with $v.startupTaint }}
   startupTaint: {{ . }}
   {{- end }}
+  {{- with include "lamina.authoritySecret" . }}
+  authoritySecret: {name: {{ . }}}
+  {{- end }}
   node:
     kubeletDir: {{ $v.kubeletDir }}
     logLevel: {{ $v.logLevel }}
@@ -60,6 +63,24 @@ spec:
   controller:
     replicas: {{ $v.controller.replicas }}
     placement: {{- include "lamina.workload" $v.controller | nindent 6 }}
+  discovery:
+    enabled: {{ $v.discovery.enabled }}
+    replicas: {{ $v.discovery.replicas }}
+    ttl: {{ $v.discovery.ttl }}
+    placement: {{- include "lamina.workload" $v.discovery | nindent 6 }}
+{{- end -}}
+
+{{/* The Secret with a CA that somebody else makes; empty: the operator makes its own. */}}
+{{- define "lamina.authoritySecret" -}}
+{{- $given := .Values.tls.authoritySecret -}}
+{{- if .Values.tls.certManager.issuerRef.name -}}
+{{- if $given -}}
+{{- fail "tls.authoritySecret and tls.certManager.issuerRef.name exclude each other: the CA has one maker" -}}
+{{- end -}}
+lamina-given-ca
+{{- else -}}
+{{ $given }}
+{{- end -}}
 {{- end -}}
 
 {{/* Where and with how much a workload of a LaminaCluster runs. */}}

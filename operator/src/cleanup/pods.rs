@@ -9,7 +9,7 @@ use super::{Deadline, PAUSE};
 use crate::context::Ctx;
 
 /// Components of the workloads that the operator makes.
-pub(super) const MADE: [&str; 3] = ["node", "csi", "controller"];
+pub(super) const MADE: [&str; 4] = ["node", "csi", "controller", "discovery"];
 
 /// Waits until no pod of these components runs.
 pub(super) async fn gone(ctx: &Ctx, components: &[&str], deadline: Deadline) -> Result<()> {

@@ -5,16 +5,17 @@ use std::fmt::Debug;
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
 use lamina_crds::{CLUSTER_NAME, LaminaCluster};
 use serde::de::DeserializeOwned;
 
-use crate::cluster::build::STORES_SECRET;
+use crate::cluster::build::{STORES_SECRET, discovery};
 use crate::context::Ctx;
-use crate::pki::{CA_SECRET, CLIENT_SECRET, NODE_SECRET};
+use crate::pki::SECRETS;
 
 /// Pods that pack claims, in the namespaces of their `Flist`s, and that of `helm test`, which helm leaves.
 const ODD_PODS: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component in (pack,test)";
@@ -25,6 +26,9 @@ pub(super) async fn workloads(ctx: &Ctx) -> Result<()> {
     own::<DaemonSet>(ctx, "lamina-csi").await?;
     own::<DaemonSet>(ctx, "lamina-node").await?;
     own::<Deployment>(ctx, "lamina-controller").await?;
+    own::<Deployment>(ctx, discovery::NAME).await?;
+    own::<Service>(ctx, discovery::NAME).await?;
+    own::<PodDisruptionBudget>(ctx, discovery::NAME).await?;
     let odd = Api::<Pod>::all(ctx.client.clone())
         .list(&ListParams::default().labels(ODD_PODS))
         .await
@@ -39,7 +43,7 @@ pub(super) async fn workloads(ctx: &Ctx) -> Result<()> {
 
 /// Deletes certificates, stores' URLs and leases: who used them is gone, and would have made leases again.
 pub(super) async fn leftovers(ctx: &Ctx) -> Result<()> {
-    for name in [NODE_SECRET, CLIENT_SECRET, CA_SECRET, STORES_SECRET] {
+    for name in SECRETS.into_iter().chain([STORES_SECRET]) {
         own::<Secret>(ctx, name).await?;
     }
     for name in ["lamina-operator", "lamina-provisioner"] {

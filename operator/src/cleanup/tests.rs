@@ -12,6 +12,8 @@ use crate::nodes::fake::FakeNode;
 const PODS: &str = "/api/v1/namespaces/lamina-system/pods";
 const APPS: &str = "/apis/apps/v1/namespaces/lamina-system";
 const SECRETS: &str = "/api/v1/namespaces/lamina-system/secrets";
+const SERVICES: &str = "/api/v1/namespaces/lamina-system/services";
+const BUDGETS: &str = "/apis/policy/v1/namespaces/lamina-system/poddisruptionbudgets";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/lamina-system/leases";
 const LAMINA: &str = "/apis/lamina.dev/v1alpha1";
 const ENOUGH: Duration = Duration::from_secs(60);
@@ -59,7 +61,7 @@ fn installed(fakes: &[&FakeNode], wanted: usize) -> FakeApi {
         "metadata": { "name": "d" },
         "spec": { "replicas": 2, "selector": selector, "template": template },
     });
-    for name in ["lamina-operator", "lamina-controller"] {
+    for name in ["lamina-operator", "lamina-controller", "lamina-discovery"] {
         api.answer(&format!("{APPS}/deployments/{name}"), deployment.clone());
     }
     let status = json!({
@@ -99,9 +101,14 @@ async fn everything_goes_in_an_order_in_which_nothing_comes_back() {
         format!("DELETE {APPS}/daemonsets/lamina-csi"),
         format!("DELETE {APPS}/daemonsets/lamina-node"),
         format!("DELETE {APPS}/deployments/lamina-controller"),
+        format!("DELETE {APPS}/deployments/lamina-discovery"),
+        format!("DELETE {SERVICES}/lamina-discovery"),
+        format!("DELETE {BUDGETS}/lamina-discovery"),
         format!("PATCH {LAMINA}/namespaces/team/images/python"),
-        format!("DELETE {SECRETS}/lamina-node-tls"),
+        format!("DELETE {SECRETS}/lamina-operator-tls"),
+        format!("DELETE {SECRETS}/lamina-discovery-tls"),
         format!("DELETE {SECRETS}/lamina-client-tls"),
+        format!("DELETE {SECRETS}/lamina-authority"),
         format!("DELETE {SECRETS}/lamina-ca"),
         format!("DELETE {SECRETS}/lamina-stores"),
         format!("DELETE {LEASES}/lamina-operator"),

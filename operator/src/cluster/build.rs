@@ -1,7 +1,12 @@
 //! The workloads of a `LaminaCluster`, as the API server gets them. No I/O: the same spec gives the same
 //! objects, and `operator/tests/golden/` shows them.
 //!
-//! Only `lamina-node` is privileged. It has no token and reads its certificate from a volume.
+//! Only `lamina-node` is privileged, and no workload on nodes can speak to the API server but `lamina-csi`.
+
+mod controller;
+mod csi;
+pub(crate) mod discovery;
+mod node;
 
 pub use super::validate::Inputs;
 
@@ -10,8 +15,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use lamina_crds::Placement;
 use serde_json::{Map, Value, json};
-
-use crate::pki::{CLIENT_SECRET, NODE_SECRET};
 
 /// Secret with the stores' URLs.
 pub(crate) const STORES_SECRET: &str = "lamina-stores";
@@ -32,7 +35,14 @@ pub fn objects(inputs: &Inputs) -> Vec<Value> {
     if !inputs.stores.is_empty() {
         all.push(stores(inputs));
     }
-    all.extend([node(inputs), csi(inputs), controller(inputs)]);
+    if inputs.spec.discovery.enabled {
+        all.extend(discovery::objects(inputs));
+    }
+    all.extend([
+        node::node(inputs),
+        csi::csi(inputs),
+        controller::controller(inputs),
+    ]);
     all
 }
 
@@ -56,187 +66,6 @@ fn stores(inputs: &Inputs) -> Value {
     })
 }
 
-fn node(inputs: &Inputs) -> Value {
-    let spec = &inputs.spec.node;
-    let mut args = vec![
-        "node".to_owned(),
-        "--outside-pod".to_owned(),
-        format!("--state={STATE}"),
-        format!("--run-dir={RUN}"),
-        format!("--kubelet-dir={}", spec.kubelet_dir),
-        "--listen=0.0.0.0:7150".to_owned(),
-        format!("--tls-dir={TLS}"),
-        "--http=0.0.0.0:7151".to_owned(),
-    ];
-    args.extend(
-        inputs
-            .cache_bytes_max
-            .map(|bytes| format!("--cache-size={bytes}")),
-    );
-    args.extend(
-        spec.insecure_registries
-            .iter()
-            .map(|host| format!("--insecure-registry={host}")),
-    );
-    // Kubernetes puts the values in: URLs with passwords do not stand in the DaemonSet.
-    args.extend((0..inputs.stores.len()).map(|index| format!("--store=$({})", store_key(index))));
-    let mut env = base_env(inputs);
-    env.extend((0..inputs.stores.len()).map(|index| {
-        let key = store_key(index);
-        json!({ "name": key, "valueFrom": { "secretKeyRef": { "name": STORES_SECRET, "key": key } } })
-    }));
-    let container = container(
-        inputs,
-        &spec.placement,
-        json!({
-            "name": "node",
-            "command": ["/usr/local/bin/lamina"],
-            "args": args,
-            "env": env,
-            "ports": [
-                { "name": "grpc", "containerPort": 7150 },
-                { "name": "metrics", "containerPort": 7151 },
-            ],
-            "readinessProbe": { "httpGet": { "path": "/readyz", "port": "metrics" }, "periodSeconds": 2 },
-            "livenessProbe": { "httpGet": { "path": "/healthz", "port": "metrics" }, "periodSeconds": 10, "failureThreshold": 6 },
-            "securityContext": { "privileged": true, "readOnlyRootFilesystem": true },
-            "volumeMounts": [
-                { "name": "state", "mountPath": STATE },
-                { "name": "run", "mountPath": RUN },
-                { "name": "kubelet", "mountPath": spec.kubelet_dir, "mountPropagation": "Bidirectional" },
-                { "name": "dev", "mountPath": "/dev" },
-                { "name": "tls", "mountPath": TLS, "readOnly": true },
-                { "name": "tmp", "mountPath": "/tmp" },
-            ],
-        }),
-    );
-    let pod = json!({
-        "serviceAccountName": "lamina-node",
-        "automountServiceAccountToken": false,
-        "hostPID": true,
-        "hostNetwork": true,
-        "dnsPolicy": "ClusterFirstWithHostNet",
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "containers": [container],
-        "volumes": [
-            host("state", STATE, "DirectoryOrCreate"),
-            host("run", RUN, "DirectoryOrCreate"),
-            host("kubelet", &spec.kubelet_dir, "Directory"),
-            host("dev", "/dev", "Directory"),
-            { "name": "tls", "secret": { "secretName": NODE_SECRET, "defaultMode": 0o400 } },
-            { "name": "tmp", "emptyDir": {} },
-        ],
-    });
-    daemon_set(inputs, "node", &spec.placement, pod)
-}
-
-fn csi(inputs: &Inputs) -> Value {
-    let kubelet = &inputs.spec.node.kubelet_dir;
-    let plugin = format!("{kubelet}/plugins/{DRIVER}");
-    let container = container(
-        inputs,
-        &inputs.spec.csi,
-        json!({
-            "name": "csi",
-            "command": ["/usr/local/bin/lamina-csi"],
-            "args": [
-                "node",
-                format!("--endpoint=unix:///plugins/{DRIVER}/csi.sock"),
-                format!("--agent={RUN}/node.sock"),
-                "--registration-dir=/registration",
-                format!("--kubelet-plugin-dir={plugin}"),
-                "--node-name=$(NODE_NAME)",
-                format!("--http=0.0.0.0:{PROBES_PORT}"),
-            ],
-            "env": base_env(inputs),
-            "ports": probe_ports(),
-            "readinessProbe": probe("/readyz", 5, 3),
-            "livenessProbe": probe("/healthz", 10, 6),
-            // Root, because the sockets are root's; without any capability.
-            "securityContext": {
-                "runAsUser": 0,
-                "allowPrivilegeEscalation": false,
-                "readOnlyRootFilesystem": true,
-                "capabilities": { "drop": ["ALL"] },
-                "seccompProfile": { "type": "RuntimeDefault" },
-            },
-            "volumeMounts": [
-                { "name": "run", "mountPath": RUN },
-                { "name": "plugins", "mountPath": "/plugins" },
-                { "name": "registration", "mountPath": "/registration" },
-            ],
-        }),
-    );
-    let pod = json!({
-        "serviceAccountName": "lamina-csi",
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "containers": [container],
-        "volumes": [
-            host("run", RUN, "DirectoryOrCreate"),
-            // The parent, so that the driver can remove its own directory when it goes.
-            host("plugins", &format!("{kubelet}/plugins"), "DirectoryOrCreate"),
-            host("registration", &format!("{kubelet}/plugins_registry"), "DirectoryOrCreate"),
-        ],
-    });
-    daemon_set(inputs, "csi", &inputs.spec.csi, pod)
-}
-
-fn controller(inputs: &Inputs) -> Value {
-    let spec = &inputs.spec.controller;
-    let container = container(
-        inputs,
-        &spec.placement,
-        json!({
-            "name": "controller",
-            "command": ["/usr/local/bin/lamina-csi"],
-            "args": [
-                "controller",
-                "--endpoint=unix:///csi/csi.sock",
-                format!("--http=0.0.0.0:{PROBES_PORT}"),
-            ],
-            "env": base_env(inputs),
-            "ports": probe_ports(),
-            "readinessProbe": probe("/readyz", 5, 3),
-            "livenessProbe": probe("/healthz", 10, 6),
-            "securityContext": {
-                "allowPrivilegeEscalation": false,
-                "readOnlyRootFilesystem": true,
-                "capabilities": { "drop": ["ALL"] },
-            },
-            "volumeMounts": [
-                { "name": "socket", "mountPath": "/csi" },
-                { "name": "tls", "mountPath": TLS, "readOnly": true },
-            ],
-        }),
-    );
-    let pod = json!({
-        "serviceAccountName": "lamina-controller",
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
-        "containers": [container],
-        "volumes": [
-            { "name": "socket", "emptyDir": {} },
-            { "name": "tls", "secret": { "secretName": CLIENT_SECRET, "defaultMode": 0o440 } },
-        ],
-    });
-    json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": metadata(inputs, "lamina-controller", "controller"),
-        "spec": {
-            "replicas": spec.replicas,
-            "selector": { "matchLabels": selector("controller") },
-            "template": template(inputs, "controller", &spec.placement, pod),
-        },
-    })
-}
-
 fn daemon_set(inputs: &Inputs, component: &str, placement: &Placement, mut pod: Value) -> Value {
     // A node without Lamina cannot start pods with its volumes: it goes everywhere unless told otherwise.
     if placement.tolerations.is_empty() {
@@ -254,6 +83,39 @@ fn daemon_set(inputs: &Inputs, component: &str, placement: &Placement, mut pod: 
             "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": "10%" } },
             "template": template(inputs, component, placement, pod),
         },
+    })
+}
+
+fn deployment(inputs: &Inputs, component: &str, replicas: i32, template: Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(inputs, &format!("lamina-{component}"), component),
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": selector(component) },
+            "template": template,
+        },
+    })
+}
+
+/// Of a pod that is nobody on its node.
+fn unprivileged() -> Value {
+    json!({
+        "runAsNonRoot": true,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "seccompProfile": { "type": "RuntimeDefault" },
+    })
+}
+
+/// Of its container.
+fn confined() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"] },
     })
 }
 
@@ -309,8 +171,11 @@ fn container(inputs: &Inputs, placement: &Placement, mut container: Value) -> Va
     container
 }
 
+fn field(name: &str, path: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
+}
+
 fn base_env(inputs: &Inputs) -> Vec<Value> {
-    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     vec![
         field("NODE_NAME", "spec.nodeName"),
         field("POD_NAME", "metadata.name"),

@@ -7,7 +7,7 @@ use lamina_crds::LaminaCluster;
 use crate::context::Ctx;
 use crate::fault::Fault;
 use crate::keys::store_urls;
-use crate::pki::{CA_SECRET, CLIENT_SECRET, Found, NODE_SECRET};
+use crate::pki::{Found, SECRETS};
 
 /// What is read before anything is decided.
 pub(crate) struct Known {
@@ -21,12 +21,17 @@ pub(crate) async fn dereference(cluster: &LaminaCluster, ctx: &Ctx) -> Result<Kn
         true => Vec::new(),
         false => store_urls(ctx, &cluster.spec.stores).await?,
     };
+    let given = cluster.spec.authority_secret.as_ref();
+    let given = given.map(|reference| reference.name.clone());
+    let mut found = Vec::new();
+    for name in SECRETS.iter().copied().chain(given.as_deref()) {
+        found.extend(secrets.get_opt(name).await?);
+    }
     Ok(Known {
         stores,
         certificates: Found {
-            ca: secrets.get_opt(CA_SECRET).await?,
-            node: secrets.get_opt(NODE_SECRET).await?,
-            client: secrets.get_opt(CLIENT_SECRET).await?,
+            given,
+            secrets: found,
         },
     })
 }

@@ -69,15 +69,12 @@ async fn advance(
 ) -> Result<bool, Fault> {
     let known = dereference::dereference(cluster, ctx).await?;
     let inputs = validate::validate(cluster, &ctx.namespace, known.stores)?;
-    let secrets = crate::pki::renewed(&known.certificates, Timestamp::now()).map_err(|error| {
-        Fault::new(
-            "CertificateFailed",
-            format!("could not make a certificate: {error}"),
-        )
-    })?;
+    let secrets = crate::pki::renewed(&known.certificates, Timestamp::now())
+        .map_err(|error| Fault::new("CertificateFailed", error.to_string()))?;
     apply::secrets(cluster, ctx, secrets).await?;
     apply::objects(cluster, ctx, build::objects(&inputs)).await?;
-    status.workloads = readiness::workloads(ctx).await?;
+    apply::unwanted(cluster, ctx).await?;
+    status.workloads = readiness::workloads(cluster, ctx).await?;
     status.version = Some(VERSION.to_owned());
     status.observed_generation = cluster.metadata.generation;
     match &cluster.spec.startup_taint {
@@ -102,7 +99,7 @@ fn conclude(cluster: &LaminaCluster, status: &mut LaminaClusterStatus, fault: Op
     said.yes(
         "CertificatesValid",
         "CertificatesValid",
-        "every certificate is good for 30 days or more",
+        "every certificate is renewed long before it ends",
     );
     match waiting {
         None => said.yes("Ready", "Ready", "every workload is ready"),

@@ -2,20 +2,27 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Api;
-use lamina_crds::WorkloadStatus;
+use lamina_crds::{LaminaCluster, WorkloadStatus};
 
+use super::build::discovery;
 use crate::context::Ctx;
 use crate::fault::Fault;
 
-pub(crate) async fn workloads(ctx: &Ctx) -> Result<Vec<WorkloadStatus>, Fault> {
+pub(crate) async fn workloads(
+    cluster: &LaminaCluster,
+    ctx: &Ctx,
+) -> Result<Vec<WorkloadStatus>, Fault> {
     let sets = Api::<DaemonSet>::namespaced(ctx.client.clone(), &ctx.namespace);
     let deployments = Api::<Deployment>::namespaced(ctx.client.clone(), &ctx.namespace);
     let mut all = Vec::new();
     for name in ["lamina-node", "lamina-csi"] {
         all.push(of_set(name, sets.get_opt(name).await?.as_ref()));
     }
-    let controller = deployments.get_opt("lamina-controller").await?;
-    all.push(of_deployment("lamina-controller", controller.as_ref()));
+    let discovery = cluster.spec.discovery.enabled.then_some(discovery::NAME);
+    for name in ["lamina-controller"].into_iter().chain(discovery) {
+        let found = deployments.get_opt(name).await?;
+        all.push(of_deployment(name, found.as_ref()));
+    }
     Ok(all)
 }
 

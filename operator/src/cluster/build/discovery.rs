@@ -1,0 +1,103 @@
+//! `lamina-discovery`: the cluster's memory of what its nodes hold. Nothing of it is on disk; each replica knows everything.
+
+use serde_json::{Value, json};
+
+use super::{
+    GRACE_SECONDS, Inputs, TLS, base_env, confined, container, deployment, metadata, selector,
+    template, unprivileged,
+};
+use crate::pki::DISCOVERY_SECRET;
+
+/// Of the Deployment, the Service and the PodDisruptionBudget.
+pub(crate) const NAME: &str = "lamina-discovery";
+const PORT: u16 = 7070;
+const METRICS_PORT: u16 = 7071;
+
+/// Where nodes find all replicas: the Service is headless.
+pub(super) fn address(inputs: &Inputs) -> String {
+    format!("{NAME}.{}.svc:{PORT}", inputs.namespace)
+}
+
+pub(super) fn objects(inputs: &Inputs) -> Vec<Value> {
+    let mut all = vec![service(inputs), workload(inputs)];
+    // With one replica a budget would only block drains.
+    if inputs.spec.discovery.replicas > 1 {
+        all.push(budget(inputs));
+    }
+    all
+}
+
+fn workload(inputs: &Inputs) -> Value {
+    let spec = &inputs.spec.discovery;
+    let mut args = vec![
+        "discovery".to_owned(),
+        format!("--listen=0.0.0.0:{PORT}"),
+        format!("--tls-dir={TLS}"),
+        format!("--http=0.0.0.0:{METRICS_PORT}"),
+        format!("--ttl={}", spec.ttl),
+    ];
+    let insecure = inputs.spec.node.insecure_registries.iter();
+    args.extend(insecure.map(|host| format!("--insecure-registry={host}")));
+    let container = container(
+        inputs,
+        &spec.placement,
+        json!({
+            "name": "discovery",
+            "command": ["/usr/local/bin/lamina"],
+            "args": args,
+            "env": base_env(inputs),
+            "ports": [
+                { "name": "grpc", "containerPort": PORT },
+                { "name": "metrics", "containerPort": METRICS_PORT },
+            ],
+            "readinessProbe": { "httpGet": { "path": "/readyz", "port": "metrics" }, "periodSeconds": 2 },
+            "livenessProbe": { "httpGet": { "path": "/healthz", "port": "metrics" }, "periodSeconds": 10, "failureThreshold": 6 },
+            "securityContext": confined(),
+            "volumeMounts": [{ "name": "tls", "mountPath": TLS, "readOnly": true }],
+        }),
+    );
+    let pod = json!({
+        "serviceAccountName": NAME,
+        "automountServiceAccountToken": false,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": unprivileged(),
+        "topologySpreadConstraints": [{
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": selector("discovery") },
+        }],
+        "containers": [container],
+        "volumes": [
+            { "name": "tls", "secret": { "secretName": DISCOVERY_SECRET, "defaultMode": 0o440 } },
+        ],
+    });
+    let pod = template(inputs, "discovery", &spec.placement, pod);
+    deployment(inputs, "discovery", spec.replicas, pod)
+}
+
+fn service(inputs: &Inputs) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(inputs, NAME, "discovery"),
+        "spec": {
+            // Nodes report to every replica.
+            "clusterIP": "None",
+            "selector": selector("discovery"),
+            "ports": [
+                { "name": "grpc", "port": PORT, "targetPort": "grpc" },
+                { "name": "metrics", "port": METRICS_PORT, "targetPort": "metrics" },
+            ],
+        },
+    })
+}
+
+fn budget(inputs: &Inputs) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(inputs, NAME, "discovery"),
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector("discovery") } },
+    })
+}
