@@ -151,6 +151,10 @@ pub struct ImageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::short_list")]
     pub stores: Vec<String>,
+    /// Flists that the reference named before, until nothing shows them any more and they are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "text::short_list")]
+    pub retired: Vec<String>,
     /// When the reference was last resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::time")]

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -24,6 +25,8 @@ use crate::nodes::{self, Place};
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long one node may take.
 const CALL: Duration = Duration::from_secs(15);
+/// Nodes asked at once.
+const AT_ONCE: usize = 32;
 
 /// Sees to it that a deletion passes by here.
 pub(crate) async fn guard<K>(api: &Api<K>, object: &K) -> Result<(), Fault>
@@ -43,7 +46,7 @@ pub(crate) async fn finish<K>(
     ctx: &Ctx,
     api: &Api<K>,
     object: &K,
-    digest: Option<&str>,
+    digests: &[&str],
     stores: &[String],
 ) -> Result<(), Fault>
 where
@@ -55,9 +58,9 @@ where
     if !object.finalizers().iter().any(|name| name == FINALIZER) {
         return Ok(());
     }
-    if let Some(digest) = digest
-        && let Err(fault) = clean(ctx, object.uid().as_deref(), digest, stores).await
-    {
+    for digest in digests {
+        let cleaned = clean(ctx, object.uid().as_deref(), digest, stores).await;
+        let Err(fault) = cleaned else { continue };
         if !expired(object.meta().deletion_timestamp.as_ref().map(|time| time.0)) {
             return Err(fault);
         }
@@ -78,6 +81,45 @@ where
         .cloned()
         .collect();
     write(api, object, &kept).await
+}
+
+/// Cleans up what an object was before, as far as nothing shows it any more; the rest stays in `retired`.
+pub(crate) async fn retire(
+    ctx: &Ctx,
+    uid: Option<&str>,
+    retired: &mut Vec<String>,
+    stores: &[String],
+) {
+    if retired.is_empty() {
+        return;
+    }
+    // A node that cannot be asked may show what the shared stores would lose.
+    if let Err(fault) = heard(ctx).await {
+        tracing::debug!(%fault, "flists of before stay");
+        return;
+    }
+    let mut kept = Vec::new();
+    for digest in std::mem::take(retired) {
+        if let Err(fault) = clean(ctx, uid, &digest, stores).await {
+            tracing::debug!(digest, %fault, "a flist of before stays");
+            kept.push(digest);
+        }
+    }
+    *retired = kept;
+}
+
+/// Whether every node can be asked now.
+async fn heard(ctx: &Ctx) -> Result<(), Fault> {
+    let ready = nodes::ready(ctx).await?;
+    let all = nodes::inhabited(ctx).await?;
+    let is_silent = |place: &&Place| ready.iter().all(|one| one.name != place.name);
+    match all.iter().find(is_silent) {
+        None => Ok(()),
+        Some(place) => Err(Fault::new(
+            "NodeUnreachable",
+            format!("node {} cannot be asked what it shows", place.name),
+        )),
+    }
 }
 
 fn expired(deleted: Option<Timestamp>) -> bool {
@@ -108,18 +150,34 @@ async fn clean(ctx: &Ctx, uid: Option<&str>, digest: &str, stores: &[String]) ->
     }
     let places = nodes::ready(ctx).await?;
     let stores = store_urls(ctx, stores).await?;
-    let last = places.len().saturating_sub(1);
-    for (at, place) in places.iter().enumerate() {
-        // Shared stores are cleaned once, by the last: when every node has let go. A node's own store
-        // only it can clean.
-        let request = ForgetRequest {
-            digest: digest.to_owned(),
-            delete_stored: stores.is_empty() || at == last,
-            stores: stores.clone(),
-        };
-        forget(ctx, place, request).await?;
+    // A node's own store only it can clean.
+    let request = ForgetRequest {
+        digest: digest.to_owned(),
+        delete_stored: stores.is_empty(),
+        stores,
+    };
+    // Each is asked, whatever the others say: what one shows is no reason to stay on the rest.
+    let asked: Vec<_> = places
+        .iter()
+        .map(|place| forget(ctx, place, request.clone()))
+        .collect();
+    let done: Vec<Result<(), Fault>> = futures::stream::iter(asked)
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    done.into_iter().collect::<Result<(), Fault>>()?;
+    match places.first() {
+        // Shared stores are cleaned once, when every node has let go.
+        Some(place) if !request.stores.is_empty() => {
+            let delete_stored = true;
+            let request = ForgetRequest {
+                delete_stored,
+                ..request
+            };
+            forget(ctx, place, request).await
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn forget(ctx: &Ctx, place: &Place, request: ForgetRequest) -> Result<(), Fault> {

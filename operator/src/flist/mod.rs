@@ -31,8 +31,8 @@ pub(crate) async fn step(flist: &Flist, ctx: &Ctx) -> Result<Duration, Fault> {
     let api = Api::<Flist>::namespaced(ctx.client.clone(), &namespace);
     let old = flist.status.clone().unwrap_or_default();
     if flist.metadata.deletion_timestamp.is_some() {
-        let digest = old.digest.as_deref();
-        deletion::finish(ctx, &api, flist, digest, &flist.spec.stores).await?;
+        let digests: Vec<&str> = old.digest.as_deref().into_iter().collect();
+        deletion::finish(ctx, &api, flist, &digests, &flist.spec.stores).await?;
         return Ok(LOOK_AGAIN);
     }
     deletion::guard(&api, flist).await?;

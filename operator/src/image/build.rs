@@ -13,6 +13,9 @@ use crate::fault::Fault;
 use crate::quantity::size;
 use crate::warming::amount;
 
+/// Flists of before that are remembered: of a tag that moves faster than volumes end, the oldest stay on nodes.
+const RETIRED_MAX: usize = 32;
+
 /// Whether the reference has to be resolved and converted now.
 pub(crate) fn is_due(image: &Image, status: &ImageStatus, now: Timestamp) -> bool {
     if status.flist.is_none() || status.observed_generation != image.metadata.generation {
@@ -104,6 +107,7 @@ pub(crate) fn pinned(reference: &str, manifest: &str) -> String {
 /// Takes a node's answer into the status.
 pub(crate) fn converted(status: &mut ImageStatus, info: &FlistInfo, now: Timestamp) {
     let count = |number: u64| Some(i64::try_from(number).unwrap_or(i64::MAX));
+    retire(status, &info.digest);
     status.digest = Some(info.manifest.clone());
     status.flist = Some(info.digest.clone());
     status.layers = i32::try_from(info.layers).ok();
@@ -114,6 +118,17 @@ pub(crate) fn converted(status: &mut ImageStatus, info: &FlistInfo, now: Timesta
     status.dedup_ratio = ratio(info.bytes, info.bytes_stored);
     status.stores = info.stores.iter().take(64).cloned().collect();
     status.resolved_at = Some(Time(now));
+}
+
+/// Notes what the reference named until now, if that was another flist.
+fn retire(status: &mut ImageStatus, new: &str) {
+    let before = status.flist.take().filter(|before| before != new);
+    let retired = &mut status.retired;
+    // A tag that went back names again what it named before.
+    retired.retain(|old| old != new && Some(old) != before.as_ref());
+    retired.extend(before);
+    let more = retired.len().saturating_sub(RETIRED_MAX);
+    retired.drain(..more);
 }
 
 /// `2.41`; none if nothing is stored.

@@ -35,8 +35,13 @@ pub(crate) async fn step(image: &Image, ctx: &Ctx) -> Result<Duration, Fault> {
     let api = Api::<Image>::namespaced(ctx.client.clone(), &namespace);
     let old = image.status.clone().unwrap_or_default();
     if image.metadata.deletion_timestamp.is_some() {
-        let digest = old.flist.as_deref();
-        deletion::finish(ctx, &api, image, digest, &image.spec.stores).await?;
+        let digests: Vec<&str> = old
+            .retired
+            .iter()
+            .chain(&old.flist)
+            .map(|one| &**one)
+            .collect();
+        deletion::finish(ctx, &api, image, &digests, &image.spec.stores).await?;
         return Ok(LOOK_AGAIN);
     }
     deletion::guard(&api, image).await?;
@@ -90,11 +95,17 @@ async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<D
     let chosen = warming::chosen(&image.spec.reference, &places, image.spec.replicas);
     let request = build::warm(image, status, &known.docker_config, &known.stores);
     let warmed = warming::warm(ctx, &chosen, &request).await;
-    warmed.record(Round {
+    let recorded = warmed.record(Round {
         wanted: &mut status.nodes_wanted,
         warm: &mut status.nodes_warm,
         nodes: &mut status.nodes,
-    })?;
+    });
+    // Only when the new one is where it shall be, or cannot be: a full disk may be full of the old one.
+    if !recorded.as_ref().is_err_and(Fault::is_work) {
+        let uid = image.uid();
+        deletion::retire(ctx, uid.as_deref(), &mut status.retired, &image.spec.stores).await;
+    }
+    recorded?;
     Ok(build::next_look(image, LOOK_AGAIN))
 }
 

@@ -26,13 +26,22 @@ fn image(extra: serde_json::Value) -> Image {
 
 fn api(fakes: &[&FakeNode]) -> FakeApi {
     let api = FakeApi::default();
+    served_by(&api, fakes);
+    api.answer("/api/v1/nodes", json!({ "metadata": {}, "items": [] }));
+    for kind in ["images", "flists"] {
+        let none = json!({ "metadata": {}, "items": [] });
+        api.answer(&format!("/apis/lamina.dev/v1alpha1/{kind}"), none);
+    }
+    api
+}
+
+/// The nodes there are from now on.
+fn served_by(api: &FakeApi, fakes: &[&FakeNode]) {
     let pods: Vec<_> = fakes.iter().map(|fake| api.pod(&fake.place)).collect();
     api.answer(
         "/api/v1/namespaces/lamina-system/pods",
         json!({ "metadata": {}, "items": pods }),
     );
-    api.answer("/api/v1/nodes", json!({ "metadata": {}, "items": [] }));
-    api
 }
 
 fn written(api: &FakeApi) -> ImageStatus {
@@ -173,5 +182,141 @@ async fn deletion_cleans_the_store_only_when_nobody_else_has_the_flist() {
         assert_eq!(fake.state().forgotten.len(), usize::from(!shared));
         let write = api.last_write("/apis/lamina.dev/v1alpha1/namespaces/team/images/python");
         assert_eq!(write["metadata"]["finalizers"], json!([]));
+    }
+}
+
+#[tokio::test]
+async fn when_a_node_goes_another_one_is_warmed_at_once() {
+    let all = [
+        FakeNode::start("a").await,
+        FakeNode::start("b").await,
+        FakeNode::start("c").await,
+    ];
+    let all: Vec<&FakeNode> = all.iter().collect();
+    for fake in &all {
+        fake.state().digest = "f1".into();
+    }
+    let api = api(&all);
+    let (ctx, mut image) = (api.ctx(), image(json!({ "replicas": 2 })));
+    step(&image, &ctx).await.unwrap();
+    let first = written(&api);
+    assert_eq!((first.nodes.len(), first.nodes_wanted), (2, 2));
+    let (lost, kept) = (first.nodes[0].clone(), first.nodes[1].clone());
+    let left: Vec<&FakeNode> = all
+        .iter()
+        .copied()
+        .filter(|fake| fake.place.name != lost)
+        .collect();
+    let new = left.iter().find(|fake| fake.place.name != kept).unwrap();
+    new.state().ensured.clear();
+    served_by(&api, &left);
+    image.status = Some(first);
+    step(&image, &ctx).await.unwrap();
+    let second = written(&api);
+    assert!(
+        second.nodes.contains(&kept),
+        "{:?} after {lost} of {kept} went",
+        second.nodes
+    );
+    assert!(second.nodes.contains(&new.place.name), "{:?}", second.nodes);
+    assert_eq!(new.state().ensured.len(), 1);
+    // It comes back: the data is where it was, and nothing else is moved.
+    served_by(&api, &all);
+    image.status = Some(second);
+    step(&image, &ctx).await.unwrap();
+    let mut back = written(&api).nodes;
+    back.sort();
+    let mut before = vec![lost, kept];
+    before.sort();
+    assert_eq!(back, before);
+}
+
+/// An image whose tag has moved from `f1` to `f2`, with `resolve` due.
+fn moved() -> Image {
+    let mut image = image(json!({ "replicas": "All", "resolve": "30s" }));
+    image.status = Some(ImageStatus {
+        flist: Some("f1".into()),
+        observed_generation: Some(1),
+        ..ImageStatus::default()
+    });
+    image
+}
+
+#[tokio::test]
+async fn what_a_tag_named_before_goes_when_nothing_shows_it() {
+    let (a, b) = (FakeNode::start("a").await, FakeNode::start("b").await);
+    for fake in [&a, &b] {
+        fake.state().digest = "f2".into();
+    }
+    let api = api(&[&a, &b]);
+    // While a volume of `a` shows it, only `b` lets go.
+    a.state().shows = Some("f1".into());
+    let (ctx, mut image) = (api.ctx(), moved());
+    step(&image, &ctx).await.unwrap();
+    let status = written(&api);
+    assert_eq!(
+        (status.flist.as_deref(), &*status.retired),
+        (Some("f2"), &["f1".to_owned()][..])
+    );
+    let forgotten = |fake: &FakeNode| -> Vec<(String, bool)> {
+        let state = fake.state();
+        let all = state.forgotten.iter();
+        all.map(|one| (one.digest.clone(), one.delete_stored))
+            .collect()
+    };
+    assert_eq!(forgotten(&b), [("f1".to_owned(), true)]);
+    assert_eq!(forgotten(&a), []);
+    // The volume ended.
+    a.state().shows = None;
+    image.status = Some(status);
+    step(&image, &ctx).await.unwrap();
+    assert_eq!(forgotten(&a), [("f1".to_owned(), true)]);
+    assert_eq!(written(&api).retired, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_tag_named_before_stays_while_another_image_is_it_or_a_node_is_silent() {
+    let (a, b) = (FakeNode::start("a").await, FakeNode::start("b").await);
+    for fake in [&a, &b] {
+        fake.state().digest = "f2".into();
+    }
+    let api = api(&[&a, &b]);
+    let mut other = moved();
+    other.metadata.uid = Some("u2".into());
+    let others = json!({ "metadata": {}, "items": [other] });
+    api.answer("/apis/lamina.dev/v1alpha1/images", others);
+    step(&moved(), &api.ctx()).await.unwrap();
+    assert!(a.state().forgotten.is_empty(), "another image is it");
+    api.answer(
+        "/apis/lamina.dev/v1alpha1/images",
+        json!({ "metadata": {}, "items": [] }),
+    );
+    let mut silent = api.pod(&b.place);
+    silent["status"]["conditions"][0]["status"] = json!("False");
+    let pods = json!({ "metadata": {}, "items": [api.pod(&a.place), silent] });
+    api.answer("/api/v1/namespaces/lamina-system/pods", pods);
+    step(&moved(), &api.ctx()).await.unwrap();
+    assert!(a.state().forgotten.is_empty(), "b may show it");
+    assert_eq!(written(&api).retired, ["f1"]);
+}
+
+#[test]
+fn a_tag_that_goes_back_and_forth_retires_no_flist_in_use() {
+    let mut status = ImageStatus::default();
+    let now = Timestamp::now();
+    let mut named = |digest: &str| {
+        let info = lamina_proto::lamina::v1::FlistInfo {
+            digest: digest.into(),
+            ..Default::default()
+        };
+        build::converted(&mut status, &info, now);
+        status.retired.clone()
+    };
+    assert_eq!(named("f1"), [""; 0]);
+    assert_eq!(named("f1"), [""; 0]);
+    assert_eq!(named("f2"), ["f1"]);
+    assert_eq!(named("f1"), ["f2"]);
+    for n in 0..100 {
+        assert!(named(&format!("g{n}")).len() <= 32);
     }
 }

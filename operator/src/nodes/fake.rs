@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) ensured: Vec<EnsureRequest>,
     pub(crate) forgotten: Vec<ForgetRequest>,
     pub(crate) volumes: Vec<Volume>,
+    /// The flist that a volume of it shows.
+    pub(crate) shows: Option<String>,
     /// How often it was left.
     pub(crate) left: usize,
 }
@@ -141,7 +143,11 @@ impl Node for Served {
         request: Request<ForgetRequest>,
     ) -> Result<Response<ForgetResponse>, Status> {
         let mut state = self.0.lock().unwrap();
-        state.forgotten.push(request.into_inner());
+        let request = request.into_inner();
+        if state.shows.as_ref() == Some(&request.digest) {
+            return Err(Status::failed_precondition("a volume shows it"));
+        }
+        state.forgotten.push(request);
         match state.refuses {
             Some(code) => Err(Status::new(code, "refused")),
             None => Ok(Response::new(ForgetResponse { bytes_freed: 1 })),
