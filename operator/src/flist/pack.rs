@@ -7,11 +7,14 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodStatus};
 use kube::api::{DeleteParams, LogParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
-use lamina_crds::{Flist, LaminaCluster, PvcFrom};
+use lamina_crds::{Flist, LaminaCluster, LocalName, PvcFrom};
 use serde_json::{Value, json};
 
 use crate::context::Ctx;
 use crate::fault::Fault;
+
+/// What helps where the image cannot be pulled.
+const PULL_HINT: &str = "if Lamina's image is private, its pull secrets have to be in this namespace, too, by the same names";
 
 /// The digest, once the pod has packed the claim.
 pub(crate) async fn packed(
@@ -26,7 +29,7 @@ pub(crate) async fn packed(
     let name = pod_name(flist);
     let Some(pod) = api.get_opt(&name).await? else {
         exists(ctx, &namespace, &claim.claim_name).await?;
-        let pod = build(flist, claim, stores, &image(ctx).await?);
+        let pod = build(flist, claim, stores, &program(ctx).await?);
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
         api.create(&PostParams::default(), &pod).await?;
         return Err(Fault::working(format!("pod {name} reads the claim")));
@@ -92,11 +95,15 @@ fn progress(status: &PodStatus) -> String {
     let containers = status.container_statuses.iter().flatten();
     let mut starting = containers
         .filter_map(|container| container.state.as_ref()?.waiting.as_ref())
-        .filter_map(|waiting| waiting.message.as_deref());
+        .filter_map(|waiting| Some((waiting.message.as_deref()?, waiting.reason.as_deref())))
+        .map(|(message, reason)| match reason {
+            Some("ErrImagePull" | "ImagePullBackOff") => format!("{message}; {PULL_HINT}"),
+            _ => message.to_owned(),
+        });
     let conditions = status.conditions.iter().flatten();
     let mut placing = conditions
         .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-        .filter_map(|condition| condition.message.as_deref());
+        .filter_map(|condition| condition.message.clone());
     match placing.next().or_else(|| starting.next()) {
         Some(why) => format!("is {phase}: {why}"),
         None => format!("is {phase}"),
@@ -131,14 +138,24 @@ fn checked(stores: &[String]) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn image(ctx: &Ctx) -> Result<String, Fault> {
+/// The image that packs, and what it is pulled with.
+struct Program {
+    image: String,
+    pull_secrets: Vec<LocalName>,
+}
+
+async fn program(ctx: &Ctx) -> Result<Program, Fault> {
     let api = Api::<LaminaCluster>::all(ctx.client.clone());
     let cluster = api.get_opt(lamina_crds::CLUSTER_NAME).await?;
-    cluster.map(|cluster| cluster.spec.image).ok_or_else(|| {
+    let spec = cluster.map(|cluster| cluster.spec).ok_or_else(|| {
         Fault::new(
             "NoCluster",
             "there is no LaminaCluster: nobody knows which image packs",
         )
+    })?;
+    Ok(Program {
+        image: spec.image,
+        pull_secrets: spec.image_pull_secrets,
     })
 }
 
@@ -147,7 +164,7 @@ fn pod_name(flist: &Flist) -> String {
     format!("lamina-pack-{uid}")
 }
 
-fn build(flist: &Flist, claim: &PvcFrom, stores: &[String], image: &str) -> Value {
+fn build(flist: &Flist, claim: &PvcFrom, stores: &[String], program: &Program) -> Value {
     let mut args = vec![
         "pack".to_owned(),
         format!("/source/{}", claim.path),
@@ -168,9 +185,14 @@ fn build(flist: &Flist, claim: &PvcFrom, stores: &[String], image: &str) -> Valu
             "activeDeadlineSeconds": 6 * 3600,
             "automountServiceAccountToken": false,
             "nodeSelector": flist.spec.node_selector,
+            // By the names they have in Lamina's namespace. Secrets are not copied: whose this namespace is may make
+            // them here, and kubelet does without those that are not there.
+            "imagePullSecrets": program.pull_secrets,
             "containers": [{
                 "name": "pack",
-                "image": image,
+                "image": program.image,
+                // Every node has it: its server runs from it.
+                "imagePullPolicy": "IfNotPresent",
                 "command": ["/usr/local/bin/lamina"],
                 "args": args,
                 // Root without capabilities but the one to read everybody's files.
@@ -245,9 +267,49 @@ mod tests {
         }
     }
 
+    fn program(secrets: &[&str]) -> Program {
+        let named = |name: &&str| LocalName {
+            name: (*name).to_owned(),
+        };
+        Program {
+            image: "lamina:1".to_owned(),
+            pull_secrets: secrets.iter().map(named).collect(),
+        }
+    }
+
+    #[test]
+    fn the_pod_runs_the_image_that_its_node_has() {
+        let pod = build(
+            &flist(),
+            &claim(),
+            &["oci://r/p".into()],
+            &program(&["pull"]),
+        );
+        // Whatever its tag: kubelet's own choice for `latest` is to ask the registry, which may be private.
+        assert_eq!(
+            pod["spec"]["containers"][0]["imagePullPolicy"],
+            "IfNotPresent"
+        );
+        assert_eq!(pod["spec"]["imagePullSecrets"], json!([{ "name": "pull" }]));
+        let waiting = json!({ "phase": "Pending", "containerStatuses": [
+            { "name": "pack", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+              "state": { "waiting": { "reason": "ErrImagePull", "message": "401" } } }] });
+        let status = serde_json::from_value::<PodStatus>(waiting).unwrap();
+        let said = progress(&status);
+        assert!(
+            said.starts_with("is pending: 401; ") && said.contains("pull secrets"),
+            "{said}"
+        );
+    }
+
     #[test]
     fn the_pod_reads_the_claim_and_has_no_token() {
-        let pod = build(&flist(), &claim(), &["oci://r/p".into()], "lamina:1");
+        let pod = build(
+            &flist(),
+            &claim(),
+            &["oci://r/p".into()],
+            &program(&["pull"]),
+        );
         let _: Pod = serde_json::from_value(pod.clone()).unwrap();
         assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         let container = &pod["spec"]["containers"][0];
@@ -281,7 +343,10 @@ mod tests {
         let pulling = status(json!({ "phase": "Pending", "containerStatuses": [
             { "name": "pack", "image": "", "imageID": "", "ready": false, "restartCount": 0,
               "state": { "waiting": { "reason": "ImagePullBackOff", "message": "no such image" } } }] }));
-        assert_eq!(progress(&pulling), "is pending: no such image");
+        assert_eq!(
+            progress(&pulling),
+            format!("is pending: no such image; {PULL_HINT}")
+        );
         assert_eq!(
             progress(&status(json!({ "phase": "Running" }))),
             "is running"
