@@ -86,7 +86,7 @@ fn daemon_set(inputs: &Inputs, component: &str, placement: &Placement, mut pod: 
     })
 }
 
-fn deployment(inputs: &Inputs, component: &str, replicas: i32, template: Value) -> Value {
+fn deployment(inputs: &Inputs, component: &str, replicas: i32, template: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",

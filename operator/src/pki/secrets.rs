@@ -137,7 +137,7 @@ fn signer(found: &Found, now: Timestamp) -> Result<(Ca, Option<Secret>), PkiErro
         ("tls.key", &key),
         ("ca.crt", &cert),
     ];
-    let secret = secret(CA_SECRET, TLS, &data, BTreeMap::new());
+    let secret = secret(CA_SECRET, TLS, &data, &BTreeMap::new());
     Ok((Ca::read(&secret)?, Some(secret)))
 }
 
@@ -167,7 +167,7 @@ fn published(old: Option<&Secret>, signer: &str, ca: &Ca, now: Timestamp) -> Sec
     ]);
     let data = [("ca.crt", trusted.concat())];
     let data = data.each_ref().map(|(key, text)| (*key, text.as_str()));
-    secret(AUTHORITY_SECRET, "Opaque", &data, annotations)
+    secret(AUTHORITY_SECRET, "Opaque", &data, &annotations)
 }
 
 const TLS: &str = "kubernetes.io/tls";
@@ -223,7 +223,7 @@ fn left(cert: &str, now: Timestamp) -> Option<Left> {
 fn whole(leaf: &Leaf, cert: &str, key: &str, trusted: &str, by: &str) -> Secret {
     let data = [("tls.crt", cert), ("tls.key", key), ("ca.crt", trusted)];
     let annotations = BTreeMap::from([(ISSUED_BY.to_owned(), by.to_owned())]);
-    secret(leaf.secret, TLS, &data, annotations)
+    secret(leaf.secret, TLS, &data, &annotations)
 }
 
 /// Whether `new` says anything that `old` does not.
@@ -244,7 +244,7 @@ fn secret(
     name: &str,
     kind: &str,
     data: &[(&str, &str)],
-    annotations: BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
 ) -> Secret {
     let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
     let mut secret: Secret = serde_json::from_value(json!({

@@ -53,13 +53,14 @@ pub(crate) async fn serve(
     let service = Service::new(client, namespace.to_owned(), counted);
     let listener = TcpListener::bind(at).await;
     let listener = listener.with_context(|| format!("listen for nodes on {at}"))?;
-    serve_on(listener, first, &api, service).await
+    serve_on(listener, first, &api, LOOK_EVERY, service).await
 }
 
 pub(super) async fn serve_on(
     listener: TcpListener,
     first: Pair,
     api: &Api<Secret>,
+    look_every: Duration,
     service: Service,
 ) -> anyhow::Result<()> {
     let (listener, service) = (Arc::new(listener), Arc::new(service));
@@ -76,7 +77,7 @@ pub(super) async fn serve_on(
         let mut serving = tokio::spawn(serving);
         tokio::select! {
             served = &mut serving => return served?.context("serve nodes"),
-            new = changed(api, Some(&known), LOOK_EVERY) => {
+            new = changed(api, Some(&known), look_every) => {
                 tracing::info!("signing under another certificate");
                 known = new;
                 let _ = end.send(());

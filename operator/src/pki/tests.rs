@@ -26,6 +26,8 @@ use crate::cluster::testing::FakeApi;
 use crate::context::Ctx;
 
 const SECRETS_AT: &str = "/api/v1/namespaces/lamina-system/secrets";
+/// Between two looks for another certificate.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 const REVIEWS_AT: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 fn days(now: Timestamp, days: u64) -> Timestamp {
@@ -282,8 +284,9 @@ impl Signing {
         let secrets = Api::<Secret>::namespaced(ctx.client.clone(), &ctx.namespace);
         let counted = ctx.metrics.certificates.clone();
         let service = Service::new(ctx.client.clone(), ctx.namespace.clone(), counted);
-        let task =
-            tokio::spawn(async move { serve::serve_on(listener, pair, &secrets, service).await });
+        let task = tokio::spawn(async move {
+            serve::serve_on(listener, pair, &secrets, LOOK_EVERY, service).await
+        });
         Self {
             at,
             root: Certificate::from_pem(root),
@@ -523,4 +526,26 @@ async fn a_ca_that_not_everybody_trusts_yet_signs_nothing() {
     api.answer(&format!("{SECRETS_AT}/{CA_SECRET}"), json!(other));
     let refused = signing.ask(Some("Bearer T"), request()).await.unwrap_err();
     assert!(refused.message().contains("not published yet"), "{refused}");
+}
+
+#[tokio::test]
+async fn who_signs_takes_its_own_renewed_certificate_while_it_serves() {
+    let now = Timestamp::now();
+    let cluster = Cluster::new(now);
+    let api = cluster.api();
+    let of_a_node = review("lamina-system:lamina-node", &on_node("a"));
+    api.answer(REVIEWS_AT, of_a_node);
+    let mut signing = Signing::start(&cluster, &api).await;
+    signing.ask(Some("Bearer T"), request()).await.unwrap();
+    let other = Cluster::new(now);
+    let renewed = other.get(OPERATOR_SECRET);
+    api.answer(&format!("{SECRETS_AT}/{OPERATOR_SECRET}"), json!(renewed));
+    // Who believes the new authority alone is served from then on.
+    signing.root = Certificate::from_pem(part(renewed, "ca.crt"));
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while let Err(error) = signing.ask(Some("Bearer T"), request()).await {
+        assert!(std::time::Instant::now() < end, "{error}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    assert_eq!(signing.counted("signed"), 2);
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::pki::DISCOVERY_SECRET;
 
-/// Of the Deployment, the Service and the PodDisruptionBudget.
+/// Of the Deployment, the Service and the budget.
 pub(crate) const NAME: &str = "lamina-discovery";
 const PORT: u16 = 7070;
 const METRICS_PORT: u16 = 7071;
@@ -73,7 +73,7 @@ fn workload(inputs: &Inputs) -> Value {
         ],
     });
     let pod = template(inputs, "discovery", &spec.placement, pod);
-    deployment(inputs, "discovery", spec.replicas, pod)
+    deployment(inputs, "discovery", spec.replicas, &pod)
 }
 
 fn service(inputs: &Inputs) -> Value {
