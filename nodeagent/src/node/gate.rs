@@ -25,7 +25,10 @@ pub(crate) fn for_clients<S>(service: S) -> InterceptedService<S, Gate> {
 }
 
 /// A service for other nodes, too.
-#[cfg_attr(not(test), allow(dead_code, reason = "the services of layers come with the layers"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the services of layers come with the layers")
+)]
 pub(crate) fn for_peers<S>(service: S) -> InterceptedService<S, Gate> {
     InterceptedService::new(service, Gate { peers: true })
 }

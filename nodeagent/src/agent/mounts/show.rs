@@ -160,6 +160,7 @@ impl Agent {
             bdi: None,
             guide: Guide::new(flist, profile.as_ref()),
             profile,
+            follows_others: false.into(),
             ahead: Arc::default(),
             since: Instant::now(),
             learned: false.into(),
