@@ -82,7 +82,7 @@ $(CARGO_FUZZ):
 	nice cargo install --locked cargo-fuzz --version $(CARGO_FUZZ_VERSION) --root "$(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)"
 
 ##@ See it work
-.PHONY: demo demo-k8s bench bench-quick bench-k8s corpus
+.PHONY: demo demo-k8s bench bench-quick bench-k8s bench-cluster corpus
 demo: build ## Mount a Python + pandas image lazily and time it (IMAGE=ref for your own)
 	python3 demo/run.py $(if $(IMAGE),--image "$(IMAGE)")
 
@@ -103,6 +103,9 @@ bench-k8s: ## Pods on a real cluster, which is started and removed; writes docs/
 	$(MAKE) image
 	python3 -m e2e.cluster up
 	status=0; python3 -m bench.kubernetes || status=$$?; python3 -m e2e.cluster down; exit $$status
+
+bench-cluster: build ## What nodes do for each other; writes docs/benchmarks-cluster.md
+	python3 -m bench.cluster
 
 ##@ Kubernetes on this machine
 .PHONY: cluster cluster-down cluster-smoke

@@ -68,6 +68,7 @@ def _all() -> list[Image]:
         Image("tree100k", [Recipe(odd.small_files, (100_000, 1), writes_tar=True)], heavy=True),
         Image("tree25k", [Recipe(odd.small_files, (25_000, 2), writes_tar=True)]),
         Image("tree1m", [Recipe(odd.small_files, (1_000_000, 4, 64), writes_tar=True)], heavy=True),
+        Image("spread", [Recipe(odd.random_files, (f"part{number}", 8, 8, number), writes_tar=True) for number in range(4)]),
         Image("big", [Recipe(odd.big_file, (512, 3), writes_tar=True)]),
     ]
     for number, version in enumerate(PANDAS_VERSIONS, 1):

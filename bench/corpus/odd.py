@@ -84,6 +84,18 @@ def big_file(out, mebibytes: int, seed: int) -> None:
     _end(out)
 
 
+def random_files(out, folder: str, count: int, mebibytes: int, seed: int) -> None:
+    """Files that nothing makes smaller, in a folder of their own."""
+    rng = random.Random(seed)
+    with _writer(out) as tar:
+        tar.addfile(_info(folder, tarfile.DIRTYPE, mode=0o755))
+        for number in range(count):
+            info = _info(f"{folder}/{number:03}", tarfile.REGTYPE, mode=0o644)
+            info.size = mebibytes << 20
+            tar.addfile(info, _Repeat(rng.randbytes(1 << 20) for _ in range(mebibytes)))
+    _end(out)
+
+
 class _Repeat(io.RawIOBase):
     def __init__(self, blocks):
         self.buffer, self.blocks = b"", iter(blocks)

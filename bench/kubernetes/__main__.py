@@ -51,8 +51,8 @@ def main() -> int:
             raise
         finally:
             # Kept as soon as it is there: what comes later may fail.
-            page.keep(bench, name, before, time.monotonic() - started, failed.get(name))
-            page.write()
+            page.PAGE.keep(bench, name, before, time.monotonic() - started, failed.get(name))
+            page.PAGE.write()
     print(f"{len(failed)} sections failed; docs/benchmarks-kubernetes.md")
     return 1 if failed else 0
 

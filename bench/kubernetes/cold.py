@@ -94,7 +94,7 @@ def rows(bench: Bench, image: images.Image, touched: int, samples, moved: dict, 
 
 def work(image: images.Image) -> str:
     """The image's first work as a script, until its first answer."""
-    return WEB if image.name == "web" else f"chroot /data {shlex.join(image.command)} > /dev/null"
+    return WEB if image.name == "web" else f"chroot /data {shlex.join(image.command)} > /dev/null 2> /dev/termination-log"
 
 
 def pod(bench: Bench, name: str, volume: dict, script: str) -> dict:

@@ -30,9 +30,9 @@ class Kubernetes(unittest.TestCase):
     def test_the_page_shows_a_failed_section(self):
         about = {"commit": "c", "cpu": "x", "cores": 2, "memory_gib": 1, "kernel": "6", "load": [1.0]}
         row = dataclasses.asdict(cost_row("B4", "install", 12.0, "s", 60))
-        result = {"date": "now", "rounds": 3, "seconds": 4, "machine": about, "cluster": {"kubernetes": "1", "containerd": "2"}, "load_after": [1],
+        result = {"date": "now", "rounds": 3, "seconds": 4, "machine": about, "versions": {"kubernetes": "1"}, "load_after": [1],
                   "rows": [row], "notes": ["a note"], "failed": "broken"}
-        text = page.text({"install": ("kubernetes-install-1.json", result)})
+        text = page.PAGE.text({"install": ("kubernetes-install-1.json", result)})
         self.assertIn("| install | 12 s | <= 60 | met |", text)
         self.assertIn("- a note", text)
         self.assertIn("The section failed: broken", text)

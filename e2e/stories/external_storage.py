@@ -34,6 +34,7 @@ NOT_HERE: dict[str, str] = {
 # Specs that ask for what a Lamina volume is not.
 NOT_OURS: dict[str, str] = {
     r"retain data across pod recreation": "what is written is dropped with the mount; another pod starts from the image again",
+    r"existing directories when readOnly specified in the volumeSource": "one pod makes the directory, another one looks for it",
     r"concurrently access the single volume": "each pod's mount has changes of its own, which other pods do not see",
 }
 

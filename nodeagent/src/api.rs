@@ -229,7 +229,7 @@ pub struct MountInfo {
     pub chunks_prefetched: u64,
     /// Chunks somebody had to wait for.
     pub chunks_demanded: u64,
-    /// `recorded`, `static` or `none`: the access profile in use.
+    /// `recorded` (here), `shared` (by other nodes), `static` or `none`: the access profile in use.
     pub profile: String,
     /// Time the mount call took inside the agent, microseconds.
     pub ready_us: u64,

@@ -4,12 +4,14 @@
 //! only what an interpreter would distort. Time is taken around the loop alone: opening files,
 //! listing names and allocating buffers happen before.
 
+mod discovery;
 mod measure;
 mod node;
 mod reads;
 mod relay;
 mod stall;
 mod sys;
+mod transfer;
 mod tree;
 
 use clap::{Parser, Subcommand};
@@ -93,8 +95,40 @@ enum Command {
     Publish(node::Publish),
     /// How long the volumes of a Kubernetes node took to be mounted, and what was fetched for them
     Volumes { socket: PathBuf },
+    /// Heartbeats of many nodes and questions to a replica of discovery
+    Discovery(discovery::Load),
     /// Make a Kubernetes node leave Lamina and remove what it has
-    Leave { socket: PathBuf },
+    Leave {
+        socket: PathBuf,
+        /// Also when volumes are in use
+        #[arg(long)]
+        force: bool,
+    },
+    /// Read a layer from a node that serves without TLS
+    Layer {
+        at: SocketAddr,
+        digest: String,
+        #[arg(long, default_value_t = 1)]
+        times: usize,
+    },
+    /// Send bytes over a plain TCP connection of this machine
+    Tcp {
+        bytes: u64,
+        /// Bytes of each write and read
+        #[arg(long, default_value_t = 1 << 20)]
+        message: usize,
+    },
+    /// Mount an image on a node
+    Mount(node::Mount),
+    /// Undo that
+    Unmount {
+        #[arg(long)]
+        socket: PathBuf,
+        #[arg(long)]
+        volume: String,
+        #[arg(long)]
+        target: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -129,6 +163,8 @@ fn main() -> anyhow::Result<()> {
         } => {
             return relay::run(listen, connect, Duration::from_millis(delay_ms));
         }
+        Command::Layer { at, digest, times } => transfer::layer(at, &digest, times)?,
+        Command::Tcp { bytes, message } => transfer::tcp(bytes, message)?,
         Command::Publish(ask) => {
             println!("{}", node::publish(&ask)?);
             return Ok(());
@@ -137,8 +173,24 @@ fn main() -> anyhow::Result<()> {
             println!("{}", node::volumes(&socket)?);
             return Ok(());
         }
-        Command::Leave { socket } => {
-            println!("{}", node::leave(&socket)?);
+        Command::Discovery(load) => {
+            println!("{}", discovery::measure(&load)?);
+            return Ok(());
+        }
+        Command::Leave { socket, force } => {
+            println!("{}", node::leave(&socket, force)?);
+            return Ok(());
+        }
+        Command::Mount(ask) => {
+            println!("{}", node::mount(&ask)?);
+            return Ok(());
+        }
+        Command::Unmount {
+            socket,
+            volume,
+            target,
+        } => {
+            println!("{}", node::unmount(&socket, &volume, &target)?);
             return Ok(());
         }
     };

@@ -10,9 +10,11 @@ use lamina_proto::csi::v1::{
     node_client::NodeClient as CsiClient,
     volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode},
 };
+use lamina_proto::lamina::v1::source::From;
 use lamina_proto::lamina::v1::{
-    ForgetRequest, LeaveRequest, ListFlistsRequest, ListVolumesRequest, Volume,
-    node_care_client::NodeCareClient, node_client::NodeClient,
+    ForgetRequest, ImageSource, LeaveRequest, ListFlistsRequest, ListVolumesRequest,
+    PublishRequest, Source, UnpublishRequest, Volume, Warm, node_care_client::NodeCareClient,
+    node_client::NodeClient,
 };
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -128,13 +130,72 @@ pub(crate) fn volumes(socket: &Path) -> anyhow::Result<Value> {
     })
 }
 
-/// Makes a node leave: what it has is gone, and it serves nothing until its process is started again.
-pub(crate) fn leave(socket: &Path) -> anyhow::Result<Value> {
+/// What is mounted on one node, as a volume.
+#[derive(clap::Args)]
+pub(crate) struct Mount {
+    /// The node server's socket
+    #[arg(long)]
+    socket: PathBuf,
+    /// Reference of the image
+    #[arg(long)]
+    image: String,
+    #[arg(long)]
+    volume: String,
+    /// Directory to mount on, below kubelet's
+    #[arg(long)]
+    target: PathBuf,
+}
+
+/// Mounts an image; how long that took, and what it is.
+pub(crate) fn mount(ask: &Mount) -> anyhow::Result<Value> {
+    let call = PublishRequest {
+        volume_id: ask.volume.clone(),
+        target: ask.target.display().to_string(),
+        source: Some(Source {
+            from: Some(From::Image(ImageSource {
+                reference: ask.image.clone(),
+                ..ImageSource::default()
+            })),
+        }),
+        prefetch: Warm::Profile.into(),
+        ..PublishRequest::default()
+    };
+    runtime()?.block_on(async {
+        let mut node = NodeClient::new(connect(&ask.socket).await?);
+        let started = Instant::now();
+        let published = loop {
+            match node.publish(call.clone()).await {
+                Ok(published) => break published.into_inner(),
+                Err(status) if status.code() == Code::Aborted => {}
+                Err(status) => bail!("mount {}: {status}", ask.image),
+            }
+        };
+        let flist = published.flist.unwrap_or_default();
+        Ok(json!({
+            "seconds": started.elapsed().as_secs_f64(), "digest": flist.digest, "bytes": flist.bytes, "ensure_us": published.ensure_us,
+        }))
+    })
+}
+
+/// Undoes [`mount`].
+pub(crate) fn unmount(socket: &Path, volume: &str, target: &Path) -> anyhow::Result<Value> {
+    runtime()?.block_on(async {
+        let mut node = NodeClient::new(connect(socket).await?);
+        let call = UnpublishRequest {
+            volume_id: volume.to_owned(),
+            target: target.display().to_string(),
+        };
+        node.unpublish(call).await.context("unmount")?;
+        Ok(json!({}))
+    })
+}
+
+/// Makes a node leave: what it has is gone, and it serves nothing until its process is started again. `force`: also
+/// what is in use.
+pub(crate) fn leave(socket: &Path, force: bool) -> anyhow::Result<Value> {
     runtime()?.block_on(async {
         let mut care = NodeCareClient::new(connect(socket).await?);
-        care.leave(LeaveRequest { force: false })
-            .await
-            .context("leave")?;
+        care.leave(LeaveRequest { force }).await.context("leave")?;
         Ok(json!({}))
     })
 }

@@ -56,6 +56,14 @@ impl Ahead {
         });
     }
 
+    /// Puts steps in the place of those that wait: they say better what is needed.
+    pub(crate) fn instead(self: &Arc<Self>, steps: Vec<Step>, fetcher: &Arc<Fetcher>) {
+        self.add(steps, fetcher, |queue, steps| {
+            queue.clear();
+            queue.extend(steps);
+        });
+    }
+
     /// Forgets what waits.
     pub(crate) fn clear(&self) {
         self.lock().steps.clear();

@@ -13,7 +13,7 @@
 
 mod batch;
 
-use crate::agent::cluster::Cluster;
+use crate::agent::cluster::{Cluster, Member};
 use crate::agent::sources::Source;
 use crate::agent::space::{NoRoom, Space};
 use batch::Batch;
@@ -126,6 +126,11 @@ impl Fetcher {
             cluster,
             patience,
         })
+    }
+
+    /// This machine's place among other nodes, if there are any.
+    pub(crate) fn member(&self) -> Option<Arc<Member>> {
+        self.cluster.member()
     }
 
     /// Whether there are other nodes to ask.

@@ -36,10 +36,10 @@ pub(crate) struct LiveFlist {
     pub(crate) watch: Option<Watch>,
     /// What sets the read-ahead of its mount, where that is known.
     pub(crate) bdi: Option<Bdi>,
-    /// Whether that was set as for data that is all local.
-    pub(crate) reads_far: AtomicBool,
     /// The profile that prefetch follows.
     pub(crate) profile: Option<Profile>,
+    /// Whether it follows what starts on other nodes read.
+    pub(crate) follows_others: AtomicBool,
     /// What is to be fetched before anybody asks.
     pub(crate) ahead: Arc<Ahead>,
     /// What files need, and how far that was followed.
@@ -92,8 +92,16 @@ impl LiveFlist {
         served.map(|(_, place)| place).collect()
     }
 
-    /// `recorded`, `static` or `none`.
+    /// Whether starts were seen here, or by whoever made the flist.
+    pub(crate) fn is_started_before(&self) -> bool {
+        self.profile_kind() == "recorded"
+    }
+
+    /// `recorded`, `shared`, `static` or `none`.
     pub(crate) fn profile_kind(&self) -> &'static str {
+        if self.follows_others.load(Ordering::Relaxed) {
+            return "shared";
+        }
         match self.profile.as_ref().map(|profile| profile.source) {
             Some(ProfileSource::Recorded) => "recorded",
             Some(ProfileSource::Static) => "static",

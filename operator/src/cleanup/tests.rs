@@ -1,6 +1,7 @@
 //! The cleanup against a fake API server and fake nodes: what it does, and in which order.
 
 use lamina_crds::FINALIZER;
+use lamina_proto::lamina::v1::{Pod, Volume};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -77,7 +78,10 @@ fn installed(fakes: &[&FakeNode], wanted: usize) -> FakeApi {
 }
 
 fn removed(api: &FakeApi) -> bool {
-    api.writes().iter().any(|write| write.starts_with("DELETE"))
+    let pods = format!("DELETE {PODS}/");
+    api.writes()
+        .iter()
+        .any(|write| write.starts_with("DELETE") && !write.starts_with(&pods))
 }
 
 fn replicas(api: &FakeApi) -> Value {
@@ -132,7 +136,38 @@ async fn while_one_node_cannot_be_left_nothing_is_removed_and_the_operator_goes_
         assert!(error.contains("node b "), "{error}");
         assert!(!removed(&api), "{:?}", api.writes());
         assert_eq!(replicas(&api), json!(2));
+        // The other one serves volumes again.
+        assert_eq!((a.state().left, b.state().left), (1, 0));
+        let restarted: Vec<String> = api.writes();
+        let restarted = restarted.iter().filter(|write| write.starts_with("DELETE"));
+        let pod = api.pod(&a.place)["metadata"]["name"].clone();
+        let expected = format!("DELETE {PODS}/{}", pod.as_str().unwrap());
+        assert_eq!(restarted.collect::<Vec<_>>(), [&expected]);
     }
+}
+
+#[tokio::test]
+async fn no_node_is_left_while_another_one_has_volumes() {
+    let (a, b) = (FakeNode::start("a").await, FakeNode::start("b").await);
+    b.state().volumes = (0..6)
+        .map(|number| Volume {
+            volume_id: format!("v{number}"),
+            pod: Some(Pod {
+                namespace: "team".to_owned(),
+                name: format!("reader-{number}"),
+                uid: String::new(),
+            }),
+            ..Volume::default()
+        })
+        .collect();
+    let api = installed(&[&a, &b], 2);
+    let error = format!("{:#}", clean(&api.ctx(), ENOUGH).await.unwrap_err());
+    assert!(error.contains("volumes of node b are in use"), "{error}");
+    assert!(error.contains("team/reader-0"), "{error}");
+    assert!(error.contains("and 2 more"), "{error}");
+    assert_eq!((a.state().left, b.state().left), (0, 0));
+    assert!(!api.writes().iter().any(|write| write.starts_with("DELETE")));
+    assert_eq!(replicas(&api), json!(2));
 }
 
 #[tokio::test]

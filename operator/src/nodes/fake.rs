@@ -10,7 +10,7 @@ use lamina_proto::lamina::v1::{
     ForgetResponse, GetInfoRequest, GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse,
     LeaveRequest, LeaveResponse, ListFlistsRequest, ListFlistsResponse, ListVolumesRequest,
     ListVolumesResponse, PublishRequest, PublishResponse, ReadTreeRequest, ReadTreeResponse,
-    UnpublishRequest, UnpublishResponse,
+    UnpublishRequest, UnpublishResponse, Volume,
 };
 use tokio_stream::Stream;
 use tonic::transport::ServerTlsConfig;
@@ -27,6 +27,7 @@ pub(crate) struct State {
     pub(crate) refuses: Option<Code>,
     pub(crate) ensured: Vec<EnsureRequest>,
     pub(crate) forgotten: Vec<ForgetRequest>,
+    pub(crate) volumes: Vec<Volume>,
     /// The flist that a volume of it shows.
     pub(crate) shows: Option<String>,
     /// How often it was left.
@@ -185,7 +186,8 @@ impl Node for Served {
         &self,
         _: Request<ListVolumesRequest>,
     ) -> Result<Response<ListVolumesResponse>, Status> {
-        Err(Status::unimplemented("not faked"))
+        let volumes = self.0.lock().unwrap().volumes.clone();
+        Ok(Response::new(ListVolumesResponse { volumes }))
     }
 
     async fn get_volume_stats(

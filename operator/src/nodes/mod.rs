@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 
 pub(crate) use dial::{Dial, NodeClient};
 pub(crate) use watch::watch;
@@ -56,6 +56,19 @@ async fn pods(ctx: &Ctx) -> Result<Vec<Pod>, Fault> {
     let all = api.list(&ListParams::default().labels(SELECTOR)).await?;
     let stays = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
     Ok(all.items.into_iter().filter(stays).collect())
+}
+
+/// Deletes the server's pods on a node: its `DaemonSet` makes a new one.
+pub(crate) async fn delete_pods(api: &Api<Pod>, node: &str) -> Result<(), kube::Error> {
+    let selected = ListParams::default().labels(SELECTOR);
+    let on_it =
+        |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node);
+    for pod in api.list(&selected).await?.items.into_iter().filter(on_it) {
+        if let Some(name) = &pod.metadata.name {
+            api.delete(name, &DeleteParams::default()).await?;
+        }
+    }
+    Ok(())
 }
 
 fn places(pods: &[Pod], nodes: &[Node]) -> Vec<Place> {

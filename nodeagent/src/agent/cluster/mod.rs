@@ -18,6 +18,7 @@ mod known;
 mod member;
 mod peers;
 mod pool;
+mod profiles;
 mod pull;
 mod swarm;
 

@@ -12,7 +12,7 @@ use crate::cluster_file::ServerNames;
 use crate::sample::Sample;
 use lamina_discovery::service::{Identity, Service};
 use lamina_discovery::{Clock, Limits};
-use lamina_flist::BlobId;
+use lamina_flist::{BlobId, FlistDigest, ProfileRange};
 use lamina_mount::cache::{CacheDir, Trust};
 use lamina_store::{ChunkReader, ReadOptions, StoreOptions, StoreSet};
 use node::{Fault, Node};
@@ -368,4 +368,23 @@ fn service() -> Service {
     let config = lamina_discovery::resolve::ResolveConfig::default();
     let resolver = lamina_discovery::resolve::Resolver::new(upstream, config, clock.clone());
     Service::new(limits, Identity::Anyone, resolver, clock, "test").unwrap()
+}
+
+#[test]
+fn what_a_start_read_is_known_to_others() {
+    let scene = Scene::new(&[]);
+    let member = scene.cluster.member().unwrap();
+    let (flist, other) = (scene.sample.flist.digest(), FlistDigest::of(b"another"));
+    let range = |first_entry| ProfileRange {
+        blob: 0,
+        first_entry,
+        count: 2,
+    };
+    let ask = |flist| scene.runtime.block_on(member.profile(flist));
+    assert_eq!(ask(&flist), []);
+    let start = [range(7), range(1)];
+    let telling = member.tell_profile(&flist, &start, &[0]);
+    scene.runtime.block_on(telling);
+    assert_eq!(ask(&flist), start, "in the order of first use");
+    assert_eq!(ask(&other), []);
 }

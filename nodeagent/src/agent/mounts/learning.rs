@@ -11,6 +11,7 @@ use crate::agent::sources::Source;
 use crate::agent::{ahead::Ahead, prefetch};
 use crate::api::{FailureKind, MountCall, PrefetchCall};
 use crate::mountd::{MountdClient, MountdError};
+use lamina_flist::ProfileRange;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,11 +48,42 @@ impl Agent {
     }
 
     /// Starts following the profile of a flist that was just mounted.
-    pub(super) fn start_prefetch(&self, live: &LiveFlist, call: &MountCall) {
-        if let Some(profile) = live.profile.as_ref().filter(|_| call.prefetch) {
+    pub(super) fn start_prefetch(&self, live: &Arc<LiveFlist>, call: &MountCall) {
+        if !call.prefetch {
+            return;
+        }
+        if let Some(profile) = &live.profile {
             let _runtime = self.runtime.enter();
             let steps = prefetch::profile_steps(live, &profile.ranges);
             live.ahead.later(steps, &self.fetcher);
+        }
+        if !live.is_started_before() {
+            self.follow_others(live);
+        }
+    }
+
+    /// Asks what starts on other nodes read, and follows that instead of what was computed. Nobody waits for it.
+    fn follow_others(&self, live: &Arc<LiveFlist>) {
+        let Some(member) = self.fetcher.member() else {
+            return;
+        };
+        let (live, fetcher) = (Arc::clone(live), Arc::clone(&self.fetcher));
+        self.runtime.spawn(async move {
+            let ranges = member.profile(&live.digest).await;
+            let steps = prefetch::profile_steps(&live, &ranges);
+            if !steps.is_empty() && !live.sources.iter().any(|source| source.is_closed()) {
+                live.follows_others.store(true, Ordering::Relaxed);
+                live.ahead.instead(steps, &fetcher);
+            }
+        });
+    }
+
+    /// Tells other nodes what a start read that is over.
+    fn tell_others(&self, live: &LiveFlist, start: Vec<ProfileRange>, watched: Vec<u16>) {
+        if let Some(member) = self.fetcher.member() {
+            let digest = live.digest;
+            let tell = async move { member.tell_profile(&digest, &start, &watched).await };
+            self.runtime.spawn(tell);
         }
     }
 
@@ -111,7 +143,11 @@ impl Agent {
         let saved = match taken {
             Ok(Some(ranges)) if !ranges.is_empty() => {
                 let seen = over.then(|| live.places_served());
-                self.profiles.learn(&live.digest, &ranges, seen.as_deref())
+                let learnt = self.profiles.learn(&live.digest, &ranges, seen.as_deref());
+                if let Some(watched) = seen {
+                    self.tell_others(live, ranges, watched);
+                }
+                learnt
             }
             Ok(_) => Ok(()),
             Err(error) => return tracing::warn!(%error, "read the recorded touches"),

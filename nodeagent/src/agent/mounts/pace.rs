@@ -9,7 +9,6 @@ use crate::agent::live::LiveFlist;
 use lamina_mount::read_ahead;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// What the kernel gives file systems without a disk, in KiB (`VM_READAHEAD_PAGES`).
 const DEFAULT_KB: u32 = 128;
@@ -21,15 +20,16 @@ impl Agent {
             return;
         };
         let far = live.sources.iter().all(|source| source.is_complete());
-        if live.reads_far.swap(far, Ordering::Relaxed) == far {
-            return;
-        }
         let of_disk = || read_ahead::of_disk(&self.config.cache).unwrap_or(DEFAULT_KB);
         let kb = if far {
             of_disk().max(DEFAULT_KB)
         } else {
             DEFAULT_KB
         };
+        // Asked of the kernel: another agent may have set it, before this one was started.
+        if bdi.read_ahead_kb().is_ok_and(|now| now == kb) {
+            return;
+        }
         if let Err(error) = bdi.set_read_ahead_kb(kb) {
             tracing::debug!(digest = %live.digest, kb, %error, "set the read-ahead of a mount");
         }

@@ -1,0 +1,1 @@
+"""Group C: what nodes do for each other. See `__main__.py`."""

@@ -1,0 +1,56 @@
+"""python3 -m bench.cluster [--quick] [--rounds N] [--only SECTION[,SECTION]]: measures nodes that serve each other.
+
+Sections: discovery (C4), fanout (C1). A section that fails is reported and does not keep the others from running.
+docs/benchmarks-cluster.md is written from the newest results of each section in bench/results.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+
+from ..corpus.paths import REPOSITORY
+from ..report import machine
+from . import discovery, fanout, page
+
+SECTIONS = {"discovery": discovery.run, "fanout": fanout.run}
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, quick: bool, rounds: int):
+        self.quick, self.rounds = quick, rounds
+        self.rows, self.notes = [], []
+
+
+def main() -> int:
+    """0 when every section ran, whatever the numbers say; 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="python3 -m bench.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and nodes")
+    parser.add_argument("--rounds", type=int, help="rounds of each measure, instead of 5 (2 with --quick)")
+    parser.add_argument("--only", help="sections, separated by commas")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    subprocess.run(["cargo", "build", "--release", "-q", "-p", "lamina-bench", "-p", "lamina-cli"], cwd=REPOSITORY, check=True)
+    failed, before = [], machine()
+    for name in options.only.split(",") if options.only else list(SECTIONS):
+        print(f"-- {name} (load {os.getloadavg()[0]:.1f})", flush=True)
+        bench, started, why = Bench(options.quick, options.rounds or (2 if options.quick else 5)), time.monotonic(), None
+        try:
+            SECTIONS[name](bench)
+        except Exception as error:  # noqa: BLE001: whatever went wrong, say it and go on
+            traceback.print_exc()
+            failed.append(name)
+            why = f"{type(error).__name__}: {error}"
+        page.PAGE.keep(bench, name, before, time.monotonic() - started, why)
+        page.PAGE.write()
+    print(f"{len(failed)} sections failed; docs/benchmarks-cluster.md")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""C1: many nodes read all of one image at once, each behind a cable of its own."""
+
+import concurrent.futures
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+from ..corpus import images, registry
+from ..corpus.paths import CACHE
+from ..method import cost_row
+from .network import Network
+from .nodes import Node, cluster
+
+IMAGE = "spread"
+MBIT = 200
+NODES = (1, 8, 16)
+NODES_QUICK = (1, 4)
+
+
+def run(bench) -> None:
+    """Each number of nodes, fresh ones every round."""
+    # What is pushed stays in the corpus, which registries of later rounds serve.
+    with registry.serve() as address:
+        registry.push(address, images.find(IMAGE))
+    size = sum(layer.size for layer in images.build(images.find(IMAGE)))
+    bench.notes.append(f"the image has {size / 2**20:.0f} MiB in 4 layers that nothing makes smaller; cables carry {MBIT} Mbit/s each way, the"
+                       " registry's is not shaped")
+    for count in NODES_QUICK if bench.quick else NODES:
+        seconds, origin = zip(*[once(count) for _ in range(bench.rounds)])
+        least = size * 8 / (MBIT * 1e6)
+        bench.rows.append(cost_row("C1", f"{count} nodes read all of it: time of the last one, by bytes over the cable's speed",
+                                   statistics.median(seconds) / least, "x", 1.15, f"{least:.1f} s at least; {min(seconds):.1f}-{max(seconds):.1f} s",
+                                   {f"{count} nodes": list(seconds)}))
+        bench.rows.append(cost_row("C1", f"{count} nodes: bytes the registry sent, by bytes of the image", statistics.median(origin) / size, "x", 1.05,
+                                   samples={f"{count} nodes": list(origin)}))
+
+
+def once(count: int) -> tuple[float, int]:
+    """Seconds until the last node has read everything, and bytes the registry sent."""
+    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench") as work, Network() as network:
+        origin = network.machine("registry")
+        with registry.serve("0.0.0.0", origin.prefix) as listening:
+            at = f"{origin.address}:{listening.rsplit(':', 1)[1]}"
+            with cluster(network, pathlib.Path(work), count, MBIT, at) as nodes:
+                sent = origin.traffic()[1]
+                started = time.monotonic()
+                with concurrent.futures.ThreadPoolExecutor(count) as pool:
+                    read = list(pool.map(lambda node: read_all(node, f"{at}/{images.find(IMAGE).ref}"), nodes))
+                took = time.monotonic() - started
+                wrong = [one for one in read if one != images_bytes()]
+                if wrong:
+                    raise RuntimeError(f"nodes read {wrong} bytes instead of {images_bytes()}")
+                return took, origin.traffic()[1] - sent
+
+
+def read_all(node: Node, image: str) -> int:
+    """Mounts the image and reads every byte; how many there were."""
+    node.mount(image, "all")
+    return json.loads(node.driver("all", node.target("all")))["bytes"]
+
+
+def images_bytes() -> int:
+    """Bytes of the image's files."""
+    return sum(count * mebibytes << 20 for _, count, mebibytes, _ in (recipe.args for recipe in images.find(IMAGE).recipes))
+
