@@ -55,6 +55,13 @@ def push(cluster: Provider, name: str, *layers: Files) -> str:
     return f"{inside}/{name}"
 
 
+def lose_layers(cluster: Provider, repository: str, *layers: Files) -> None:
+    """Deletes these layers' bytes from the registry, which goes on naming them in manifests."""
+    with contextlib.closing((client := Client(cluster.registry()[1])).connection):
+        for files in layers:
+            client.call("DELETE", f"/v2/{repository}/blobs/{layer(files)[1].digest}", ok=(202,))
+
+
 def tags(cluster: Provider, repository: str) -> list[str]:
     """The tags of a repository in the cluster's registry: in a store, one for each object."""
     try:

@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Node(Node),
     /// Serve discovery: which nodes live, what each of them holds, what images are
     Discovery(Discovery),
+    /// Run all of Lamina's services on this machine, as one process tree
+    Up(Up),
     /// Print a shell completion script
     Completions(Completions),
     /// Write man pages into a directory
@@ -613,6 +615,50 @@ pub(crate) struct Discovery {
     /// Docker configuration with what every caller may resolve images with (default: no credentials)
     #[arg(long, value_name = "FILE")]
     pub(crate) registry_config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Directory of everything that outlives this process
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_STATE_DIR",
+        default_value = "/var/lib/lamina",
+        value_parser = absolute_dir()
+    )]
+    pub(crate) state: PathBuf,
+    /// Directory of sockets and live state
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_RUN_DIR",
+        default_value = "/run/lamina",
+        value_parser = absolute_dir()
+    )]
+    pub(crate) run_dir: PathBuf,
+    /// Address everything is served on: ports 7070, 7071 (discovery), 7150, 7151 (node)
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub(crate) address: std::net::IpAddr,
+    /// Name of this node (default: the machine's)
+    #[arg(long = "node-name", value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) name: Option<String>,
+    /// Be a node of the cluster whose discovery is at HOST:PORT, instead of running one; repeatable
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) join: Vec<String>,
+    /// Directory of tls.crt, tls.key and ca.crt to use instead of an authority of this machine's own. The certificate
+    /// names the node, node.lamina.internal, peer.lamina.internal and discovery.lamina.internal
+    #[arg(long, value_name = "DIR", value_parser = absolute_dir())]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// Run the mount daemons as processes of the host, for a privileged container with the host's processes
+    #[arg(long)]
+    pub(crate) outside_pod: bool,
+    /// Store for packs and flists (default: `store` in the state directory); repeat to replicate
+    #[arg(short, long = "store", value_name = "STORE")]
+    pub(crate) stores: Vec<String>,
+    /// Speak plain HTTP to this registry, HOST[:PORT]; repeatable (loopback registries always do)
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub(crate) insecure_registries: Vec<String>,
 }
 
 #[derive(Debug, Args)]

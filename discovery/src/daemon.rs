@@ -56,7 +56,8 @@ pub async fn run_until_asked(
     Ok(())
 }
 
-async fn asked_to_end(stop: watch::Sender<bool>) {
+/// Sets `stop` at SIGTERM or SIGINT.
+pub async fn asked_to_end(stop: watch::Sender<bool>) {
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return;
     };

@@ -15,6 +15,7 @@ mod node;
 mod out;
 mod pack;
 mod stores;
+mod up;
 mod write;
 
 pub(crate) use explore::{mode_text, shown, time_text};
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Node(args) => node::node(args),
         Command::Discovery(args) => discovery::discovery(args),
+        Command::Up(args) => up::up(&args),
         Command::K8s(args) => runtime()?.block_on(crate::kube::run(&args)),
         Command::Completions(args) => {
             clap_complete::generate(

@@ -24,8 +24,8 @@ pub(crate) fn node(args: args::Node) -> Result<()> {
         tls_dir: args.tls_dir.or(made),
         ..args
     };
-    let listen = listen(&args)?;
     let cluster = cluster(&args)?;
+    let listen = listen(&args)?;
     let stores = match args.stores.is_empty() {
         true => vec![format!("dir://{}", args.state.join(OWN_STORE).display())],
         false => args
@@ -113,7 +113,7 @@ fn bracketed(endpoint: &str) -> String {
 }
 
 /// The machine's name, where nobody says the node's.
-fn own_name() -> Result<String> {
+pub(super) fn own_name() -> Result<String> {
     let path = PathBuf::from("/proc/sys/kernel/hostname");
     let name = std::fs::read_to_string(&path).context("read the machine's name")?;
     Ok(name.trim().to_owned())

@@ -18,4 +18,5 @@ mod shortage;
 mod space;
 mod tidy;
 mod trouble;
+mod up;
 mod usage;

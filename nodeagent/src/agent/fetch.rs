@@ -133,6 +133,11 @@ impl Fetcher {
         self.cluster.member()
     }
 
+    /// Whether there are other nodes to ask, even since a moment ago. Inside a runtime.
+    pub(crate) fn is_in_cluster_now(&self) -> bool {
+        self.cluster.member_now().is_some()
+    }
+
     /// Whether there are other nodes to ask.
     pub(crate) fn is_in_cluster(&self) -> bool {
         self.cluster.member().is_some()

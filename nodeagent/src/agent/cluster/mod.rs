@@ -23,7 +23,7 @@ mod pull;
 mod swarm;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -46,6 +46,7 @@ pub(crate) struct Cluster {
     member: watch::Sender<Option<Arc<Member>>>,
     choices: Arc<Choices>,
     known: Arc<Known>,
+    looking: Mutex<()>,
 }
 
 impl Cluster {
@@ -68,6 +69,7 @@ impl Cluster {
             member: watch::Sender::new(None),
             choices: Arc::default(),
             known: Arc::default(),
+            looking: Mutex::default(),
         })
     }
 
@@ -84,8 +86,17 @@ impl Cluster {
         }
     }
 
+    /// Who we are in it, where that may have been said a moment ago: by a node that is just starting. Inside a runtime.
+    pub(crate) fn member_now(&self) -> Option<Arc<Member>> {
+        self.member().or_else(|| {
+            self.look();
+            self.member()
+        })
+    }
+
     /// What is there and cannot be used changes nothing: it may be half of a change.
     fn look(&self) {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(run_dir) = &self.run_dir else {
             return;
         };

@@ -130,7 +130,8 @@ impl Agent {
             Vec::new()
         } else {
             // What is mounted stays, whether or not the cluster is known at this moment.
-            let nodes = adopted.is_some() || self.fetcher.is_in_cluster();
+            let _runtime = self.runtime.enter();
+            let nodes = adopted.is_some() || self.fetcher.is_in_cluster_now();
             let reader = stores::reader(&admitted, call, nodes)?;
             let trust = |id: &BlobId| match adopted.is_some() || known.contains(id) {
                 true => Trust::SameBoot,

@@ -1,0 +1,153 @@
+//! `up`: all of Lamina on one machine, as one process tree.
+//!
+//! ```text
+//! lamina up ─┬─ lamina discovery     unless --join names others
+//!            └─ lamina node ─ ─ ─ ─  holder, mount daemon, agent: mounts outlive the tree
+//! ```
+//! Always: what ends is started again, with longer pauses each time; a tree whose first process is killed ends; both
+//! sides of every connection show a certificate, of an authority that is made at the first start.
+
+mod authority;
+mod tree;
+
+use crate::args;
+use crate::exit;
+use anyhow::{Context, Result, bail};
+use authority::Authority;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tree::{Program, Tree};
+
+/// Where discovery serves, and its metrics.
+const DISCOVERY: (u16, u16) = (7070, 7071);
+/// Where the node serves, and its metrics.
+const NODE: (u16, u16) = (7150, 7151);
+/// Until everything answers. A first start makes keys and probes the kernel; nothing is converted in it.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) fn up(args: &args::Up) -> Result<()> {
+    if !args.join.is_empty() && args.tls_dir.is_none() {
+        bail!(exit::Usage(
+            "--join needs --tls-dir: a certificate of the authority that the others believe".into()
+        ));
+    }
+    // One thread: the kernel ends children with the thread that started them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: &args::Up) -> Result<()> {
+    let name = args.name.clone().map_or_else(super::node::own_name, Ok)?;
+    let authority = match args.tls_dir {
+        Some(_) => None,
+        None => Some(Authority::open(args.state.join("authority"), &name)?),
+    };
+    let (programs, watched) = programs(args, &name)?;
+    let mut tree = Tree::start(programs);
+    let ready = tree.ready(&watched, START_DEADLINE).await;
+    if ready.is_ok() {
+        announce(args);
+    }
+    let ended = match ready {
+        Ok(true) => tree.run(authority).await,
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
+    tree.end().await;
+    ended
+}
+
+/// What runs, and the addresses whose `/readyz` says that it does.
+fn programs(args: &args::Up, name: &str) -> Result<(Vec<Program>, Vec<SocketAddr>)> {
+    let at = |port| SocketAddr::new(args.address, port);
+    let own = args.state.join("authority");
+    let mut programs = Vec::new();
+    let mut watched = Vec::new();
+    let mut discovery = args.join.clone();
+    if discovery.is_empty() {
+        discovery.push(at(DISCOVERY.0).to_string());
+        let mut words = Words::new("discovery");
+        words.pair("--listen", at(DISCOVERY.0).to_string());
+        words.pair("--http", at(DISCOVERY.1).to_string());
+        words.pair("--tls-dir", tls(args, &own, "discovery"));
+        words.each("--insecure-registry", &args.insecure_registries);
+        programs.push(words.program()?);
+        watched.push(at(DISCOVERY.1));
+    }
+    let mut words = Words::new("node");
+    words.pair("--state", &args.state);
+    words.pair("--run-dir", &args.run_dir);
+    words.pair("--node-name", name);
+    words.pair("--listen", at(NODE.0).to_string());
+    words.pair("--endpoint", at(NODE.0).to_string());
+    words.pair("--http", at(NODE.1).to_string());
+    words.pair("--tls-dir", tls(args, &own, "node"));
+    words.each("--discovery", &discovery);
+    words.each("--store", &args.stores);
+    words.each("--insecure-registry", &args.insecure_registries);
+    if args.outside_pod {
+        words.words.push("--outside-pod".into());
+    }
+    programs.push(words.program()?);
+    watched.push(at(NODE.1));
+    Ok((programs, watched))
+}
+
+fn tls(args: &args::Up, own: &Path, role: &str) -> PathBuf {
+    args.tls_dir.clone().unwrap_or_else(|| own.join(role))
+}
+
+fn announce(args: &args::Up) {
+    let at = |port| SocketAddr::new(args.address, port);
+    println!("node       {}", args.run_dir.join("node.sock").display());
+    println!(
+        "           {}, metrics http://{}/metrics",
+        at(NODE.0),
+        at(NODE.1)
+    );
+    if args.join.is_empty() {
+        println!(
+            "discovery  {}, metrics http://{}/metrics",
+            at(DISCOVERY.0),
+            at(DISCOVERY.1)
+        );
+    } else {
+        println!("discovery  {}", args.join.join(", "));
+    }
+    println!("Ctrl-C ends it; mounts stay.");
+}
+
+/// A role's command line.
+struct Words {
+    role: &'static str,
+    words: Vec<OsString>,
+}
+
+impl Words {
+    fn new(role: &'static str) -> Self {
+        Self {
+            role,
+            words: vec![role.into()],
+        }
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<OsString>) {
+        self.words.extend([name.into(), value.into()]);
+    }
+
+    fn each(&mut self, name: &str, values: &[String]) {
+        for value in values {
+            self.pair(name, value);
+        }
+    }
+
+    fn program(self) -> Result<Program> {
+        let path = std::env::current_exe().context("find this program's file")?;
+        Ok(Program::new(self.role, path, self.words))
+    }
+}

@@ -1,0 +1,145 @@
+//! `lamina up` as a process tree. Each test has a loopback address of its own, since ports are fixed.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::machine::{DEADLINE, Machine, wait_until};
+
+/// A tree; ended when a test fails before it did.
+struct Tree {
+    child: Child,
+    address: &'static str,
+}
+
+impl Tree {
+    fn start(machine: &Machine, address: &'static str, more: &[&str]) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_lamina"))
+            .args(["up", "--address", address, "--node-name", "a-node"])
+            .args(more)
+            .current_dir(machine.path("state"))
+            .env("LAMINA_RUN_DIR", machine.path("run"))
+            .env("LAMINA_STATE_DIR", machine.path("state"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { child, address }
+    }
+
+    /// What it says until it is ready.
+    fn ready(&mut self) -> String {
+        let mut said = String::new();
+        for line in BufReader::new(self.child.stdout.take().unwrap()).lines() {
+            said += &(line.unwrap() + "\n");
+            if said.contains("Ctrl-C") {
+                return said;
+            }
+        }
+        panic!("it ended without being ready: {said}");
+    }
+
+    fn is_ready(&self, port: u16) -> bool {
+        let get = || {
+            let mut stream = TcpStream::connect((self.address, port)).ok()?;
+            stream.set_read_timeout(Some(DEADLINE)).ok()?;
+            let request = "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            stream.write_all(request.as_bytes()).ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer)
+        };
+        get().is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Its child of this role.
+    fn role(&self, role: &str) -> Option<Pid> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        let mut pids = children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok());
+        pids.find(|pid: &i32| {
+            let said = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            said.split(|byte| *byte == 0).nth(1) == Some(role.as_bytes())
+        })
+        .and_then(Pid::from_raw)
+    }
+
+    fn ask_to_end(&self) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        // One that has ended is only waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until(what: &str, is: impl FnMut() -> bool) {
+    assert!(wait_until(is), "not in time: {what}");
+}
+
+fn is_alive(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_role_that_is_killed_is_started_again_and_all_end_when_asked() {
+    let machine = Machine::new();
+    let mut tree = Tree::start(&machine, "127.77.0.1", &[]);
+    let said = tree.ready();
+    let socket = machine.path("run").join("node.sock");
+    assert!(said.contains(&socket.display().to_string()), "{said}");
+    assert!(said.contains("discovery  127.77.0.1:7070"), "{said}");
+    for (role, port) in [("discovery", 7071), ("node", 7151)] {
+        let first = tree.role(role).unwrap();
+        kill_process(first, Signal::KILL).unwrap();
+        until(&format!("another {role}"), || {
+            tree.role(role).is_some_and(|next| next != first) && tree.is_ready(port)
+        });
+    }
+    let children = ["discovery", "node"].map(|role| tree.role(role).unwrap());
+    tree.ask_to_end();
+    assert!(tree.child.wait().unwrap().success());
+    assert!(children.iter().all(|child| !is_alive(*child)));
+}
+
+#[test]
+fn nothing_of_a_tree_outlives_its_first_process() {
+    let machine = Machine::new();
+    let mut tree = Tree::start(&machine, "127.77.0.2", &[]);
+    tree.ready();
+    let children = ["discovery", "node"].map(|role| tree.role(role).unwrap());
+    tree.child.kill().unwrap();
+    tree.child.wait().unwrap();
+    until("its children have ended", || {
+        children.iter().all(|child| !is_alive(*child))
+    });
+}
+
+#[test]
+fn a_node_of_others_needs_their_certificates() {
+    let machine = Machine::new();
+    let said = machine.fails(2, &["up", "--join", "127.0.0.1:7070"]);
+    assert!(said.contains("--tls-dir"), "{said}");
+}
+
+#[test]
+fn the_compose_file_starts_a_tree() {
+    let text = include_str!("../../../docker-compose.yaml");
+    let file: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+    let command = file["services"]["lamina"]["command"].as_array().unwrap();
+    let mut words: Vec<&str> = command.iter().filter_map(|word| word.as_str()).collect();
+    assert_eq!(words.remove(0), "lamina");
+    // Refused because of the last words alone: those of the file are understood.
+    words.extend(["--join", "127.0.0.1:7070"]);
+    let said = Machine::new().fails(2, &words);
+    assert!(said.contains("--join needs --tls-dir"), "{said}");
+}
