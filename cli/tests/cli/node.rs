@@ -201,10 +201,13 @@ impl Node {
     }
 
     fn tree(&self, path: &str) -> Result<Vec<api::ReadTreeResponse>, Status> {
-        let request = api::ReadTreeRequest {
+        self.look(api::ReadTreeRequest {
             source: Some(self.source()),
             path: path.into(),
-        };
+        })
+    }
+
+    fn look(&self, request: api::ReadTreeRequest) -> Result<Vec<api::ReadTreeResponse>, Status> {
         let mut client = self.client().expect("a node");
         self.runtime.block_on(async {
             let mut parts = client.read_tree(request).await?.into_inner();
@@ -1093,4 +1096,18 @@ fn a_node_that_shall_ask_for_a_certificate_has_to_know_how() {
     assert!(said.contains("--certificates-from"), "{said}");
     let both = [&asks[..], &["--tls-dir", "/tls"]].concat();
     machine.fails(2, &both);
+}
+
+#[test]
+fn what_a_killed_node_was_looking_at_is_unmounted_by_the_next() {
+    let mut node = Node::new();
+    let left = node.machine.dir("state/warm/left");
+    node.kill();
+    let cache = node.machine.path("state/cache");
+    let cache = ["--cache", cache.to_str().unwrap()];
+    node.machine
+        .ok(&[&["mount", "x.fl", "state/warm/left"][..], &cache].concat());
+    assert!(std::fs::read(left.join("a/hello")).is_ok());
+    node.start();
+    assert!(!left.exists());
 }

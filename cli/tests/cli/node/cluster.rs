@@ -111,6 +111,19 @@ fn ensure(node: &Node, server: &Server) -> String {
     })
 }
 
+fn cat(node: &Node, server: &Server, path: &str) -> Result<Vec<u8>, tonic::Status> {
+    let request = api::ReadTreeRequest {
+        source: Some(source(server)),
+        path: path.into(),
+    };
+    let parts = node.look(request)?.into_iter();
+    let data = parts.filter_map(|part| match part.part? {
+        api::read_tree_response::Part::Data(bytes) => Some(bytes),
+        api::read_tree_response::Part::Entry(_) => None,
+    });
+    Ok(data.flatten().collect())
+}
+
 #[test]
 fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     let (server, discovery) = (Server::start(), Discovery::start());
@@ -138,6 +151,17 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     let first = ensure(&one, &server);
     assert_eq!(ensure(&two, &server), first, "the same flist");
     assert_eq!(server.count(&format!("GET /v2/a/b/blobs/{digest}")), 1);
+
+    // A file can be looked at where no volume shows the image, and nothing of the look stays.
+    assert!(cat(&two, &server, "/data").unwrap() == noise(1, 300_000));
+    let missing = cat(&two, &server, "/missing").unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    let mounts = || two.machine.json(&["mounts"])["mounts"].clone();
+    assert!(
+        wait_until(|| mounts() == serde_json::json!([])),
+        "{}",
+        mounts()
+    );
 
     // Data comes from whichever node has it.
     for node in [&one, &two] {
