@@ -1,6 +1,6 @@
 """python3 -m bench.cluster [--quick] [--rounds N] [--only SECTION[,SECTION]]: measures nodes that serve each other.
 
-Sections: discovery (C4), fanout (C1). A section that fails is reported and does not keep the others from running.
+Sections: discovery (C4), transfer (C3), start (C2, C5), holes (C6), fanout (C1). A section that fails is reported and does not keep the others from running.
 docs/benchmarks-cluster.md is written from the newest results of each section in bench/results.
 """
 
@@ -14,9 +14,10 @@ import traceback
 
 from ..corpus.paths import REPOSITORY
 from ..report import machine
-from . import discovery, fanout, page
+from . import discovery, fanout, holes, page, start, transfer
 
-SECTIONS = {"discovery": discovery.run, "fanout": fanout.run}
+SECTIONS = {"discovery": discovery.run, "transfer": transfer.run, "start": start.run, "holes": holes.run,
+            "fanout": fanout.run}
 
 
 class Bench:

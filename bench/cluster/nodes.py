@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -45,15 +46,16 @@ class Service:
 
 
 class Node:
-    """One node: its daemons, its cache, its mounts."""
+    """One node: its daemons, its cache, its mounts. Without discovery it is alone."""
 
-    def __init__(self, name: str, machine: Machine, work: pathlib.Path, discovery: list[str], registry: str):
-        self.name, self.machine, self.work = name, machine, work / name
+    def __init__(self, name: str, machine: Machine, work: pathlib.Path, discovery: list[str], registry: str, more: tuple | list = ()):
+        self.name, self.machine, self.work, self.discovery = name, machine, work / name, discovery
         self.kubelet, self.socket = self.work / "kubelet", self.work / "run/node.sock"
         self.words = ["node", f"--state={self.work / 'state'}", f"--run-dir={self.work / 'run'}", f"--kubelet-dir={self.kubelet}",
-                      f"--node-name={name}", f"--listen={machine.address}:7150", f"--endpoint={machine.address}:7150",
-                      f"--http={machine.address}:7151", "--insecure", f"--insecure-registry={registry}",
-                      *(f"--discovery={one}" for one in discovery)]
+                      f"--node-name={name}", f"--http={machine.address}:7151", f"--insecure-registry={registry}", *more]
+        if discovery:
+            self.words += [f"--listen={machine.address}:7150", f"--endpoint={machine.address}:7150", "--insecure",
+                           *(f"--discovery={one}" for one in discovery)]
         self.service: Service | None = None
 
     def start(self) -> None:
@@ -87,6 +89,12 @@ class Node:
     def umount(self, volume: str) -> None:
         """Undoes that."""
         self.driver("unmount", "--socket", self.socket, "--volume", volume, "--target", self.target(volume))
+
+    def shown(self, volume: str) -> dict:
+        """What `lamina mounts` says of a volume."""
+        environment = os.environ | {"LAMINA_RUN_DIR": str(self.work / "run"), "LAMINA_CACHE_DIR": str(self.work / "state/cache")}
+        said = subprocess.run([str(PROGRAM), "mounts", "-o", "json"], env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
+        return next(info for info in json.loads(said)["mounts"] if info["target"] == str(self.target(volume)))
 
     def driver(self, *words) -> str:
         """One measured loop on this node's machine; what it says."""

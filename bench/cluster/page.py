@@ -11,10 +11,17 @@ PAGE = Page(
         "Written by `make bench-cluster`; do not edit. Nodes are processes of one machine, so absolute times are context.", "",
         "Again: `make bench-cluster`, or `python3 -m bench.cluster --only discovery`.",
     ],
-    titles={"fanout": "C1. Many nodes read all of one image at once", "discovery": "C4. Discovery under load"},
+    titles={"fanout": "C1. Many nodes read all of one image at once", "start": "C2, C5. A first start through another node",
+            "transfer": "C3. A layer from a node", "holes": "C6. Other nodes that are black holes", "discovery": "C4. Discovery under load"},
     how={
         "fanout": "Nodes are network namespaces on a switch, each behind a shaped cable, with a `lamina node`, caches and mounts of its own; one"
                   " discovery. All of them mount the image and read every byte at the same moment, with nothing of it on any node.",
+        "start": "One node has the image's layers whole. Another one, empty, mounts the image and does its first work (`import pandas`): at first with"
+                 " what was computed at conversion, then a third one with what the second's start read. The registry's packs are read by a node"
+                 " outside of a cluster; the pull is `curl | tar`.",
+        "holes": "An empty node reads random places of an image that other nodes have; half of them then answer nothing any more. Compared with an empty"
+                 " node outside of a cluster that reads the registry's packs over the same cable.",
+        "transfer": "One node without TLS; the layer is in its page cache. The reader and the plain TCP connection are on the same machine.",
         "discovery": "One replica of `lamina discovery`, asked over loopback by 16 connections without TLS. Heartbeats are counted by CPU time of"
                      " the replica, since the callers work on the same cores; questions are one caller's, one after the other.",
     },
