@@ -14,7 +14,7 @@ from .corpus.paths import CACHE, REPOSITORY
 from .lamina import Lamina
 from .method import Row
 
-DRIVER = REPOSITORY / "target/release/lamina-bench"
+DRIVER = pathlib.Path(os.environ.get("LAMINA_BENCH") or REPOSITORY / "target/release/lamina-bench")
 
 
 class Bench:

@@ -1,5 +1,6 @@
 """C6: reads through other nodes while half of them are black holes."""
 
+import contextlib
 import json
 import pathlib
 import statistics
@@ -10,7 +11,7 @@ from ..corpus.paths import CACHE
 from ..method import Row, cost_row
 from ..setup import drop_caches
 from .network import Network
-from .nodes import Node, cluster
+from .nodes import Node, cluster, serve_registry, together
 
 IMAGE = "spread"
 MBIT = 200
@@ -44,21 +45,23 @@ def run(bench) -> None:
 def once(image: images.Image, seed: int, holders: int) -> dict[str, dict]:
     """One node's reads of each kind."""
     (CACHE / "bench").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="holes-", dir=CACHE / "bench") as directory, Network() as network:
-        work, origin = pathlib.Path(directory), network.machine("registry")
-        with registry.serve("0.0.0.0", origin.prefix) as listening:
-            at = f"{origin.address}:{listening.rsplit(':', 1)[1]}"
-            reference = f"{at}/{image.ref}"
-            with cluster(network, work, holders, None, at) as nodes:
-                for node in nodes:
-                    node.mount(reference, "hold")
-                    node.driver("all", node.target("hold"))
-                    node.umount("hold")
-                return {
-                    ALL: reader(network, work, nodes, at, "all", reference, seed, False),
-                    HALF: reader(network, work, nodes, at, "half", reference, seed, True),
-                    NONE: alone(network, work, at, reference, seed),
-                }
+    with contextlib.ExitStack() as stack:
+        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True)))
+        network = stack.enter_context(Network())
+        at = stack.enter_context(serve_registry(network.machine("registry")))
+        reference = f"{at}/{image.ref}"
+        nodes = stack.enter_context(cluster(network, work, holders, None, at))
+
+        def hold(node: Node) -> None:
+            node.mount(reference, "hold")
+            node.driver("all", node.target("hold"))
+
+        together(nodes, hold)
+        return {
+            ALL: reader(network, work, nodes, at, "all", reference, seed, False),
+            HALF: reader(network, work, nodes, at, "half", reference, seed, True),
+            NONE: alone(network, work, at, reference, seed),
+        }
 
 
 def reader(network: Network, work: pathlib.Path, nodes: list[Node], at: str, name: str, reference: str, seed: int, cut: bool) -> dict:
@@ -67,6 +70,7 @@ def reader(network: Network, work: pathlib.Path, nodes: list[Node], at: str, nam
     lost = nodes[: len(nodes) // 2] if cut else []
     try:
         node.start()
+        node.waits_for_others()
         node.mount(reference, "read")
         read(node, READS // 4, seed + 1000)
         for one in lost:
@@ -80,7 +84,7 @@ def reader(network: Network, work: pathlib.Path, nodes: list[Node], at: str, nam
 
 def alone(network: Network, work: pathlib.Path, at: str, reference: str, seed: int) -> dict:
     """A node outside of the cluster, which reads the registry's packs."""
-    store = [f"--store=oci://{at}/packs?insecure=true"]
+    store = f"oci://{at}/bench/holes-packs"
     maker = Node("maker", network.machine("maker"), work, [], at, store)
     node = Node("alone", network.machine("alone", MBIT), work, [], at, store)
     try:

@@ -26,19 +26,23 @@ class Network:
         self.hosts = NETWORK.hosts()
 
     def __enter__(self) -> "Network":
-        self.switch = self._namespace("switch")
-        _ip(self.switch, "link", "add", "bridge", "type", "bridge", "forward_delay", "0")
-        _ip(self.switch, "link", "set", "bridge", "up")
+        try:
+            self.switch = self._namespace("switch")
+            _ip(self.switch, "link", "add", "name", "bridge", "type", "bridge", "forward_delay", "0")
+            _ip(self.switch, "link", "set", "bridge", "up")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_) -> None:
         for name in reversed(self.namespaces):
-            subprocess.run(["ip", "netns", "delete", name], check=False)
+            subprocess.run(["ip", "netns", "delete", name], stderr=subprocess.DEVNULL, check=False)
 
     def machine(self, name: str, mbit: int | None = None) -> "Machine":
         """One more machine; `mbit`: what its cable carries in each direction."""
         namespace, address, port = self._namespace(name), str(next(self.hosts)), f"to-{len(self.namespaces)}"
-        _ip(self.switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _ip(self.switch, "link", "add", "name", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip(self.switch, "link", "set", port, "master", "bridge", "up")
         _ip(namespace, "address", "add", f"{address}/{NETWORK.prefixlen}", "dev", "eth0")
         _ip(namespace, "link", "set", "lo", "up")
@@ -52,8 +56,9 @@ class Network:
 
     def _namespace(self, name: str) -> str:
         full = f"{self.name}-{name}"
-        subprocess.run(["ip", "netns", "add", full], check=True)
+        # Known before it is there: whatever happens between the two, it is removed.
         self.namespaces.append(full)
+        subprocess.run(["ip", "netns", "add", full], check=True)
         return full
 
 
@@ -68,6 +73,11 @@ class Machine:
         said = subprocess.run([*self.prefix, "ip", "-s", "-j", "link", "show", "dev", "eth0"], stdout=subprocess.PIPE, check=True, text=True).stdout
         counted = json.loads(said)[0]["stats64"]
         return counted["rx"]["bytes"], counted["tx"]["bytes"]
+
+    def get(self, url: str) -> str | None:
+        """What a server says to somebody on this machine; nothing when it does not answer with success."""
+        asked = subprocess.run([*self.prefix, "curl", "-sf", "-m", "5", url], stdout=subprocess.PIPE, check=False, text=True)
+        return None if asked.returncode else asked.stdout
 
     def cut(self) -> None:
         """Nothing arrives any more, and nobody is told: a black hole."""

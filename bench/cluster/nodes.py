@@ -1,5 +1,10 @@
-"""Nodes of Lamina without Kubernetes: `lamina node` on every machine of a network, and discovery."""
+"""Nodes of Lamina without Kubernetes: `lamina node` on every machine of a network, and discovery.
 
+Everything is in a session of its own, so that Ctrl-C ends the benchmark, which then ends them. What a node leaves when
+it cannot end by itself is looked for: processes by its directory's name among their arguments, and mounts below it.
+"""
+
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -7,13 +12,17 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
+from ..corpus import registry
 from ..lamina import PROGRAM
-from ..setup import DRIVER
+from ..setup import DRIVER, wait_for
 from .network import Machine, Network
 
-START_SECONDS, END_SECONDS, MOUNT_SECONDS = 60, 30, 600
+START_SECONDS, END_SECONDS, MOUNT_SECONDS = 60, 30, 1800
+# A replica says that nobody has a layer only after half of this.
+TTL_SECONDS = 6
 
 
 class Service:
@@ -22,7 +31,7 @@ class Service:
     def __init__(self, machine: Machine, work: pathlib.Path, words: list[str]):
         self.machine = machine
         self.log = open(work / f"{words[0]}.log", "w+")
-        self.process = subprocess.Popen([*machine.prefix, str(PROGRAM), *words], stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen([*machine.prefix, str(PROGRAM), *words], stdout=self.log, stderr=self.log, start_new_session=True)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Ends it and waits."""
@@ -36,27 +45,34 @@ class Service:
 
     def wait(self, port: int) -> None:
         """Returns once it says that it is ready."""
-        url = f"http://{self.machine.address}:{port}/readyz"
         deadline = time.monotonic() + START_SECONDS
-        while subprocess.run([*self.machine.prefix, "curl", "-sf", "-m", "2", "-o", "/dev/null", url], check=False).returncode:
+        while self.get(port, "readyz") is None:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.log.seek(0)
                 raise RuntimeError(f"{self.process.args} is not ready: {self.log.read()[-3000:]}")
             time.sleep(0.05)
 
+    def get(self, port: int, path: str) -> str | None:
+        """What it says over HTTP; nothing when it does not."""
+        return self.machine.get(f"http://{self.machine.address}:{port}/{path}")
+
 
 class Node:
     """One node: its daemons, its cache, its mounts. Without discovery it is alone."""
 
-    def __init__(self, name: str, machine: Machine, work: pathlib.Path, discovery: list[str], registry: str, more: tuple | list = ()):
+    def __init__(self, name: str, machine: Machine, work: pathlib.Path, discovery: list[str], registry: str, store: str | None = None):
         self.name, self.machine, self.work, self.discovery = name, machine, work / name, discovery
         self.kubelet, self.socket = self.work / "kubelet", self.work / "run/node.sock"
         self.words = ["node", f"--state={self.work / 'state'}", f"--run-dir={self.work / 'run'}", f"--kubelet-dir={self.kubelet}",
-                      f"--node-name={name}", f"--http={machine.address}:7151", f"--insecure-registry={registry}", *more]
+                      f"--node-name={name}", f"--http={machine.address}:7151", f"--insecure-registry={registry}"]
+        if store:
+            self.words += [f"--store={store}"]
         if discovery:
             self.words += [f"--listen={machine.address}:7150", f"--endpoint={machine.address}:7150", "--insecure",
                            *(f"--discovery={one}" for one in discovery)]
         self.service: Service | None = None
+        self.driving: set[subprocess.Popen] = set()
+        self.lock = threading.Lock()
 
     def start(self) -> None:
         """Starts it; what it held before, it holds."""
@@ -72,11 +88,21 @@ class Node:
             self.service = None
 
     def leave(self) -> None:
-        """Ends everything of it, mounts too."""
-        with contextlib.suppress(subprocess.SubprocessError):
-            self.driver("leave", self.socket, "--force")
-        self.stop()
-        shutil.rmtree(self.work, ignore_errors=True)
+        """Ends everything of it, mounts too, and at once: what it was doing is of no interest any more."""
+        self.call_off()
+        self.stop(signal.SIGKILL)
+        clear(self.work)
+
+    def call_off(self) -> None:
+        """Ends the loops that run on it."""
+        with self.lock:
+            for process in self.driving:
+                process.kill()
+
+    def waits_for_others(self) -> None:
+        """Returns once the agent can know of its cluster: it is told by a file."""
+        if self.discovery:
+            wait_for((self.work / "run/cluster.json").exists, START_SECONDS, "cluster.json")
 
     def target(self, volume: str) -> pathlib.Path:
         """Where a volume is mounted."""
@@ -96,35 +122,115 @@ class Node:
         said = subprocess.run([str(PROGRAM), "mounts", "-o", "json"], env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
         return next(info for info in json.loads(said)["mounts"] if info["target"] == str(self.target(volume)))
 
-    def driver(self, *words) -> str:
+    def driver(self, *words, seconds: float = MOUNT_SECONDS) -> str:
         """One measured loop on this node's machine; what it says."""
-        return subprocess.run([*self.machine.prefix, str(DRIVER), *map(str, words)], stdout=subprocess.PIPE, check=True, text=True,
-                              timeout=MOUNT_SECONDS).stdout
+        process = subprocess.Popen([*self.machine.prefix, str(DRIVER), *map(str, words)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        with self.lock:
+            self.driving.add(process)
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+            process.wait()
+            with self.lock:
+                self.driving.remove(process)
+        if process.returncode:
+            raise RuntimeError(f"{self.name}: {words[0]} ended with {process.returncode}")
+        return said
+
+
+def together(nodes: list[Node], work) -> list:
+    """Does something on all of them at the same time; what came of it. When one fails, or the benchmark is to end, none
+    goes on."""
+    with concurrent.futures.ThreadPoolExecutor(len(nodes)) as pool:
+        try:
+            return [done.result() for done in [pool.submit(work, node) for node in nodes]]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for node in nodes:
+                node.call_off()
+            raise
+
+
+def clear(work: pathlib.Path) -> None:
+    """Ends the processes that were started with this directory, and removes it with what is mounted below."""
+    deadline = time.monotonic() + END_SECONDS
+    while (found := processes(work)) + (mounts := mounted(work)) and time.monotonic() < deadline:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for point in reversed(mounts):
+            subprocess.run(["umount", "-l", point], stderr=subprocess.DEVNULL, check=False)
+        time.sleep(0.02)
+    if mounts:
+        raise RuntimeError(f"{mounts} cannot be unmounted")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def processes(work: pathlib.Path) -> list[int]:
+    """Those of Lamina with a path below `work` among their arguments."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if {"mountd", "node"} & set(words[:2]) and any(f"{work}/" in word for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+def mounted(work: pathlib.Path) -> list[str]:
+    """Mount points below `work`, in the order they came."""
+    table = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    return [point for line in table if (point := line.split(" ")[4]).startswith(f"{work}/")]
+
+
+@contextlib.contextmanager
+def serve_registry(machine: Machine):
+    """The corpus's registry on a machine; its `host:port`."""
+    with registry.serve("0.0.0.0", machine.prefix) as listening:
+        at = f"{machine.address}:{listening.rsplit(':', 1)[1]}"
+        wait_for(lambda: machine.get(f"http://{at}/v2/") is not None, START_SECONDS, f"an answer of the registry on {at}")
+        yield at
 
 
 @contextlib.contextmanager
 def discovery(machine: Machine, work: pathlib.Path):
-    """A replica of discovery; its `host:port`."""
-    words = ["discovery", "--insecure", f"--listen={machine.address}:7070", f"--http={machine.address}:7071"]
+    """A replica of discovery."""
+    words = ["discovery", "--insecure", f"--ttl={TTL_SECONDS}s", f"--listen={machine.address}:7070", f"--http={machine.address}:7071"]
     service = Service(machine, work, words)
     try:
         service.wait(7071)
-        yield f"{machine.address}:7070"
+        yield service
     finally:
         service.end()
 
 
 @contextlib.contextmanager
 def cluster(network: Network, work: pathlib.Path, count: int, mbit: int | None, registry: str):
-    """So many nodes, with one discovery."""
+    """So many nodes, with one discovery that knows all of them."""
     made: list[Node] = []
-    with discovery(network.machine("discovery"), work) as at:
+    with discovery(network.machine("discovery"), work) as memory:
+        at = f"{memory.machine.address}:7070"
         try:
             for number in range(count):
-                node = Node(f"node-{number:02}", network.machine(f"node-{number:02}", mbit), work, [at], registry)
-                made.append(node)
-                node.start()
+                name = f"node-{number:02}"
+                made.append(Node(name, network.machine(name, mbit), work, [at], registry))
+            together(made, Node.start)
+            together(made, Node.waits_for_others)
+
+            def is_known() -> bool:
+                lines = (memory.get(7071, "metrics") or "").splitlines()
+                return f"lamina_discovery_nodes {count}" in lines and "lamina_discovery_warm 1" in lines
+
+            wait_for(is_known, START_SECONDS, f"discovery knowing {count} nodes")
             yield made
         finally:
-            for node in made:
-                node.leave()
+            leave_all(made)
+
+
+def leave_all(nodes: list[Node]) -> None:
+    """Ends all, also when some cannot."""
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(nodes))) as pool:
+        left = [pool.submit(node.leave) for node in nodes]
+    for one in left:
+        one.result()

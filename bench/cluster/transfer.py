@@ -1,5 +1,6 @@
 """C3: a layer by gRPC from a node, against as many bytes over plain TCP."""
 
+import contextlib
 import json
 import pathlib
 import statistics
@@ -11,7 +12,7 @@ from ..corpus.paths import CACHE
 from ..method import Row, interleave
 from ..setup import DRIVER
 from .network import Network
-from .nodes import cluster
+from .nodes import cluster, serve_registry
 
 IMAGE = "big"
 TIMES = 4
@@ -26,13 +27,13 @@ def run(bench) -> None:
         registry.push(address, image)
     digest = images.build(image)[0].digest
     (CACHE / "bench").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="transfer-", dir=CACHE / "bench") as work, Network() as network:
-        origin = network.machine("registry")
-        with registry.serve("0.0.0.0", origin.prefix) as listening:
-            at = f"{origin.address}:{listening.rsplit(':', 1)[1]}"
-            with cluster(network, pathlib.Path(work), 1, None, at) as (node,):
-                node.mount(f"{at}/{image.ref}", "hold")
-                _measure(bench, node, digest)
+    with contextlib.ExitStack() as stack:
+        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True)))
+        network = stack.enter_context(Network())
+        at = stack.enter_context(serve_registry(network.machine("registry")))
+        node, = stack.enter_context(cluster(network, work, 1, None, at))
+        node.mount(f"{at}/{image.ref}", "hold")
+        _measure(bench, node, digest)
 
 
 def _measure(bench, node, digest: str) -> None:

@@ -34,19 +34,25 @@ pub(crate) struct Content {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) content: Arc<Mutex<Content>>,
+    listener: TcpListener,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// At a listener that may be in another network.
+    pub(crate) fn start_at(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let content = Arc::new(Mutex::new(Content::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, ended) = (Arc::clone(&content), Arc::clone(&stop));
+        let accepting = listener.try_clone().unwrap();
         let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
+            for stream in accepting.incoming() {
                 if ended.load(Ordering::Relaxed) {
                     return;
                 }
@@ -60,6 +66,7 @@ impl Server {
         Self {
             address,
             content,
+            listener,
             stop,
             thread: Some(thread),
         }
@@ -112,7 +119,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -1,5 +1,6 @@
 //! The `lamina` command as a user types it. Needs root (mounting); says so loudly where it is not.
 
+mod authority;
 mod corpus;
 mod discovery;
 mod documents;
@@ -8,6 +9,7 @@ mod images;
 mod lifecycle;
 mod machine;
 mod mounts;
+mod net;
 mod node;
 mod out;
 mod outage;

@@ -119,19 +119,7 @@ impl Node {
     }
 
     fn channel(&self) -> Option<Channel> {
-        let socket = self.machine.path("run/node.sock");
-        let connect = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move {
-                let stream = tokio::net::UnixStream::connect(socket).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-            }
-        });
-        let endpoint = Endpoint::from_static("http://node");
-        let channel = self
-            .runtime
-            .block_on(endpoint.connect_with_connector(connect));
-        channel.ok()
+        connect(&self.runtime, &self.machine.path("run/node.sock"))
     }
 
     /// SIGKILL, as a container runtime does it.
@@ -235,6 +223,21 @@ impl Drop for Node {
             let _ = serving.wait();
         }
     }
+}
+
+/// A connection to a node's socket, if anybody listens.
+pub(crate) fn connect(runtime: &tokio::runtime::Runtime, socket: &Path) -> Option<Channel> {
+    let socket = socket.to_owned();
+    let connect = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(socket).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    });
+    let endpoint = Endpoint::from_static("http://node");
+    let channel = runtime.block_on(endpoint.connect_with_connector(connect));
+    channel.ok()
 }
 
 fn code(outcome: Result<api::PublishResponse, Status>) -> Code {

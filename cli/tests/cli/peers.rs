@@ -26,11 +26,11 @@ use lamina_proto::lamina::v1::{
     ReadChunksRequest, ReadChunksResponse, ReadRecordRequest, ReadRecordResponse,
 };
 use lamina_store::open_flist;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::runtime::Runtime;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
 
+use crate::authority::Authority;
 use crate::machine::{Machine, wait_until};
 
 /// An OCI layout of one layer, from `root/`: files that do not compress, and some that do.
@@ -322,33 +322,4 @@ fn nodes_show_each_other_certificates_and_use_new_ones_as_soon_as_they_are_there
     assert_eq!(reader.join().unwrap(), Vec::<String>::new());
     assert!(node.gave() > 0);
     machine.ok(&["umount", "m"]);
-}
-
-/// Makes certificates.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    fn issue(&self, dir: &Path, names: &[&str]) {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let params = CertificateParams::new(names).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(dir.join("tls.crt"), certificate.pem()).unwrap();
-        std::fs::write(dir.join("tls.key"), key.serialize_pem()).unwrap();
-        std::fs::write(dir.join("ca.crt"), &self.pem).unwrap();
-    }
 }
