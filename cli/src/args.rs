@@ -310,6 +310,9 @@ pub(crate) struct RunDir {
 pub(crate) struct Mounts {
     #[command(flatten)]
     pub(crate) instance: RunDir,
+    /// Show hit rates by tier: page, disk, peer, store, registry
+    #[arg(long)]
+    pub(crate) tiers: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

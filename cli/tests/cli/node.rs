@@ -594,7 +594,7 @@ fn a_flist_can_be_looked_into_and_warmed_without_a_volume() {
     let request = api::EnsureRequest {
         source: Some(node.source()),
         warm: api::Warm::All.into(),
-        stores: Vec::new(),
+        ..api::EnsureRequest::default()
     };
     let mut client = node.client().unwrap();
     let last = node.runtime.block_on(async {
@@ -965,7 +965,8 @@ fn figures_and_health_are_served_over_http() {
         "lamina_agent_up 1",
         "lamina_node_rpc_duration_seconds_count{code=\"Ok\",method=\"Publish\"} 1",
         "lamina_volume_publish_duration_seconds_count{phase=\"total\"} 1",
-        "lamina_fetched_bytes_total 700000",
+        "lamina_fetched_bytes_total{from=\"store\"} 700000",
+        "lamina_fetched_bytes_total{from=\"peer\"} 0",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),

@@ -23,6 +23,7 @@ pub mod library;
 mod listen;
 mod membership;
 mod metrics;
+mod mount_metrics;
 mod order;
 pub mod partials;
 mod publish;

@@ -164,6 +164,7 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     );
 
     // Data comes from whichever node has it.
+    let mut origins = Vec::new();
     for node in [&one, &two] {
         let order = api::PublishRequest {
             source: Some(source(&server)),
@@ -175,8 +176,20 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
             read == noise(1, 300_000),
             "the bytes of the registry's layer"
         );
+        let volume = node.volumes().remove(0);
+        assert_eq!(
+            (volume.bytes_fetched, volume.bytes_from_stores),
+            (300_000, 0)
+        );
+        origins.push((volume.bytes_from_peers, volume.bytes_from_registry));
         node.unpublish_order(&order);
     }
+    origins.sort_unstable();
+    assert_eq!(
+        origins,
+        [(0, 300_000), (300_000, 0)],
+        "one of them read it from the registry, and gave it to the other"
+    );
     let reads = server.count(&format!("GET /v2/a/b/blobs/{digest}"));
     assert_eq!(reads, 1, "for mounts as well");
 

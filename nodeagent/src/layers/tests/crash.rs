@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use lamina_store::open_flist;
+
 use super::support::{alone, config, digest, ensure, files, gets, wanted};
 use crate::layers::{EnsureErrorKind, LayerShelf, WholeLayers as _};
 use crate::test_registry::{Server, noise, tar};
@@ -105,7 +107,9 @@ async fn what_a_kill_or_a_bad_disk_left_is_cleared() {
     }
     // Changed where only a whole check sees it.
     let mut bytes = std::fs::read(path(2, "afslyr")).unwrap();
-    bytes[2000] ^= 1;
+    let chunk = open_flist(path(2, "afslyr")).unwrap().chunk(0).unwrap();
+    let at = bytes.windows(32).position(|at| at == chunk.id.as_bytes());
+    bytes[at.unwrap()] ^= 1;
     std::fs::write(path(2, "afslyr"), bytes).unwrap();
 
     let store = alone(config(dir.path()));
