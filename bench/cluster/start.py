@@ -36,7 +36,7 @@ def run(bench) -> None:
         network = stack.enter_context(Network())
         origin = network.machine("registry", MBIT)
         at = stack.enter_context(serve_registry(origin))
-        store = f"oci://{at}/{STORE}"
+        store = f"oci://{at}/{STORE}?insecure=true"
         holder, = stack.enter_context(cluster(network, work, 1, MBIT, at))
         starts = Starts(image, f"{at}/{image.ref}", origin, network.machine("reader", MBIT), work)
         # The only node of its cluster is the one that pulls; what the other writes to the store is for the other way.
