@@ -89,6 +89,9 @@ pub struct MountCall {
     /// in a root file system of its own: they never lead out.
     #[serde(default)]
     pub sub_path: Option<String>,
+    /// The image it was made of, by digest, where its layers can be pulled; else what the flist says.
+    #[serde(default)]
+    pub image: Option<String>,
     /// Way of mounting.
     #[serde(default)]
     pub mode: ModeRequest,

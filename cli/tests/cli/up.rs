@@ -149,6 +149,21 @@ fn the_compose_file_starts_a_tree() {
 }
 
 #[test]
+fn what_cannot_come_right_is_refused_at_once() {
+    let machine = Machine::new();
+    let mut tree = Tree::start(&machine, "127.77.0.5", NAMED);
+    tree.ready();
+    let said = machine.fails(1, &["up", "--address", "127.77.0.5"]);
+    assert!(said.contains("127.77.0.5:7070"), "{said}");
+    let said = machine.fails(1, &["up", "--address", "192.0.2.1"]);
+    assert!(said.contains("192.0.2.1:7070"), "{said}");
+    let said = machine.fails(1, &["up", "--tls-dir", "/none"]);
+    assert!(said.contains("/none/tls.crt"), "{said}");
+    let said = machine.fails(2, &["up", "--join", "nope", "--tls-dir", "/none"]);
+    assert!(said.contains("--join nope"), "{said}");
+}
+
+#[test]
 fn a_second_machine_joins_with_a_certificate_of_the_first() {
     let (first, second) = (Machine::new(), Machine::new());
     let tls = second.path("tls");

@@ -24,6 +24,8 @@ const PROVISIONER: [&str; 2] = [
 ];
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const CLASS_OLD: &str = "volume.beta.kubernetes.io/storage-class";
+/// Of our annotations.
+const PREFIX: &str = "lamina.dev/";
 /// Set by us on `PersistentVolumes`.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Parameters of a class that are about the secret for pulling.
@@ -126,6 +128,7 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Plan, Str
     let storage = request.map_or_else(|| "1Gi".to_owned(), |quantity| quantity.0.clone());
     let bytes = quantity::bytes(&storage).and_then(|n| i64::try_from(n).ok());
     let bytes = bytes.ok_or_else(|| format!("the size {storage} is not a quantity"))?;
+    check_annotations(claim)?;
     let parameters = parameters(claim, class);
     let attributes = Attributes::parse(&parameters).map_err(|error| {
         format!("{error} (in the StorageClass, or as an annotation of the claim)")
@@ -153,6 +156,18 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Plan, Str
             parameters,
             ..CreateVolumeRequest::default()
         },
+    })
+}
+
+/// A typing error must not show what the class says instead.
+fn check_annotations(claim: &PersistentVolumeClaim) -> Result<(), String> {
+    let annotations = claim.metadata.annotations.iter().flatten();
+    let mut keys = annotations.map(|(key, _)| key.as_str());
+    let unknown = keys.find(|key| key.starts_with(PREFIX) && ![IMAGE, FLIST].contains(key));
+    unknown.map_or(Ok(()), |key| {
+        Err(format!(
+            "a claim has no annotation {key}: it may name {IMAGE} or {FLIST}; everything else is a parameter of the StorageClass"
+        ))
     })
 }
 

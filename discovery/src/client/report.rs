@@ -60,6 +60,7 @@ impl Reporter {
         let mut random = Random::new();
         let now = || self.clock.now().since;
         let mut pace = Pace::new(self.tempo.clone(), now(), &mut random);
+        let mut is_known = None;
         loop {
             let wait = pace.due().saturating_sub(now());
             tokio::select! {
@@ -73,9 +74,17 @@ impl Reporter {
                 }
             }
             match self.send(address, &mut held).await {
-                Ok(ttl) => pace.succeeded(now(), ttl, &mut random),
+                Ok(ttl) => {
+                    if is_known.replace(true) != Some(true) {
+                        tracing::info!(%address, "discovery knows this node");
+                    }
+                    pace.succeeded(now(), ttl, &mut random);
+                }
                 Err(error) => {
-                    tracing::debug!(%address, %error, "a heartbeat failed");
+                    // The first of them: what follows says the same again.
+                    if is_known.replace(false) != Some(false) {
+                        tracing::warn!(%address, %error, "discovery does not know this node; trying again and again");
+                    }
                     pace.failed(now(), &mut random);
                 }
             }
@@ -92,8 +101,22 @@ impl Reporter {
         let sending = client.heartbeat(HeartbeatRequest::clone(&message));
         let sent = tokio::time::timeout(self.deadline, sending).await;
         let sent = sent.map_err(|_| format!("no answer within {:?}", self.deadline))?;
-        let told = sent.map_err(|status| status.message().to_owned())?;
+        let told = sent.map_err(|status| said(&status))?;
         let seconds = told.into_inner().expires_in_seconds;
         Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
+}
+
+/// What came back, with its causes: a connection that was refused is told by these alone.
+fn said(status: &tonic::Status) -> String {
+    let mut said = status.message().to_owned();
+    let mut next = std::error::Error::source(status);
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !said.contains(&more) {
+            said = format!("{said}: {more}");
+        }
+        next = cause.source();
+    }
+    said
 }

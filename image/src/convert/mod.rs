@@ -68,6 +68,8 @@ pub struct ConvertOptions {
     /// Record where the image came from. Without it, equal images from
     /// different places give equal flists.
     pub provenance: bool,
+    /// In it, name the image as it was asked for. Without that, names that stand for the same image give equal flists.
+    pub name_source: bool,
     /// Add hints (which file needs which others) and the command's profile.
     pub profile: bool,
 }
@@ -85,6 +87,7 @@ impl Default for ConvertOptions {
             store_urls: Vec::new(),
             tags: std::collections::BTreeMap::new(),
             provenance: true,
+            name_source: true,
             profile: true,
         }
     }
@@ -317,7 +320,7 @@ fn build_flist(
     let mut provenance = Provenance::default();
     if options.provenance {
         provenance = Provenance {
-            source: Some(image.reference.clone()),
+            source: options.name_source.then(|| image.reference.clone()),
             manifest: image.manifest_digest,
             platform: Some(image.config.platform.to_string()),
             layers: image

@@ -49,17 +49,18 @@ impl Sources {
         }
     }
 
-    /// Opens every blob of a flist for filling, in table order. A blob that is open already gets
+    /// Opens every blob of a flist for filling, in table order; `named`: the image it was made of. A blob that is open already gets
     /// the flist as one more provider.
     pub(crate) fn open(
         &self,
         flist: &Flist,
         reader: Option<&ChunkReader>,
+        named: Option<&str>,
         trust: impl Fn(&BlobId) -> Trust,
     ) -> Result<Vec<Arc<Source>>, CacheError> {
         let mut found = Vec::with_capacity(flist.blob_count());
         let stores = reader.map(|reader| self.lanes.of(reader));
-        let image = Arc::new(Image::of(flist));
+        let image = Arc::new(Image::of(flist, named));
         for index in 0..flist.blob_count() {
             let entries = flist.blob_entries(index).into_iter().flatten();
             let layer = layer_of(flist, index);

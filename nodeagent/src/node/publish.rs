@@ -252,6 +252,7 @@ impl Publisher {
             upper_bytes_max: what.writable.then_some(bytes_max),
             upper_medium: what.overlay_medium,
             sub_path: (!what.sub_path.is_empty()).then(|| what.sub_path.clone()),
+            image: have.image(),
             mode: ModeRequest::Auto,
             stores,
             store_env: self.parts.settings.store_env.clone(),

@@ -132,6 +132,7 @@ fn mount_call(parts: &Parts, have: &Have, target: PathBuf) -> MountCall {
         upper_bytes_max: None,
         upper_medium: Medium::default(),
         sub_path: None,
+        image: have.image(),
         mode: ModeRequest::Auto,
         stores: have.stores.clone(),
         store_env: parts.settings.store_env.clone(),

@@ -5,6 +5,7 @@
 //! The claim is mounted whole: kubelet would make the directory of a `subPath` that is not there.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodStatus};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, LogParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use lamina_crds::{Flist, LaminaCluster, LocalName, PvcFrom};
@@ -15,6 +16,9 @@ use crate::fault::Fault;
 
 /// What helps where the image cannot be pulled.
 const PULL_HINT: &str = "if Lamina's image is private, its pull secrets have to be in this namespace, too, by the same names";
+
+/// How long a pod that failed stays, with its log.
+const RETRY_SECONDS: i64 = 60;
 
 /// The digest, once the pod has packed the claim.
 pub(crate) async fn packed(
@@ -48,14 +52,20 @@ pub(crate) async fn packed(
             Ok(digest)
         }
         Some("Failed") => {
+            let since = ended_seconds_ago(&status);
             let lines = LogParams {
                 tail_lines: Some(5),
                 ..LogParams::default()
             };
             let log = api.logs(&name, &lines).await.unwrap_or_default();
-            // Deleted, so that the next try starts anew.
-            api.delete(&name, &DeleteParams::default()).await?;
-            let message = format!("pod {name} failed: {}", failure(&log, &status));
+            // Deleted after a while, so that the next try starts anew.
+            if since.is_none_or(|seconds| seconds >= RETRY_SECONDS) {
+                api.delete(&name, &DeleteParams::default()).await?;
+            }
+            let message = format!(
+                "pod {name} failed, and is tried again every {RETRY_SECONDS} s: {}",
+                failure(&log, &status)
+            );
             Err(Fault::new("PackFailed", message))
         }
         _ => Err(Fault::working(format!("pod {name} {}", progress(&status)))),
@@ -74,6 +84,16 @@ async fn exists(ctx: &Ctx, namespace: &str, claim: &str) -> Result<(), Fault> {
             ),
         )),
     }
+}
+
+/// How long ago a pod's container ended, if it says so.
+fn ended_seconds_ago(status: &PodStatus) -> Option<i64> {
+    let containers = status.container_statuses.iter().flatten();
+    let mut ends = containers.filter_map(|container| {
+        let ended = container.state.as_ref()?.terminated.as_ref()?;
+        Some(ended.finished_at.as_ref()?.0.as_second())
+    });
+    Some(Timestamp::now().as_second() - ends.next()?)
 }
 
 /// What a failed pod said; if it never came to that, what is said about it.
@@ -231,6 +251,18 @@ fn digest(log: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::cluster::testing::FakeApi;
+
+    #[test]
+    fn a_failed_pod_says_how_long_ago() {
+        let at = Timestamp::from_second(Timestamp::now().as_second() - 100).unwrap();
+        let status = |state: Value| -> PodStatus {
+            let container = json!({ "name": "pack", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state });
+            serde_json::from_value(json!({ "containerStatuses": [container] })).unwrap()
+        };
+        let ended = status(json!({ "terminated": { "exitCode": 1, "finishedAt": at.to_string() } }));
+        assert!((100..160).contains(&ended_seconds_ago(&ended).unwrap()));
+        assert_eq!(ended_seconds_ago(&status(json!({ "waiting": {} }))), None);
+    }
 
     #[test]
     fn the_digest_is_found_in_the_log() {

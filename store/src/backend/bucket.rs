@@ -84,7 +84,7 @@ impl BucketStore {
         if is_unreachable(&cause) {
             error = error.unreachable();
         }
-        error.source(cause)
+        error.source(steady(&cause))
     }
 
     fn corrupt(&self, key: &ObjectKey, what: String) -> StoreError {
@@ -207,6 +207,37 @@ impl BucketStore {
     }
 }
 
+/// What went wrong, in the same words each time: who keeps the last message must not see another one. `object_store`
+/// says how long a request took.
+fn steady(cause: &object_store::Error) -> String {
+    let mut said = cause.to_string();
+    let mut next = std::error::Error::source(cause);
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !said.contains(&more) {
+            said = format!("{said}: {more}");
+        }
+        next = cause.source();
+    }
+    without_durations(&said)
+}
+
+fn without_durations(text: &str) -> String {
+    let mut parts = text.split(" in ");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find([' ', ',', ';']).unwrap_or(part.len());
+        let (word, rest) = part.split_at(end);
+        let unit = word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if unit.len() < word.len() && ["ns", "µs", "ms", "s"].contains(&unit) {
+            kept += rest;
+        } else {
+            kept = format!("{kept} in {part}");
+        }
+    }
+    kept
+}
+
 /// What can be done about it. `object_store` keeps the HTTP status of other failures in the text only.
 fn classify(error: &object_store::Error) -> ErrorKind {
     use object_store::Error as E;
@@ -256,5 +287,19 @@ fn classify_text(error: &object_store::Error) -> ErrorKind {
             ErrorKind::Corrupt
         }
         None => ErrorKind::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_failure_is_told_in_the_same_words() {
+        let said = "Error performing GET http://h:1/x in 277.637µs - HTTP error: in short, after 3s in 2s";
+        let kept = "Error performing GET http://h:1/x - HTTP error: in short, after 3s";
+        assert_eq!(without_durations(said), kept);
+        let other = "no place in the store, in µs, in 5 steps";
+        assert_eq!(without_durations(other), other);
     }
 }

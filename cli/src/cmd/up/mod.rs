@@ -38,12 +38,35 @@ pub(crate) fn up(args: &args::Up) -> Result<()> {
     }
     let name = args.name.clone().map_or_else(super::node::own_name, Ok)?;
     check_name(&name)?;
+    check(args)?;
     // One thread: the kernel ends children with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(serve(args, &name))
+}
+
+/// Refuses what no later try would mend.
+fn check(args: &args::Up) -> Result<()> {
+    for at in &args.join {
+        if let Err(why) = lamina_discovery::node_id::check_endpoint(at) {
+            bail!(exit::Usage(format!("--join {at}: {why}")));
+        }
+    }
+    for dir in &args.tls_dir {
+        for name in ["tls.crt", "tls.key", "ca.crt"] {
+            let path = dir.join(name);
+            std::fs::metadata(&path).with_context(|| format!("--tls-dir: {}", path.display()))?;
+        }
+    }
+    let discovery = args.join.is_empty().then_some([DISCOVERY.0, DISCOVERY.1]);
+    for port in discovery.into_iter().flatten().chain([NODE.0, NODE.1]) {
+        let at = SocketAddr::new(args.address, port);
+        let tried = std::net::TcpListener::bind(at);
+        tried.with_context(|| format!("listen on {at}: is another `lamina up` running there?"))?;
+    }
+    Ok(())
 }
 
 /// Gives another machine a certificate of this one's authority.

@@ -56,6 +56,16 @@ fn a_claim_is_provisioned_as_it_asks() {
 }
 
 #[test]
+fn a_typing_error_in_an_annotation_is_refused() {
+    for key in ["lamina.dev/imag", "lamina.dev/mode"] {
+        match decide(&claim(annotate(key, "rw")), Some(&class(same)), None) {
+            Action::Refuse(why) => assert!(why.contains(key) && why.contains(IMAGE), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_is_not_ours_or_done_is_left_alone() {
     let other = class(|c| c["provisioner"] = "other".into());
     let volume = PersistentVolume::default();

@@ -30,13 +30,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The one a flist was made of.
-    pub(crate) fn of(flist: &Flist) -> Self {
+    /// The one a flist was made of; `named`: where its layers can be pulled.
+    pub(crate) fn of(flist: &Flist, named: Option<&str>) -> Self {
         let provenance = &flist.meta().provenance;
         let platform = provenance.platform.as_deref().unwrap_or_default();
         let mut parts = platform.splitn(3, '/').map(str::to_owned);
         Self {
-            reference: provenance.source.clone().unwrap_or_default(),
+            reference: named
+                .or(provenance.source.as_deref())
+                .unwrap_or_default()
+                .to_owned(),
             manifest: provenance.manifest,
             platform: std::array::from_fn(|_| parts.next().unwrap_or_default()),
         }

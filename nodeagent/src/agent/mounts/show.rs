@@ -138,7 +138,7 @@ impl Agent {
                 false => Trust::Closed,
             };
             self.sources
-                .open(flist, reader.as_ref(), trust)
+                .open(flist, reader.as_ref(), call.image.as_deref(), trust)
                 .map_err(|error| failure(failure::of_cache(&error), &error))?
         };
         let direct = kernel::reads_files(call.mode);

@@ -15,8 +15,8 @@ use super::{Inner, Phase};
 use crate::layers::{EnsureError, EnsureErrorKind, Layerstore, WantedImage};
 
 impl Inner {
-    /// The flist that a conversion which finds nothing stored would give; the same on every node. It names no
-    /// stores: its data is with the layers, in the cluster.
+    /// The flist that a conversion which finds nothing stored would give, without the image's name: the same on every
+    /// node, by whatever name. It names no stores: its data is with the layers, in the cluster.
     pub(super) async fn gather(
         &self,
         layers: &Layerstore,
@@ -44,6 +44,8 @@ impl Inner {
         let _turn = self.queue.turn().await?;
         let options = ConvertOptions {
             limits: self.config.limits.image.clone(),
+            // A mirror's name must not make another flist of the same image; who mounts it says where it is.
+            name_source: false,
             ..ConvertOptions::default()
         };
         let what = format!("put {} ({}) together", image.reference, image.platform);

@@ -37,8 +37,8 @@ impl Inner {
         Some(have(held, stores, Some(&image.text)))
     }
 
-    /// Fetches what another node converted; else puts it together from the cluster's layers, or converts where
-    /// there is no cluster.
+    /// Fetches what another node converted; else puts it together from the cluster's layers, or converts: where there
+    /// is no cluster, and where stores were named, to be published there.
     pub(super) async fn make_image(
         self: Arc<Self>,
         manifest: Sha256Digest,
@@ -58,8 +58,8 @@ impl Inner {
                 let stores = stores.shown();
                 (flist, Card { stores, ..card })
             }
-            (None, Some(layers)) => self.gather(layers, manifest, &image, &teller).await?,
-            (None, None) => {
+            (None, Some(layers)) if !stores.were_named => self.gather(layers, manifest, &image, &teller).await?,
+            (None, _) => {
                 self.convert_image(manifest, &image, &stores, &teller)
                     .await?
             }

@@ -29,7 +29,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lamina_flist::FlistDigest;
+use lamina_flist::{FlistDigest, Sha256Digest};
+use lamina_image::ImageRef;
 use lamina_proto::lamina::v1::{FlistInfo, Source};
 use lamina_store::UrlTrust;
 use tokio::sync::RwLock;
@@ -133,6 +134,15 @@ pub struct Have {
     /// Stores to read its data from, credentials included: not for logs.
     pub stores: Vec<String>,
     _lease: Arc<shelf::Lease>,
+}
+
+impl Have {
+    /// The image it was made of, by digest; `None` for what is made of something else.
+    pub(super) fn image(&self) -> Option<String> {
+        let manifest: Sha256Digest = self.info.manifest.parse().ok()?;
+        let reference: ImageRef = self.info.reference.parse().ok()?;
+        Some(reference.pinned(manifest).to_string())
+    }
 }
 
 // Store URLs may hold passwords.
@@ -248,11 +258,16 @@ type Tell<'a> = &'a (dyn Fn(Phase, u64, u64) + Send + Sync);
 
 impl Inner {
     fn stores(&self, given: &[String]) -> Result<Stores, EnsureError> {
-        let urls = match given.is_empty() {
-            true => &self.config.stores,
-            false => given,
+        let were_named = !given.is_empty();
+        let urls = match were_named {
+            true => given,
+            false => &self.config.stores,
         };
-        Stores::open(urls, UrlTrust::User)
+        let opened = Stores::open(urls, UrlTrust::User)?;
+        Ok(Stores {
+            were_named,
+            ..opened
+        })
     }
 
     async fn image(

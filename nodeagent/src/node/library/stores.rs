@@ -8,6 +8,8 @@ use crate::layers::{EnsureError, EnsureErrorKind};
 #[derive(Debug, Clone)]
 pub(super) struct Stores {
     pub(super) set: StoreSet,
+    /// The request names them: what it asks for is to be in them.
+    pub(super) were_named: bool,
     specs: Vec<StoreSpec>,
 }
 
@@ -26,7 +28,11 @@ impl Stores {
         };
         let set = StoreSet::open(&specs, options)
             .map_err(|error| EnsureError::store("open the stores", error))?;
-        Ok(Self { set, specs })
+        Ok(Self {
+            set,
+            were_named: false,
+            specs,
+        })
     }
 
     /// Those of these stores that `urls` name, credentials aside; none unless that is all of them.
@@ -50,9 +56,13 @@ impl Stores {
         self.specs.iter().map(shown).collect()
     }
 
-    /// A short name for this list of stores, whatever the credentials.
+    /// A short name for this list of stores, whatever the credentials, and for what is to be in them.
     pub(super) fn name(&self) -> String {
-        let hash = blake3::hash(self.shown().join("\n").as_bytes());
+        let mut named = self.shown().join("\n");
+        if self.were_named {
+            named.push('\n');
+        }
+        let hash = blake3::hash(named.as_bytes());
         hex::encode(&hash.as_bytes()[..8])
     }
 

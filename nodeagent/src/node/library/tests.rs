@@ -504,6 +504,16 @@ async fn nodes_of_a_cluster_make_the_same_flist_of_layers_read_once() {
         let asked = format!("GET /v2/a/b/blobs/{}", sha256(layer));
         assert_eq!(server.count(&asked), 1);
     }
+    // By another name of its registry it is the same, and named stores get it.
+    let (_, port) = server.address.rsplit_once(':').unwrap();
+    let fresh = library((nodes.len(), &nodes[2]));
+    let other = pull(&fresh, format!("localhost:{port}/a/b:t"), PullPolicy::Always);
+    assert!(digests.contains(&other.await.unwrap().info.digest));
+    let named = [format!("dir://{}", dir.path().join("named").display())];
+    let source = image_source(server.image(":t"), PullPolicy::IfNotPresent, "");
+    let published = libraries[0].ensure(source, &named, |_, _, _| {}).await;
+    assert_eq!(published.unwrap().info.stores, named);
+    assert!(dir.path().join("named/flists").exists());
     // An image that is known needs neither discovery nor other nodes.
     drop((at, nodes));
     let again = pull(&libraries[1], server.image(":t"), PullPolicy::IfNotPresent).await;
