@@ -1,7 +1,7 @@
 """python3 -m bench.cluster [--quick] [--rounds N] [--only SECTION[,SECTION]]: measures nodes that serve each other.
 
-Sections: discovery (C4), fanout (C1), peer (C2). A section that fails is reported and does not keep the others from
-running. docs/benchmarks-cluster.md is written from the newest results of each section in bench/results.
+Sections: discovery (C4), transfer (C3), start (C2, C5), holes (C6), fanout (C1). A section that fails is reported and
+does not keep the others from running. docs/benchmarks-cluster.md is written from the newest results of each section in bench/results.
 
 With LAMINA and LAMINA_BENCH in the environment (the programs to use, of any profile) nothing is built, and what comes out
 is shown and not kept: to try a section.
@@ -18,9 +18,10 @@ import traceback
 
 from ..corpus.paths import REPOSITORY
 from ..report import line, machine
-from . import discovery, fanout, page, peer
+from . import discovery, fanout, holes, page, start, transfer
 
-SECTIONS = {"discovery": discovery.run, "fanout": fanout.run, "peer": peer.run}
+SECTIONS = {"discovery": discovery.run, "transfer": transfer.run, "start": start.run, "holes": holes.run,
+            "fanout": fanout.run}
 
 
 class Bench:

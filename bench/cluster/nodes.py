@@ -58,7 +58,7 @@ class Service:
 
 
 class Node:
-    """One node: its daemons, its cache, its mounts."""
+    """One node: its daemons, its cache, its mounts. Without discovery it is alone."""
 
     def __init__(self, name: str, machine: Machine, work: pathlib.Path, discovery: list[str], registry: str, store: str | None = None):
         self.name, self.machine, self.work, self.discovery = name, machine, work / name, discovery
@@ -115,6 +115,12 @@ class Node:
     def umount(self, volume: str) -> None:
         """Undoes that."""
         self.driver("unmount", "--socket", self.socket, "--volume", volume, "--target", self.target(volume))
+
+    def shown(self, volume: str) -> dict:
+        """What `lamina mounts` says of a volume."""
+        environment = os.environ | {"LAMINA_RUN_DIR": str(self.work / "run"), "LAMINA_CACHE_DIR": str(self.work / "state/cache")}
+        said = subprocess.run([str(PROGRAM), "mounts", "-o", "json"], env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
+        return next(info for info in json.loads(said)["mounts"] if info["target"] == str(self.target(volume)))
 
     def driver(self, *words, seconds: float = MOUNT_SECONDS) -> str:
         """One measured loop on this node's machine; what it says."""

@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Discovery(Discovery),
     /// Run all of Lamina's services on this machine, as one process tree
     Up(Up),
+    /// Sign the certificate of another machine, for its `lamina up --join`, with this machine's authority
+    Certify(Certify),
     /// Print a shell completion script
     Completions(Completions),
     /// Write man pages into a directory
@@ -308,6 +310,9 @@ pub(crate) struct RunDir {
 pub(crate) struct Mounts {
     #[command(flatten)]
     pub(crate) instance: RunDir,
+    /// Show hit rates by tier: page, disk, peer, store, registry
+    #[arg(long)]
+    pub(crate) tiers: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -646,8 +651,9 @@ pub(crate) struct Up {
     /// Be a node of the cluster whose discovery is at HOST:PORT, instead of running one; repeatable
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) join: Vec<String>,
-    /// Directory of tls.crt, tls.key and ca.crt to use instead of an authority of this machine's own. The certificate
-    /// names the node, node.lamina.internal, peer.lamina.internal and discovery.lamina.internal
+    /// Directory of tls.crt, tls.key and ca.crt, from `lamina certify` on the first machine or from an authority of
+    /// yours. The certificate names the node, node.lamina.internal and peer.lamina.internal; without --join also
+    /// discovery.lamina.internal
     #[arg(long, value_name = "DIR", value_parser = absolute_dir())]
     pub(crate) tls_dir: Option<PathBuf>,
     /// Run the mount daemons as processes of the host, for a privileged container with the host's processes
@@ -659,6 +665,23 @@ pub(crate) struct Up {
     /// Speak plain HTTP to this registry, HOST[:PORT]; repeatable (loopback registries always do)
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub(crate) insecure_registries: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Certify {
+    /// The other machine's --node-name
+    pub(crate) name: String,
+    /// Directory that tls.crt, tls.key and ca.crt are written into, to be copied there
+    pub(crate) dir: PathBuf,
+    /// State directory of the `lamina up` that it is to join
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "LAMINA_STATE_DIR",
+        default_value = "/var/lib/lamina",
+        value_parser = absolute_dir()
+    )]
+    pub(crate) state: PathBuf,
 }
 
 #[derive(Debug, Args)]

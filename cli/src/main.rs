@@ -8,6 +8,7 @@ mod kube;
 mod output;
 mod progress;
 mod sys;
+mod tiers;
 
 use lamina_nodeagent::logfile::LogFile;
 use std::io::IsTerminal;

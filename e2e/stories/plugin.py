@@ -86,6 +86,11 @@ def one_pod(it: Story, link: pathlib.Path) -> None:
     volumes = json.loads(lamina(it, link, "top", "volumes", "-o", "json"))["volumes"]
     it.check(f"{it.namespace}/reader" in [volume["pod"] for volume in volumes], f"top volumes: {volumes}")
     it.check(re.search(rf"^ *{node}\s", lamina(it, link, "top"), re.MULTILINE) is not None, "top has no line of the node")
+    # The pod has just read it, so the kernel has it in memory.
+    resident = [volume["tiers"]["bytes_resident"] for volume in volumes if volume["pod"] == f"{it.namespace}/reader"]
+    it.check(bool(resident) and resident[0] is not None, f"nobody says what is in memory: {volumes}")
+    for whats in (("top",), ("top", "volumes")):
+        it.check("REGISTRY" in lamina(it, link, *whats, "--tiers"), f"{whats} has no tiers")
     lamina(it, link, "explain", "nobody", ends=3)
 
 

@@ -24,7 +24,7 @@ pub enum Request {
     /// Unmount a target.
     Umount(UmountCall),
     /// List this instance's mounts.
-    Mounts,
+    Mounts(MountsCall),
     /// Fetch data of a mount ahead of use; answers when it is local.
     Prefetch(PrefetchCall),
     /// Write profiles, seal what nobody uses, and end the agent and the mount daemon.
@@ -132,6 +132,14 @@ pub struct UmountCall {
     pub timeout_ms: u64,
 }
 
+/// Arguments of [`Request::Mounts`].
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountsCall {
+    /// Look how much of each image the kernel has in memory, too: a few hundred system calls for each.
+    pub resident: bool,
+}
+
 /// Arguments of [`Request::Prefetch`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PrefetchCall {
@@ -215,6 +223,16 @@ pub struct MountInfo {
     pub bytes_fetched: u64,
     /// Of them, those that other nodes gave.
     pub bytes_from_peers: u64,
+    /// Of them, those read from the flist's stores.
+    pub bytes_from_stores: u64,
+    /// Of them, those of layers that this node read from their registry itself.
+    pub bytes_from_registry: u64,
+    /// Of what other nodes gave, what a reader waited for.
+    pub bytes_waited_peers: u64,
+    /// The same of stores.
+    pub bytes_waited_stores: u64,
+    /// The same of registries.
+    pub bytes_waited_registry: u64,
     /// Bytes that travelled for that, compressed.
     pub bytes_transferred: u64,
     /// Reads that reached the mount daemon.
@@ -223,6 +241,16 @@ pub struct MountInfo {
     pub reads_local: u64,
     /// Reads that failed, with `EIO`.
     pub reads_failed: u64,
+    /// Bytes that reads were answered with, by the mount daemon: what was not in the kernel's memory.
+    pub bytes_read: u64,
+    /// Of them, those answered from local data without waiting.
+    pub bytes_read_local: u64,
+    /// Of the image's bytes, what the kernel has in memory now: an estimate ([`MountsCall::resident`]).
+    pub bytes_resident: Option<u64>,
+    /// Bytes that were fetched on a guess: along the profile, from hints, ahead of a reader.
+    pub bytes_prefetched: u64,
+    /// Of them, those that were read since.
+    pub bytes_prefetched_used: u64,
     /// Why data could not be had the last time; empty when that has not happened to this agent.
     pub last_error: String,
     /// Chunks brought by prefetch before anybody asked.

@@ -71,6 +71,16 @@ enum Command {
     Walk { root: PathBuf },
     /// Read every byte of every regular file, in walking order
     All { root: PathBuf },
+    /// Read blocks at random places of random files, one after the other; percentiles of how long each took
+    Latency {
+        root: PathBuf,
+        #[arg(long, default_value_t = 131_072)]
+        block: usize,
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Read random places until told to stop; report the longest wait and every error
     Stall {
         path: PathBuf,
@@ -162,6 +172,15 @@ fn main() -> anyhow::Result<()> {
             delay_ms,
         } => {
             return relay::run(listen, connect, Duration::from_millis(delay_ms));
+        }
+        Command::Latency {
+            root,
+            block,
+            count,
+            seed,
+        } => {
+            println!("{}", tree::latency(&root, block, count, seed)?);
+            return Ok(());
         }
         Command::Layer { at, digest, times } => transfer::layer(at, &digest, times)?,
         Command::Tcp { bytes, message } => transfer::tcp(bytes, message)?,

@@ -1,12 +1,16 @@
 //! Loops over a directory tree: walking, opening small files, reading everything.
 
-use crate::measure::{Report, timed};
-use anyhow::{Context, Result};
+use crate::measure::{Random, Report, timed};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use serde_json::{Value, json};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 const SMALL_BYTES_MAX: i64 = 64 << 10;
 
@@ -93,6 +97,40 @@ fn read_files(files: &[PathBuf], block: usize) -> Result<(u64, u64)> {
     Ok((bytes, files.len() as u64))
 }
 
+/// Reads `count` blocks at random places of random files of at least one block, one after the other; how long the
+/// middle one, the slowest of a hundred and the slowest took, in milliseconds.
+pub(crate) fn latency(root: &Path, block: usize, count: usize, seed: u64) -> Result<Value> {
+    ensure!(block > 0 && count > 0, "nothing to read");
+    let mut files = Vec::new();
+    visit(root, |directory, name, stat| {
+        let blocks = stat.st_size.unsigned_abs() / block as u64;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && blocks > 0 {
+            files.push((directory.join(name), blocks));
+        }
+        Ok(())
+    })?;
+    ensure!(
+        !files.is_empty(),
+        "no file of {block} bytes below {}",
+        root.display()
+    );
+    files.sort();
+    let (mut random, mut buffer) = (Random::new(seed), vec![0; block]);
+    let mut took = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (path, blocks) = &files[random.below(files.len() as u64) as usize];
+        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        let at = random.below(*blocks) * block as u64;
+        let began = Instant::now();
+        file.read_exact_at(&mut buffer, at)
+            .with_context(|| format!("read {}", path.display()))?;
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    Ok(json!({ "count": count, "p50_ms": at(50), "p99_ms": at(99), "max_ms": at(100) }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +147,15 @@ mod tests {
         assert_eq!((small.ops, small.bytes), (1, 10));
         let all = read_all(root.path()).expect("read");
         assert_eq!((all.ops, all.bytes), (2, 100_010));
+    }
+
+    #[test]
+    fn blocks_are_read_only_of_files_that_have_them() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert!(latency(root.path(), 4096, 3, 1).is_err());
+        std::fs::write(root.path().join("small"), [1; 100]).expect("written");
+        std::fs::write(root.path().join("large"), [1; 9000]).expect("written");
+        let found = latency(root.path(), 4096, 3, 1).expect("read");
+        assert_eq!(found["count"], 3);
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Node(args) => node::node(args),
         Command::Discovery(args) => discovery::discovery(args),
         Command::Up(args) => up::up(&args),
+        Command::Certify(args) => up::certify(&args),
         Command::K8s(args) => runtime()?.block_on(crate::kube::run(&args)),
         Command::Completions(args) => {
             clap_complete::generate(

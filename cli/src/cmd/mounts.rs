@@ -2,10 +2,13 @@
 
 use super::mount::{QUESTION_TIMEOUT, instances};
 use crate::output::{self, Show};
+use crate::tiers::{self, Tiers};
 use crate::{args, daemon};
 use anyhow::{Context, Result, bail};
 use lamina_nodeagent::agent::offline::{self, RecordedTarget};
-use lamina_nodeagent::api::{Answer, CacheInfo, CallError, MountInfo, MountState, Request};
+use lamina_nodeagent::api::{
+    Answer, CacheInfo, CallError, MountInfo, MountState, MountsCall, Request,
+};
 use lamina_nodeagent::instance::Instance;
 use serde::Serialize;
 
@@ -13,23 +16,60 @@ use serde::Serialize;
 struct MountList {
     mounts: Vec<MountInfo>,
     caches: Vec<CacheInfo>,
+    /// Which table.
+    #[serde(skip)]
+    tiers: bool,
 }
 
 impl Show for MountList {
     fn table(&self) -> String {
-        let rows: Vec<_> = self.mounts.iter().map(mount_row).collect();
-        let mounts = output::columns(
-            [
-                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
-                "HITS", "FAILED", "PROFILE", "FLIST",
-            ],
-            &rows,
-        );
+        let mounts = match self.tiers {
+            true => self.tiers_table(),
+            false => self.mounts_table(),
+        };
         let caches: Vec<_> = self.caches.iter().map(cache_line).collect();
         let notes: Vec<String> = self.mounts.iter().map(notes).collect();
         let notes = notes.concat();
         format!("{mounts}{notes}\n\n{}", caches.join("\n"))
     }
+}
+
+impl MountList {
+    fn mounts_table(&self) -> String {
+        let rows: Vec<_> = self.mounts.iter().map(mount_row).collect();
+        output::columns(
+            [
+                "TARGET", "STATE", "MODE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
+                "HITS", "FAILED", "PROFILE", "FLIST",
+            ],
+            &rows,
+        )
+    }
+
+    fn tiers_table(&self) -> String {
+        let rows: Vec<_> = self.mounts.iter().map(tiers_row).collect();
+        let [page, read, disk, peer, store, registry, prefetched, used] = tiers::HEADER;
+        let header = [
+            "TARGET", page, read, disk, peer, store, registry, prefetched, used, "PROFILE",
+        ];
+        format!("{}\n\n{}", output::columns(header, &rows), tiers::LEGEND)
+    }
+}
+
+fn tiers_row(info: &MountInfo) -> [String; 10] {
+    let [page, read, disk, peer, store, registry, prefetched, used] = Tiers::from(info).row();
+    [
+        info.target.display().to_string(),
+        page,
+        read,
+        disk,
+        peer,
+        store,
+        registry,
+        prefetched,
+        used,
+        info.profile.clone(),
+    ]
 }
 
 fn mount_row(info: &MountInfo) -> [String; 13] {
@@ -80,10 +120,14 @@ pub(crate) fn mounts(args: &args::Mounts) -> Result<()> {
     let mut list = MountList {
         mounts: Vec::new(),
         caches: Vec::new(),
+        tiers: args.tiers,
     };
+    // Whoever reads it by machine gets all there is.
+    let resident = args.tiers || args.output.output != args::Format::Table;
+    let question = Request::Mounts(MountsCall { resident });
     let mut unanswered = None;
     for instance in instances(&args.instance.run_dir)? {
-        match daemon::ask(&instance, &Request::Mounts, QUESTION_TIMEOUT) {
+        match daemon::ask(&instance, &question, QUESTION_TIMEOUT) {
             Ok(Some(Answer::Mounts { mounts, cache })) => {
                 list.mounts.extend(mounts);
                 list.caches.push(cache);

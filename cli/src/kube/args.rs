@@ -77,6 +77,9 @@ pub(crate) struct Top {
     /// What to list
     #[arg(value_enum, default_value_t)]
     pub(crate) what: TopOf,
+    /// Show hit rates by tier: page, disk, peer, store, registry
+    #[arg(long)]
+    pub(crate) tiers: bool,
     #[command(flatten)]
     pub(crate) output: Output,
 }

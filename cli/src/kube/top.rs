@@ -5,6 +5,7 @@ use super::cluster::Cluster;
 use super::fault::Fault;
 use super::node::{Asked, Nodes};
 use crate::output::{self, Show};
+use crate::tiers::{self, Tiers};
 use anyhow::Result;
 use lamina_proto::lamina::v1::Volume;
 use serde::Serialize;
@@ -13,6 +14,9 @@ use std::collections::HashSet;
 #[derive(Debug, Serialize)]
 struct NodesReport {
     nodes: Vec<NodeLine>,
+    /// Which table.
+    #[serde(skip)]
+    by_tier: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -27,6 +31,7 @@ struct NodeLine {
     reads: u64,
     reads_local: u64,
     reads_failed: u64,
+    tiers: Tiers,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -36,6 +41,9 @@ struct VolumesReport {
     volumes: Vec<VolumeLine>,
     /// Nodes that could not be asked.
     problems: Vec<String>,
+    /// Which table.
+    #[serde(skip)]
+    by_tier: bool,
 }
 
 /// A volume on a node.
@@ -57,12 +65,17 @@ pub(crate) struct VolumeLine {
     reads: u64,
     reads_local: u64,
     reads_failed: u64,
+    profile: String,
+    tiers: Tiers,
     #[serde(skip_serializing_if = "String::is_empty")]
     last_error: String,
 }
 
 impl Show for NodesReport {
     fn table(&self) -> String {
+        if self.by_tier {
+            return self.tiers_table();
+        }
         let rows: Vec<_> = self.nodes.iter().map(node_row).collect();
         output::columns(
             [
@@ -74,21 +87,48 @@ impl Show for NodesReport {
     }
 }
 
+impl NodesReport {
+    fn tiers_table(&self) -> String {
+        let rows: Vec<_> = self.nodes.iter().map(node_tiers).collect();
+        let [page, read, disk, peer, store, registry, prefetched, used] = tiers::HEADER;
+        let header = [
+            "NODE", page, read, disk, peer, store, registry, prefetched, used, "PROBLEM",
+        ];
+        format!("{}\n\n{}", output::columns(header, &rows), tiers::LEGEND)
+    }
+}
+
+fn node_tiers(one: &NodeLine) -> [String; 10] {
+    if let Some(problem) = &one.problem {
+        return silent(one, problem);
+    }
+    let [page, read, disk, peer, store, registry, prefetched, used] = one.tiers.row();
+    let problem = String::new();
+    [
+        one.node.clone(),
+        page,
+        read,
+        disk,
+        peer,
+        store,
+        registry,
+        prefetched,
+        used,
+        problem,
+    ]
+}
+
+/// The line of a node that does not answer.
+fn silent(one: &NodeLine, problem: &str) -> [String; 10] {
+    let mut row = std::array::from_fn(|_| "-".to_owned());
+    row[0].clone_from(&one.node);
+    problem.clone_into(&mut row[9]);
+    row
+}
+
 fn node_row(one: &NodeLine) -> [String; 10] {
     if let Some(problem) = &one.problem {
-        let none = || "-".to_owned();
-        return [
-            one.node.clone(),
-            none(),
-            none(),
-            none(),
-            none(),
-            none(),
-            none(),
-            none(),
-            none(),
-            problem.clone(),
-        ];
+        return silent(one, problem);
     }
     [
         one.node.clone(),
@@ -106,12 +146,10 @@ fn node_row(one: &NodeLine) -> [String; 10] {
 
 impl Show for VolumesReport {
     fn table(&self) -> String {
-        let rows: Vec<_> = self.volumes.iter().map(volume_row).collect();
-        let header = [
-            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
-            "HITS", "FAILED",
-        ];
-        let table = output::columns(header, &rows);
+        let table = match self.by_tier {
+            true => self.tiers_table(),
+            false => self.volumes_table(),
+        };
         match self.problems.is_empty() {
             true => table,
             false => format!(
@@ -120,6 +158,45 @@ impl Show for VolumesReport {
             ),
         }
     }
+}
+
+impl VolumesReport {
+    fn volumes_table(&self) -> String {
+        let rows: Vec<_> = self.volumes.iter().map(volume_row).collect();
+        let header = [
+            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
+            "HITS", "FAILED",
+        ];
+        output::columns(header, &rows)
+    }
+
+    fn tiers_table(&self) -> String {
+        let rows: Vec<_> = self.volumes.iter().map(volume_tiers).collect();
+        let [page, read, disk, peer, store, registry, prefetched, used] = tiers::HEADER;
+        let header = [
+            "NODE", "POD", "SOURCE", page, read, disk, peer, store, registry, prefetched, used,
+            "PROFILE",
+        ];
+        format!("{}\n\n{}", output::columns(header, &rows), tiers::LEGEND)
+    }
+}
+
+fn volume_tiers(one: &VolumeLine) -> [String; 12] {
+    let [page, read, disk, peer, store, registry, prefetched, used] = one.tiers.row();
+    [
+        one.node.clone(),
+        one.pod.clone(),
+        one.source.clone(),
+        page,
+        read,
+        disk,
+        peer,
+        store,
+        registry,
+        prefetched,
+        used,
+        one.profile.clone(),
+    ]
 }
 
 fn volume_row(one: &VolumeLine) -> [String; 12] {
@@ -145,8 +222,8 @@ pub(crate) async fn top(cluster: &Cluster, args: &Top) -> Result<()> {
     let asked = nodes.ask().await;
     let format = args.output.output;
     match args.what {
-        TopOf::Nodes => output::print(&by_node(&asked), format)?,
-        TopOf::Volumes => output::print(&by_volume(&asked), format)?,
+        TopOf::Nodes => output::print(&by_node(&asked, args.tiers), format)?,
+        TopOf::Volumes => output::print(&by_volume(&asked, args.tiers), format)?,
     }
     all_failed(&asked).map_or(Ok(()), |fault| Err(fault.into()))
 }
@@ -159,8 +236,9 @@ fn all_failed(asked: &[Asked]) -> Option<Fault> {
     }
 }
 
-fn by_node(asked: &[Asked]) -> NodesReport {
+fn by_node(asked: &[Asked], by_tier: bool) -> NodesReport {
     NodesReport {
+        by_tier,
         nodes: asked.iter().map(node_line).collect(),
     }
 }
@@ -186,11 +264,17 @@ fn node_line(asked: &Asked) -> NodeLine {
         reads: sum(|volume| volume.reads),
         reads_local: sum(|volume| volume.reads_local),
         reads_failed: sum(|volume| volume.reads_failed),
+        // Of those that are mounted: the others have nothing that could be unknown.
+        tiers: once
+            .iter()
+            .filter(|volume| volume.bytes_total > 0)
+            .map(|volume| Tiers::from(*volume))
+            .sum(),
         problem: asked.answer.as_ref().err().map(ToString::to_string),
     }
 }
 
-fn by_volume(asked: &[Asked]) -> VolumesReport {
+fn by_volume(asked: &[Asked], by_tier: bool) -> VolumesReport {
     let mut volumes: Vec<VolumeLine> = asked
         .iter()
         .filter_map(|one| Some((one, one.answer.as_ref().ok()?)))
@@ -202,6 +286,7 @@ fn by_volume(asked: &[Asked]) -> VolumesReport {
     volumes.sort_by_key(|one| std::cmp::Reverse(one.bytes_fetched));
     let problems = asked.iter().filter_map(|one| one.answer.as_ref().err());
     VolumesReport {
+        by_tier,
         volumes,
         problems: problems.map(ToString::to_string).collect(),
     }
@@ -231,6 +316,8 @@ pub(crate) fn volume_line(node: &str, volume: &Volume) -> VolumeLine {
         reads: volume.reads,
         reads_local: volume.reads_local,
         reads_failed: volume.reads_failed,
+        profile: volume.profile.clone(),
+        tiers: Tiers::from(volume),
         last_error: volume.last_error.clone(),
     }
 }
@@ -266,6 +353,14 @@ mod tests {
             bytes_from_peers: 768 << 10,
             reads,
             reads_local: reads / 2,
+            bytes_resident: Some(2 << 20),
+            bytes_read: 2 << 20,
+            bytes_read_local: 1 << 20,
+            bytes_waited_peers: 768 << 10,
+            bytes_waited_registry: 256 << 10,
+            bytes_prefetched: 512 << 10,
+            bytes_prefetched_used: 256 << 10,
+            profile: "shared".to_owned(),
             ..Volume::default()
         }
     }
@@ -297,7 +392,7 @@ mod tests {
     #[test]
     fn volumes_of_one_flist_are_counted_once() {
         assert_eq!(
-            output::unindented(&by_node(&asked()).table()),
+            output::unindented(&by_node(&asked(), false).table()),
             "\
 NODE  VOLUMES  CACHE     OF        FETCHED   PEERS    READS  HITS   FAILED  PROBLEM
 n1    2        3.00 MiB  10.0 GiB  1.00 MiB  768 KiB  10     50.0%  0
@@ -308,7 +403,7 @@ n2    -        -         -         -         -        -      -      -       gone
     #[test]
     fn volumes_name_their_pods_and_silent_nodes_are_told() {
         assert_eq!(
-            output::unindented(&by_volume(&asked()).table()),
+            output::unindented(&by_volume(&asked(), false).table()),
             "\
 NODE  POD     SOURCE       STATE    ACCESS  LOCAL     OF        FETCHED   PEERS    READS  HITS   FAILED
 n1    shop/a  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  768 KiB  10     50.0%  0
@@ -319,5 +414,31 @@ problems:
         );
         assert!(all_failed(&asked()).is_none());
         assert!(all_failed(&asked()[1..]).is_some());
+    }
+
+    fn head(table: &str) -> String {
+        let lines: Vec<&str> = table.lines().take(3).collect();
+        output::unindented(&lines.join("\n"))
+    }
+
+    #[test]
+    fn tiers_say_where_what_was_read_came_from() {
+        let nodes = by_node(&asked(), true).table();
+        assert_eq!(
+            head(&nodes),
+            "\
+NODE  PAGE   READ      DISK   PEER   STORE  REGISTRY  PREFETCHED  USED   PROBLEM
+n1    50.0%  2.00 MiB  50.0%  37.5%  0.0%   12.5%     512 KiB     50.0%
+n2    -      -         -      -      -      -         -           -      gone"
+        );
+        assert!(nodes.ends_with(tiers::LEGEND), "{nodes}");
+        let volumes = by_volume(&asked(), true).table();
+        assert_eq!(
+            head(&volumes),
+            "\
+NODE  POD     SOURCE       PAGE   READ      DISK   PEER   STORE  REGISTRY  PREFETCHED  USED   PROFILE
+n1    shop/a  python:3.13  50.0%  2.00 MiB  50.0%  37.5%  0.0%   12.5%     512 KiB     50.0%  shared
+n1    shop/b  python:3.13  50.0%  2.00 MiB  50.0%  37.5%  0.0%   12.5%     512 KiB     50.0%  shared"
+        );
     }
 }

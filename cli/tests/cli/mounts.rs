@@ -267,6 +267,79 @@ fn a_recorded_profile_is_followed_by_the_next_cold_mount() {
 }
 
 #[test]
+fn what_a_guess_brought_is_told_from_what_was_asked_for_and_whether_it_was_read() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m"]);
+    std::fs::read(machine.path("m/a/b/text")).unwrap();
+    mount_with_empty_cache_brings(&machine, 2_000_000);
+    let figures = || {
+        let mount = machine.json(&["mounts"])["mounts"][0].clone();
+        (
+            mount["bytes_prefetched"].as_u64().unwrap(),
+            mount["bytes_prefetched_used"].as_u64().unwrap(),
+        )
+    };
+    assert_eq!(figures(), (2_000_000, 0));
+    std::fs::read(machine.path("m/a/b/text")).unwrap();
+    assert_eq!(figures(), (2_000_000, 2_000_000));
+    machine.ok(&["prefetch", "m"]);
+    assert_eq!(figures().0, 2_000_000, "that was no guess");
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn where_bytes_came_from_is_told_by_tier() {
+    let machine = packed();
+    machine.dir("m");
+    machine.ok(&["mount", "x.fl", "m", "--no-prefetch"]);
+    std::fs::read(machine.path("m/a/b/random")).unwrap();
+    let mount = machine.json(&["mounts"])["mounts"][0].clone();
+    let figure = |name: &str| mount[name].as_u64().unwrap();
+    assert_eq!(figure("bytes_from_stores"), 700_000, "{mount}");
+    assert_eq!(
+        figure("bytes_from_peers") + figure("bytes_from_registry"),
+        0
+    );
+    assert!(figure("bytes_waited_stores") > 0, "{mount}");
+    assert!(figure("bytes_read") >= 700_000, "{mount}");
+    assert!(figure("bytes_read_local") < figure("bytes_read"), "{mount}");
+    let table = machine.ok(&["mounts", "--tiers"]);
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    let header: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+    let column = |name: &str| header.iter().position(|known| *known == name).unwrap();
+    // Sizes have their unit in a column of its own.
+    assert_eq!(
+        row[column("PEER") + 1..=column("PEER") + 1],
+        ["0.0%"],
+        "{table}"
+    );
+    assert!(
+        table.contains("USED: of PREFETCHED, read since."),
+        "{table}"
+    );
+    machine.ok(&["umount", "m"]);
+}
+
+#[test]
+fn how_much_of_an_image_is_in_memory_is_told() {
+    let machine = packed();
+    machine.dir("m");
+    for mode in mount_modes() {
+        machine.ok(&["mount", "x.fl", "m", "--no-prefetch", "--mode", mode]);
+        let percent = || {
+            let mount = machine.json(&["mounts"])["mounts"][0].clone();
+            let figure = |name: &str| mount[name].as_u64().unwrap();
+            figure("bytes_resident") * 100 / figure("bytes_total")
+        };
+        assert!(percent() < 10, "{mode}: nothing was read");
+        snapshot(&machine.path("m"));
+        assert!(percent() > 90, "{mode}: {}", percent());
+        machine.ok(&["umount", "m"]);
+    }
+}
+
+#[test]
 fn reads_of_data_that_was_local_already_are_learnt_too() {
     let machine = packed();
     machine.dir("m");

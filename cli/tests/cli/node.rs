@@ -189,10 +189,13 @@ impl Node {
     }
 
     fn tree(&self, path: &str) -> Result<Vec<api::ReadTreeResponse>, Status> {
-        let request = api::ReadTreeRequest {
+        self.look(api::ReadTreeRequest {
             source: Some(self.source()),
             path: path.into(),
-        };
+        })
+    }
+
+    fn look(&self, request: api::ReadTreeRequest) -> Result<Vec<api::ReadTreeResponse>, Status> {
         let mut client = self.client().expect("a node");
         self.runtime.block_on(async {
             let mut parts = client.read_tree(request).await?.into_inner();
@@ -591,7 +594,7 @@ fn a_flist_can_be_looked_into_and_warmed_without_a_volume() {
     let request = api::EnsureRequest {
         source: Some(node.source()),
         warm: api::Warm::All.into(),
-        stores: Vec::new(),
+        ..api::EnsureRequest::default()
     };
     let mut client = node.client().unwrap();
     let last = node.runtime.block_on(async {
@@ -962,7 +965,8 @@ fn figures_and_health_are_served_over_http() {
         "lamina_agent_up 1",
         "lamina_node_rpc_duration_seconds_count{code=\"Ok\",method=\"Publish\"} 1",
         "lamina_volume_publish_duration_seconds_count{phase=\"total\"} 1",
-        "lamina_fetched_bytes_total 700000",
+        "lamina_fetched_bytes_total{from=\"store\"} 700000",
+        "lamina_fetched_bytes_total{from=\"peer\"} 0",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),
@@ -1096,4 +1100,18 @@ fn a_node_that_shall_ask_for_a_certificate_has_to_know_how() {
     assert!(said.contains("--certificates-from"), "{said}");
     let both = [&asks[..], &["--tls-dir", "/tls"]].concat();
     machine.fails(2, &both);
+}
+
+#[test]
+fn what_a_killed_node_was_looking_at_is_unmounted_by_the_next() {
+    let mut node = Node::new();
+    let left = node.machine.dir("state/warm/left");
+    node.kill();
+    let cache = node.machine.path("state/cache");
+    let cache = ["--cache", cache.to_str().unwrap()];
+    node.machine
+        .ok(&[&["mount", "x.fl", "state/warm/left"][..], &cache].concat());
+    assert!(std::fs::read(left.join("a/hello")).is_ok());
+    node.start();
+    assert!(!left.exists());
 }

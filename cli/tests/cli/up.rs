@@ -8,6 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{DEADLINE, Machine, wait_until};
 
+const NAMED: &[&str] = &["--node-name", "a-node"];
+
 /// A tree; ended when a test fails before it did.
 struct Tree {
     child: Child,
@@ -17,7 +19,7 @@ struct Tree {
 impl Tree {
     fn start(machine: &Machine, address: &'static str, more: &[&str]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_lamina"))
-            .args(["up", "--address", address, "--node-name", "a-node"])
+            .args(["up", "--address", address])
             .args(more)
             .current_dir(machine.path("state"))
             .env("LAMINA_RUN_DIR", machine.path("run"))
@@ -40,17 +42,19 @@ impl Tree {
         panic!("it ended without being ready: {said}");
     }
 
+    fn get(&self, port: u16, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect((self.address, port)).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
     fn is_ready(&self, port: u16) -> bool {
-        let get = || {
-            let mut stream = TcpStream::connect((self.address, port)).ok()?;
-            stream.set_read_timeout(Some(DEADLINE)).ok()?;
-            let request = "GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-            stream.write_all(request.as_bytes()).ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            Some(answer)
-        };
-        get().is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        let answer = self.get(port, "/readyz");
+        answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
     /// Its child of this role.
@@ -93,7 +97,7 @@ fn is_alive(pid: Pid) -> bool {
 #[test]
 fn a_role_that_is_killed_is_started_again_and_all_end_when_asked() {
     let machine = Machine::new();
-    let mut tree = Tree::start(&machine, "127.77.0.1", &[]);
+    let mut tree = Tree::start(&machine, "127.77.0.1", NAMED);
     let said = tree.ready();
     let socket = machine.path("run").join("node.sock");
     assert!(said.contains(&socket.display().to_string()), "{said}");
@@ -114,7 +118,7 @@ fn a_role_that_is_killed_is_started_again_and_all_end_when_asked() {
 #[test]
 fn nothing_of_a_tree_outlives_its_first_process() {
     let machine = Machine::new();
-    let mut tree = Tree::start(&machine, "127.77.0.2", &[]);
+    let mut tree = Tree::start(&machine, "127.77.0.2", NAMED);
     tree.ready();
     let children = ["discovery", "node"].map(|role| tree.role(role).unwrap());
     tree.child.kill().unwrap();
@@ -142,4 +146,38 @@ fn the_compose_file_starts_a_tree() {
     words.extend(["--join", "127.0.0.1:7070"]);
     let said = Machine::new().fails(2, &words);
     assert!(said.contains("--join needs --tls-dir"), "{said}");
+}
+
+#[test]
+fn a_second_machine_joins_with_a_certificate_of_the_first() {
+    let (first, second) = (Machine::new(), Machine::new());
+    let tls = second.path("tls");
+    let certify = |name: &str| {
+        let (dir, state) = (tls.display().to_string(), first.path("state"));
+        let state = state.display().to_string();
+        ["certify", name, &dir, "--state", &state].map(str::to_owned)
+    };
+    let words = certify("second");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let said = first.fails(1, &words);
+    assert!(said.contains("there is no authority"), "{said}");
+    let mut one = Tree::start(&first, "127.77.0.3", NAMED);
+    one.ready();
+    first.ok(&words);
+    for bad in ["peer.lamina.internal", "a b", ""] {
+        let words = certify(bad);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let said = first.fails(2, &words);
+        assert!(said.contains("node name"), "{said}");
+    }
+    let dir = tls.display().to_string();
+    let join = ["--join", "127.77.0.3:7070", "--tls-dir", &dir];
+    let more = [&["--node-name", "second"][..], &join].concat();
+    let mut two = Tree::start(&second, "127.77.0.4", &more);
+    let said = two.ready();
+    assert!(said.contains("discovery  127.77.0.3:7070"), "{said}");
+    until("discovery knows both", || {
+        let page = one.get(7071, "/metrics").unwrap_or_default();
+        page.lines().any(|line| line == "lamina_discovery_nodes 2")
+    });
 }

@@ -181,6 +181,11 @@ impl BlobFile {
         self.present.count() == self.map.len()
     }
 
+    /// Whether an entry was read since the evictor last passed it.
+    pub fn is_touched(&self, entry: usize) -> bool {
+        self.touched.get(entry)
+    }
+
     /// Verifies `plain` against entry `entry` of the map, writes it, then marks
     /// it present. Says whether it was new. Safe from several threads.
     ///

@@ -4,7 +4,7 @@
 //! of their packs, so that neighbours travel together. Waves grow while no reader waits; while one does
 //! they are small, because what is in flight ahead delays a demand by its length.
 
-use crate::agent::fetch::{BATCH_ENTRIES, FetchError, Fetcher};
+use crate::agent::fetch::{BATCH_ENTRIES, FetchError, Fetcher, Urgency};
 use crate::agent::sources::Source;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -31,14 +31,17 @@ pub(crate) struct Ahead(Mutex<Queue>);
 struct Queue {
     steps: VecDeque<Step>,
     draining: bool,
+    /// Somebody waits for all of it: no guess.
+    is_asked: bool,
 }
 
 impl Ahead {
-    /// A queue of these steps, which nobody takes yet.
+    /// A queue of these steps, which somebody asked for and nobody takes yet.
     pub(crate) fn of(steps: Vec<Step>) -> Self {
         Self(Mutex::new(Queue {
             steps: steps.into(),
             draining: true,
+            is_asked: true,
         }))
     }
 
@@ -80,13 +83,14 @@ impl Ahead {
                 if queue.is_waited_for() {
                     size = WAVE_BYTES_MIN;
                 }
+                let urgency = queue.urgency();
                 let wave = queue.take(size);
                 drop(queue);
                 let Some(wave) = wave else {
                     break;
                 };
                 size = (size * 2).min(WAVE_BYTES_MAX);
-                flying.push(bring(fetcher, wave));
+                flying.push(bring(fetcher, wave, urgency));
             }
             match flying.next().await {
                 Some(brought) => brought?,
@@ -133,6 +137,13 @@ impl Ahead {
 type Wave = Vec<(Arc<Source>, Vec<u32>)>;
 
 impl Queue {
+    fn urgency(&self) -> Urgency {
+        match self.is_asked {
+            true => Urgency::Asked,
+            false => Urgency::Ahead,
+        }
+    }
+
     /// Whether a reader waits for the stores that the next step needs.
     fn is_waited_for(&self) -> bool {
         let lane = self.steps.front().and_then(|(source, _)| source.lane());
@@ -174,9 +185,9 @@ impl Queue {
     }
 }
 
-async fn bring(fetcher: &Arc<Fetcher>, wave: Wave) -> Result<(), FetchError> {
+async fn bring(fetcher: &Arc<Fetcher>, wave: Wave, urgency: Urgency) -> Result<(), FetchError> {
     let parts = wave
         .iter()
-        .map(|(source, entries)| fetcher.ensure_ahead(source, entries));
+        .map(|(source, entries)| fetcher.ensure_ahead(source, entries, urgency));
     futures::future::try_join_all(parts).await.map(drop)
 }

@@ -85,7 +85,7 @@ async fn answer(request: Request, agent: &Arc<Agent>) -> Result<Answer, Failure>
             mounted.map(|info| Answer::Mounted(info.into()))
         }
         Request::Umount(call) => agent.umount(call).await.map(|()| Answer::Done),
-        Request::Mounts => agent.list().await,
+        Request::Mounts(call) => agent.list(call).await,
         Request::Prefetch(call) => agent
             .prefetch(call)
             .await

@@ -12,16 +12,17 @@
 //! What is fetched ahead goes in smaller steps while anybody waits on demand ([`super::ahead`]).
 
 mod batch;
+mod counts;
 
 use crate::agent::cluster::{Cluster, Member};
 use crate::agent::sources::Source;
 use crate::agent::space::{NoRoom, Space};
 use batch::Batch;
 pub(crate) use batch::Patience;
+pub(crate) use counts::{FetchCounts, Via};
 use lamina_flist::{BlobId, Sha256Digest};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,6 +36,8 @@ pub(crate) enum Urgency {
     Follow,
     /// Nobody waits yet.
     Ahead,
+    /// The same, and somebody asked for just this: not a guess.
+    Asked,
 }
 
 /// Why an entry could not be brought. Shared by everybody who waited for it.
@@ -76,32 +79,6 @@ pub(crate) const BATCH_ENTRIES: usize = 64;
 /// A demand that joined a fetch ahead, and fails with it for want of room, tries this often: as a
 /// demand it may push out more.
 const DEMAND_TRIES: usize = 3;
-
-/// Where data came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Via {
-    /// A flist's store.
-    Store,
-    /// Another node.
-    Peer,
-    /// This node's layerstore.
-    Own,
-}
-
-/// Counts of one source, since it was opened.
-#[derive(Debug, Default)]
-pub(crate) struct FetchCounts {
-    /// Plain bytes brought.
-    pub(crate) bytes: AtomicU64,
-    /// Stored bytes they travelled as.
-    pub(crate) stored_bytes: AtomicU64,
-    /// Plain bytes of them that other nodes gave.
-    pub(crate) peer_bytes: AtomicU64,
-    /// Entries brought while a reader waited.
-    pub(crate) demanded: AtomicU64,
-    /// Entries brought before anybody asked.
-    pub(crate) ahead: AtomicU64,
-}
 
 /// Brings entries.
 pub(crate) struct Fetcher {
@@ -190,6 +167,7 @@ impl Fetcher {
         self: &Arc<Self>,
         source: &Arc<Source>,
         entries: &[u32],
+        urgency: Urgency,
     ) -> Result<(), FetchError> {
         let fetched = async {
             let lane = source.lane();
@@ -197,7 +175,7 @@ impl Fetcher {
                 Some(lane) => lane.enter_ahead().await,
                 None => None,
             };
-            let fetched = self.fetch(source, entries.iter().copied(), Urgency::Ahead);
+            let fetched = self.fetch(source, entries.iter().copied(), urgency);
             fetched.await.map_err(|(error, _)| error)
         };
         unless_closed(source, fetched).await
@@ -333,32 +311,6 @@ impl Landing<'_> {
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         self.all(&FetchError::Lost { blob: self.blob });
-    }
-}
-
-impl FetchCounts {
-    /// Adds these figures to a mount's.
-    pub(crate) fn add_to(&self, info: &mut crate::api::MountInfo) {
-        info.bytes_fetched += self.bytes.load(Ordering::Relaxed);
-        info.bytes_from_peers += self.peer_bytes.load(Ordering::Relaxed);
-        info.bytes_transferred += self.stored_bytes.load(Ordering::Relaxed);
-        info.chunks_demanded += self.demanded.load(Ordering::Relaxed);
-        info.chunks_prefetched += self.ahead.load(Ordering::Relaxed);
-    }
-
-    /// Counts one entry that arrived.
-    pub(crate) fn count(&self, len: u64, stored_len: u64, via: Via, urgency: Urgency) {
-        self.bytes.fetch_add(len, Ordering::Relaxed);
-        if via == Via::Peer {
-            self.peer_bytes.fetch_add(len, Ordering::Relaxed);
-        }
-        self.stored_bytes.fetch_add(stored_len, Ordering::Relaxed);
-        let by = if urgency == Urgency::Demand {
-            &self.demanded
-        } else {
-            &self.ahead
-        };
-        by.fetch_add(1, Ordering::Relaxed);
     }
 }
 

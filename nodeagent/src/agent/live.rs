@@ -4,6 +4,7 @@ use crate::agent::ahead::{Ahead, Step};
 use crate::agent::flists::Admitted;
 use crate::agent::guide::Guide;
 use crate::agent::prefetch;
+use crate::agent::resident::Places;
 use crate::agent::sources::Source;
 use crate::api::{MountCall, MountInfo, MountState};
 use crate::mountd::Watch;
@@ -16,8 +17,8 @@ use lamina_mount::unmount::mountinfo::MountIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// A flist in use: one per digest, whatever the number of its mounts.
@@ -48,6 +49,8 @@ pub(crate) struct LiveFlist {
     pub(crate) since: Instant,
     /// Whether its profile has been learnt.
     pub(crate) learned: AtomicBool,
+    /// Where to look how much of it is in memory; `None` inside when that cannot be said.
+    pub(crate) places: OnceLock<Option<Places>>,
 }
 
 impl LiveFlist {
@@ -60,11 +63,22 @@ impl LiveFlist {
 
     /// Plain bytes brought since the blobs were opened.
     pub(crate) fn bytes_fetched(&self) -> u64 {
-        let bytes = self
-            .sources
+        self.sources
             .iter()
-            .map(|source| source.counts.bytes.load(Ordering::Relaxed));
-        bytes.sum()
+            .map(|source| source.counts.bytes())
+            .sum()
+    }
+
+    /// How many of its bytes the kernel has in memory, about; blocks.
+    pub(crate) fn bytes_resident(&self) -> Option<u64> {
+        let places = self.places.get_or_init(|| {
+            let flist = &self.admitted.flist;
+            let made = Places::of(flist);
+            let failed = |error| tracing::warn!(flist = %self.digest, %error, "look for files");
+            made.map_err(failed).ok()
+        });
+        let (total, _) = self.bytes();
+        places.as_ref()?.resident(&self.mount_point, total)
     }
 
     /// What to bring because of a demand for entries of a blob: what their files need, in likely order
@@ -159,7 +173,12 @@ impl LiveMount {
         }
         for source in &live.sources {
             source.counts.add_to(&mut info);
+            let (prefetched, used) = source.prefetched();
+            info.bytes_prefetched += prefetched;
+            info.bytes_prefetched_used += used;
             if let Some(stats) = stats.get(&source.id) {
+                info.bytes_read += stats.bytes_local + stats.bytes_waited;
+                info.bytes_read_local += stats.bytes_local;
                 info.reads += stats.reads;
                 info.reads_failed += stats.reads_failed;
                 info.reads_local += stats

@@ -31,7 +31,7 @@ use crate::agent::live::{LiveFlist, LiveMount};
 use crate::agent::profile::ProfileDir;
 use crate::agent::sources::Sources;
 use crate::agent::space::Space;
-use crate::api::{Answer, FailureKind, MountCall, MountInfo, UmountCall};
+use crate::api::{Answer, FailureKind, MountCall, MountInfo, MountsCall, UmountCall};
 use crate::holder::HolderClient;
 use crate::mountd::MountdClient;
 use activity::Activity;
@@ -118,10 +118,10 @@ impl Agent {
     }
 
     /// Every mount with its figures.
-    pub(crate) async fn list(self: &Arc<Self>) -> Result<Answer> {
+    pub(crate) async fn list(self: &Arc<Self>, call: MountsCall) -> Result<Answer> {
         self.adopted().await;
         let agent = Arc::clone(self);
-        let listed = tokio::task::spawn_blocking(move || agent.list_now()).await;
+        let listed = tokio::task::spawn_blocking(move || agent.list_now(call)).await;
         listed.unwrap_or_else(|_| Err(refused(FailureKind::Other, "the listing was cut off")))
     }
 

@@ -207,6 +207,7 @@ impl Part {
 
     fn persist(mut self, path: &Path) -> std::io::Result<()> {
         if let Some(file) = self.file.take() {
+            disk::mark_copy(&file)?;
             file.sync_all()?;
         }
         std::fs::rename(&self.path, path)?;

@@ -1,8 +1,8 @@
 //! The layerstore's disk: small files, whole or not there; how much of it is free.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -30,6 +30,21 @@ pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
 /// Makes a directory only we may look into.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Bit of a layer file's mode that says that it was copied from another node. On the file itself, so that it goes with
+/// it and no crash loses it.
+const COPY_MODE: u32 = libc::S_ISVTX;
+
+/// Notes on a file that is being written that it comes from another node.
+pub(super) fn mark_copy(file: &File) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o600 | COPY_MODE))
+}
+
+/// Whether it was noted; a file that cannot be asked is taken for none.
+pub(super) fn is_copy(file: &File) -> bool {
+    file.metadata()
+        .is_ok_and(|meta| meta.permissions().mode() & COPY_MODE != 0)
 }
 
 /// One process at a time.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use lamina_flist::{Flist, Sha256Digest};
 
+use super::disk;
+
 /// Whoever holds whole layers.
 pub trait WholeLayers: Send + Sync {
     /// Opens a layer; `None` when it is not here. Reads the disk: not for async tasks.
@@ -39,6 +41,11 @@ impl OpenLayer {
             packs_at,
             _lease: lease,
         }
+    }
+
+    /// Whether it was copied from another node, and not read from its registry. Asks the disk.
+    pub fn is_copied(&self) -> bool {
+        disk::is_copy(&self.file)
     }
 }
 

@@ -221,7 +221,11 @@ impl Sending {
 
 /// The first chunks of these places that make a message, and the other places.
 fn message(found: &Found, here: Vec<usize>) -> std::io::Result<(ReadChunksResponse, Vec<usize>)> {
-    let (mut message, mut bytes) = (ReadChunksResponse::default(), 0);
+    let mut bytes = 0;
+    let mut message = ReadChunksResponse {
+        layer_was_copied: found.is_copied_layer(),
+        ..ReadChunksResponse::default()
+    };
     let mut places = here.into_iter();
     while bytes < MESSAGE_BYTES
         && let Some(at) = places.next()

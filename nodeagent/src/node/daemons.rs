@@ -16,7 +16,8 @@ use lamina_flist::ChunkId;
 
 use super::error::NodeError;
 use crate::api::{
-    self, Answer, CacheInfo, CallError, FailureKind, MountInfo, MountState, Request, UmountCall,
+    self, Answer, CacheInfo, CallError, FailureKind, MountInfo, MountState, MountsCall, Request,
+    UmountCall,
 };
 use crate::holder::{ChildStatus, HolderClient};
 use crate::instance::Instance;
@@ -92,7 +93,8 @@ impl Daemons {
             tracing::warn!(warning);
             self.warnings().push(warning);
         }
-        self.ask(&Request::Mounts).map(drop)?;
+        self.ask(&Request::Mounts(MountsCall::default()))
+            .map(drop)?;
         self.drop_old_programs();
         Ok(())
     }
@@ -172,13 +174,30 @@ impl Daemons {
 
     /// Every mount, and the cache.
     pub(super) fn mounts(&self) -> Result<(Vec<MountInfo>, CacheInfo), NodeError> {
-        listed(self.ask(&Request::Mounts)?)
+        listed(self.ask(&Request::Mounts(MountsCall::default()))?)
+    }
+
+    /// The same, with what of them is in memory.
+    pub(super) fn mounts_resident(&self) -> Result<(Vec<MountInfo>, CacheInfo), NodeError> {
+        listed(self.ask(&Request::Mounts(MountsCall { resident: true }))?)
     }
 
     /// The same, if the agent answers at once.
     pub(super) fn glance(&self) -> Result<(Vec<MountInfo>, CacheInfo), NodeError> {
         let socket = self.instance.api_socket();
-        listed(api::call(&socket, &Request::Mounts, GLANCE_TIMEOUT)?)
+        let question = Request::Mounts(MountsCall::default());
+        listed(api::call(&socket, &question, GLANCE_TIMEOUT)?)
+    }
+
+    /// The same, with what of them is in memory if that is known at once.
+    pub(super) fn long_glance(&self) -> Result<(Vec<MountInfo>, CacheInfo), NodeError> {
+        let socket = self.instance.api_socket();
+        let question = Request::Mounts(MountsCall { resident: true });
+        match api::call(&socket, &question, GLANCE_TIMEOUT) {
+            Ok(answer) => listed(answer),
+            Err(CallError::Timeout { .. }) => self.glance(),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// State of the processes; empty when the holder does not run.

@@ -24,7 +24,7 @@ pub(super) async fn serve(at: SocketAddr, parts: Parts, stop: watch::Receiver<bo
 }
 
 async fn metrics(State(parts): State<Parts>) -> Response {
-    let listed = blocking(&parts.daemons, super::daemons::Daemons::glance)
+    let listed = blocking(&parts.daemons, super::daemons::Daemons::long_glance)
         .await
         .ok();
     let children = blocking(&parts.daemons, |daemons| Ok(daemons.children()))

@@ -1,18 +1,14 @@
-//! Figures of the node, in Prometheus' text format (`docs/kubernetes-node.md` lists them).
+//! Figures of the node, in Prometheus' text format (`docs/metrics.md` lists them).
 //!
-//! Counters of mounts end with their mounts; what was counted is kept here, so that the node's sums never
-//! fall while `lamina node` runs.
+//! Those of mounts: [`super::mount_metrics`].
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tonic::Code;
 
+use super::mount_metrics::MountMetrics;
 use super::volumes::Record;
 use crate::api::{CacheInfo, MountInfo, MountState};
 use crate::holder::ChildStatus;
@@ -21,17 +17,6 @@ use crate::holder::ChildStatus;
 const BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0,
 ];
-
-/// What a mount's counters were when they were last seen.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    reads: u64,
-    reads_local: u64,
-    reads_failed: u64,
-    fetched: u64,
-    transferred: u64,
-    from_peers: u64,
-}
 
 /// Every metric of a node.
 pub(super) struct Metrics {
@@ -44,14 +29,8 @@ pub(super) struct Metrics {
     cache_max: IntGauge,
     agent_up: IntGauge,
     restarts: IntGaugeVec,
-    reads: IntCounter,
-    reads_local: IntCounter,
-    reads_failed: IntCounter,
-    fetched: IntCounter,
-    transferred: IntCounter,
-    from_peers: IntCounter,
+    mounts: MountMetrics,
     certificate: IntGauge,
-    seen: Mutex<HashMap<String, Seen>>,
 }
 
 impl Metrics {
@@ -86,29 +65,14 @@ impl Metrics {
                 "Restarts of a mount daemon since its holder started",
                 "daemon",
             )?,
-            reads: counter("lamina_reads_total", "Reads that came to the mount daemon")?,
-            reads_local: counter(
-                "lamina_reads_local_total",
-                "Of them, answered from local data without waiting",
-            )?,
-            reads_failed: counter("lamina_reads_failed_total", "Of them, failed with EIO")?,
-            fetched: counter("lamina_fetched_bytes_total", "Bytes fetched, decompressed")?,
-            transferred: counter(
-                "lamina_transferred_bytes_total",
-                "Bytes that travelled for it, compressed",
-            )?,
-            from_peers: counter(
-                "lamina_fetched_from_peers_bytes_total",
-                "Of the bytes fetched, those that other nodes gave, decompressed",
-            )?,
+            mounts: MountMetrics::new(&registry)?,
             certificate: gauge(
                 "lamina_node_certificate_not_after_seconds",
                 "When the node's certificate ends, in Unix time; 0 while there is none",
             )?,
-            seen: Mutex::default(),
             registry,
         };
-        let all: [Box<dyn Collector>; 15] = [
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(info),
             Box::new(metrics.rpc.clone()),
             Box::new(metrics.publish.clone()),
@@ -118,12 +82,6 @@ impl Metrics {
             Box::new(metrics.cache_max.clone()),
             Box::new(metrics.agent_up.clone()),
             Box::new(metrics.restarts.clone()),
-            Box::new(metrics.reads.clone()),
-            Box::new(metrics.reads_local.clone()),
-            Box::new(metrics.reads_failed.clone()),
-            Box::new(metrics.fetched.clone()),
-            Box::new(metrics.transferred.clone()),
-            Box::new(metrics.from_peers.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
@@ -185,45 +143,7 @@ impl Metrics {
             let gauge = self.volumes.with_label_values(&[name(state)]);
             gauge.set(whole(published.count() as u64));
         }
-        self.count(mounts);
-    }
-
-    /// Adds what happened since the last look. Targets of one flist share its blobs' counters: each flist
-    /// counts once.
-    fn count(&self, mounts: &[MountInfo]) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = HashMap::new();
-        let mut digests: Vec<&str> = Vec::new();
-        for mount in mounts {
-            if digests.contains(&mount.digest.as_str()) {
-                continue;
-            }
-            digests.push(&mount.digest);
-            let key = mount.digest.clone();
-            let before = seen.get(&key).copied().unwrap_or_default();
-            let now = Seen {
-                reads: mount.reads,
-                reads_local: mount.reads_local,
-                reads_failed: mount.reads_failed,
-                fetched: mount.bytes_fetched,
-                transferred: mount.bytes_transferred,
-                from_peers: mount.bytes_from_peers,
-            };
-            // Less than before: a daemon was started again and counts from zero.
-            let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
-            self.reads.inc_by(since(now.reads, before.reads));
-            self.reads_local
-                .inc_by(since(now.reads_local, before.reads_local));
-            self.reads_failed
-                .inc_by(since(now.reads_failed, before.reads_failed));
-            self.fetched.inc_by(since(now.fetched, before.fetched));
-            self.transferred
-                .inc_by(since(now.transferred, before.transferred));
-            self.from_peers
-                .inc_by(since(now.from_peers, before.from_peers));
-            next.insert(key, now);
-        }
-        *seen = next;
+        self.mounts.count(mounts);
     }
 
     pub(super) fn text(&self) -> prometheus::Result<String> {
@@ -257,41 +177,20 @@ fn gauges(name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec
     IntGaugeVec::new(Opts::new(name, help), &[label])
 }
 
-fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {
-    IntCounter::new(name, help)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mount(target: &str, reads: u64) -> MountInfo {
-        MountInfo {
-            target: target.into(),
-            digest: "d".into(),
-            reads,
-            bytes_fetched: reads * 10,
-            bytes_from_peers: reads * 4,
-            ..MountInfo::default()
-        }
-    }
-
     #[test]
-    fn sums_count_a_flist_once_and_never_fall() {
+    fn a_look_shows_what_was_said() {
         let metrics = Metrics::new("1", "n").unwrap();
-        let look = |mounts: Vec<MountInfo>| {
-            metrics.look(Some(&(mounts, CacheInfo::default())), &[], 0, &[]);
-            metrics.reads.get()
+        let mount = MountInfo {
+            reads: 3,
+            ..MountInfo::default()
         };
-        assert_eq!(look(vec![mount("/a", 5), mount("/b", 5)]), 5);
-        assert_eq!(look(vec![mount("/b", 7)]), 7);
-        assert_eq!(look(vec![mount("/b", 2)]), 9, "counted from zero again");
-        assert_eq!(look(vec![]), 9);
-        assert_eq!(look(vec![mount("/b", 1)]), 10);
-        assert_eq!(metrics.fetched.get(), 100);
-        assert_eq!(metrics.from_peers.get(), 40);
+        metrics.look(Some(&(vec![mount], CacheInfo::default())), &[], 0, &[]);
         let text = metrics.text().unwrap();
-        assert!(text.contains("lamina_reads_total 10"), "{text}");
+        assert!(text.contains("lamina_reads_total 3"), "{text}");
         assert!(text.contains("lamina_node_info{node=\"n\",version=\"1\"} 1"));
     }
 }

@@ -23,6 +23,7 @@ pub mod library;
 mod listen;
 mod membership;
 mod metrics;
+mod mount_metrics;
 mod order;
 pub mod partials;
 mod publish;
@@ -109,6 +110,8 @@ pub struct NodeConfig {
 struct Settings {
     state: PathBuf,
     run_dir: PathBuf,
+    /// Where the file systems of the mount daemons are seen.
+    host_root: PathBuf,
     outside_pod: bool,
     store_env: BTreeMap<String, String>,
     cache_bytes_max: Option<u64>,
@@ -226,6 +229,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
     let started = tokio::task::spawn_blocking(move || {
         let daemons = Daemons::open(&place)?;
         daemons.start().context("start the mount daemons")?;
+        warm::clear(&daemons, &place.state).context("unmount what an earlier process left")?;
         Ok::<_, anyhow::Error>(daemons)
     });
     let daemons = Arc::new(started.await??);
@@ -254,6 +258,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
         settings: Arc::new(Settings {
             state: config.state.clone(),
             run_dir: config.run_dir.clone(),
+            host_root: host_root.into(),
             outside_pod: config.outside_pod,
             store_env: config.store_env.clone(),
             cache_bytes_max: config.cache_bytes_max,

@@ -23,9 +23,10 @@ use super::order::Order;
 use super::publish::Publisher;
 use super::source::{Named, stores_digest};
 use super::target::Target;
+use super::tree::Look;
 use super::volumes::VolumeId;
 use super::warm::Warming;
-use super::{Parts, info, stats, tree};
+use super::{Parts, info, stats};
 
 /// How long a caller that names no deadline is taken to wait.
 const PATIENCE: Duration = Duration::from_secs(110);
@@ -276,7 +277,13 @@ impl Node for Service {
         };
         let (tell, told) = mpsc::channel(STREAM_BUFFER);
         let begun = have.map(|have| {
-            tokio::spawn(tree::send(have, request.path, tell));
+            let look = Look {
+                parts: self.parts.clone(),
+                warming: Arc::clone(&self.warming),
+                have,
+                path: request.path,
+            };
+            tokio::spawn(look.send(tell));
             stream(told)
         });
         self.answer("ReadTree", began, begun)

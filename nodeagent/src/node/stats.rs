@@ -21,7 +21,8 @@ const STATFS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Every volume on record with what the agent says of its mount.
 pub(super) async fn volumes(parts: &Parts) -> Result<Vec<Volume>, NodeError> {
-    let (mounts, _) = blocking(&parts.daemons, super::daemons::Daemons::mounts).await?;
+    let mounts = blocking(&parts.daemons, super::daemons::Daemons::mounts_resident);
+    let (mounts, _) = mounts.await?;
     let by_target: HashMap<PathBuf, MountInfo> = mounts
         .into_iter()
         .filter(|mount| mount.state != MountState::Detached)
@@ -64,9 +65,20 @@ fn volume(record: Record, mount: Option<MountInfo>) -> Volume {
         bytes_fetched: mount.bytes_fetched,
         bytes_transferred: mount.bytes_transferred,
         bytes_from_peers: mount.bytes_from_peers,
+        bytes_from_stores: mount.bytes_from_stores,
+        bytes_from_registry: mount.bytes_from_registry,
+        bytes_waited_peers: mount.bytes_waited_peers,
+        bytes_waited_stores: mount.bytes_waited_stores,
+        bytes_waited_registry: mount.bytes_waited_registry,
         reads: mount.reads,
         reads_local: mount.reads_local,
         reads_failed: mount.reads_failed,
+        bytes_read: mount.bytes_read,
+        bytes_read_local: mount.bytes_read_local,
+        bytes_resident: mount.bytes_resident,
+        bytes_prefetched: mount.bytes_prefetched,
+        bytes_prefetched_used: mount.bytes_prefetched_used,
+        profile: mount.profile,
         last_error,
         state: state.to_owned(),
         published_unix_ms: record.published_unix_ms,

@@ -1,8 +1,11 @@
 //! Looking into a flist without mounting it: a directory's entries, a file's bytes.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use lamina_flist::{FileSpan, FileType, Flist, FlistError, FollowSymlinks, Inode, SpanSource};
 use lamina_proto::lamina::v1::read_tree_response::Part;
 use lamina_proto::lamina::v1::{ReadTreeResponse, TreeEntry};
@@ -13,8 +16,10 @@ use lamina_store::{
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
+use super::Parts;
 use super::error::NodeError;
 use super::library::Have;
+use super::warm::Warming;
 use crate::agent::of_store;
 use crate::api::Failure;
 
@@ -28,28 +33,121 @@ const PATH_MAX: usize = 4095;
 /// Where answers go; a caller that is gone ends the reading.
 type Sender = mpsc::Sender<Result<ReadTreeResponse, Status>>;
 
-/// Sends what is at `path`; a failure goes the same way.
-pub(super) async fn send(have: Have, path: String, to: Sender) {
-    if let Err(error) = read(&have, &path, &to).await {
-        let _ = to.send(Err(error.into())).await;
+/// A path in a flist that somebody wants to see.
+pub(super) struct Look {
+    pub(super) parts: Parts,
+    pub(super) warming: Arc<Warming>,
+    pub(super) have: Have,
+    pub(super) path: String,
+}
+
+/// Where a file's bytes are read.
+enum Bytes {
+    Stores(ChunkReader),
+    /// In a mount: its data is with the cluster's layers, which the agent reads.
+    Mounted(Arc<File>),
+}
+
+impl Look {
+    /// Sends what is there; a failure goes the same way.
+    pub(super) async fn send(self, to: Sender) {
+        if let Err(error) = self.read(&to).await {
+            let _ = to.send(Err(error.into())).await;
+        }
+    }
+
+    async fn read(&self, to: &Sender) -> Result<(), NodeError> {
+        let path = &self.path;
+        if path.len() > PATH_MAX {
+            return Err(NodeError::invalid("the path inside the flist is too long"));
+        }
+        let flist = open(&self.have.flist).await?;
+        let inode = flist
+            .resolve(path.as_bytes(), FollowSymlinks::Always)
+            .map_err(|error| of_path(path, &error))?;
+        match inode.file_type() {
+            FileType::Directory => send_directory(&flist, &inode, to).await,
+            FileType::File => self.send_file(&flist, &inode, to).await,
+            _ => Err(NodeError::invalid(format!(
+                "{path} is neither a directory nor a file"
+            ))),
+        }
+    }
+
+    async fn send_file(&self, flist: &Flist, inode: &Inode, to: &Sender) -> Result<(), NodeError> {
+        let mut bytes = None;
+        let spans = flist
+            .file_map(inode)
+            .map_err(|error| NodeError::new(Code::DataLoss, error.to_string()))?;
+        for span in spans {
+            let (blob, offset) = match span.source {
+                SpanSource::Inline(ref bytes) => {
+                    pass(to, Part::Data(bytes.to_vec())).await;
+                    continue;
+                }
+                SpanSource::Hole => {
+                    if !zeros(to, span.len).await {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                SpanSource::Blob { blob, offset } => (blob, offset),
+            };
+            if bytes.is_none() {
+                bytes = Some(self.open_bytes().await?);
+            }
+            let is_heard = match &bytes {
+                None => false,
+                Some(Bytes::Stores(reader)) => {
+                    send_span(flist, reader, &span, blob, offset, to).await?
+                }
+                Some(Bytes::Mounted(file)) => send_read(file, &span, &self.path, to).await?,
+            };
+            if !is_heard {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_bytes(&self) -> Result<Bytes, NodeError> {
+        if !self.have.stores.is_empty() {
+            return open_stores(&self.have).map(Bytes::Stores);
+        }
+        let opened = self.warming.open(&self.parts, &self.have, &self.path);
+        Ok(Bytes::Mounted(Arc::new(opened.await?)))
     }
 }
 
-async fn read(have: &Have, path: &str, to: &Sender) -> Result<(), NodeError> {
-    if path.len() > PATH_MAX {
-        return Err(NodeError::invalid("the path inside the flist is too long"));
+/// Says whether somebody still listens.
+async fn send_read(
+    file: &Arc<File>,
+    span: &FileSpan,
+    path: &str,
+    to: &Sender,
+) -> Result<bool, NodeError> {
+    let (mut at, end) = (span.start, span.start + span.len);
+    while at < end {
+        let file = Arc::clone(file);
+        let mut piece = vec![0; PIECE.min((end - at) as usize)];
+        let read = tokio::task::spawn_blocking(move || {
+            file.read_exact_at(&mut piece, at)?;
+            Ok::<_, io::Error>(piece)
+        });
+        let piece = match read.await {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(error)) => {
+                let message = format!("read {path}: no node and no registry has its data: {error}");
+                return Err(NodeError::new(Code::Unavailable, message));
+            }
+            Err(ended) => return Err(NodeError::internal("read a file", &ended)),
+        };
+        at += piece.len() as u64;
+        if !pass(to, Part::Data(piece)).await {
+            return Ok(false);
+        }
     }
-    let flist = open(&have.flist).await?;
-    let inode = flist
-        .resolve(path.as_bytes(), FollowSymlinks::Always)
-        .map_err(|error| of_path(path, &error))?;
-    match inode.file_type() {
-        FileType::Directory => send_directory(&flist, &inode, to).await,
-        FileType::File => send_file(have, &flist, &inode, to).await,
-        _ => Err(NodeError::invalid(format!(
-            "{path} is neither a directory nor a file"
-        ))),
-    }
+    Ok(true)
 }
 
 async fn open(path: &Path) -> Result<Flist, NodeError> {
@@ -103,42 +201,6 @@ async fn send_directory(flist: &Flist, directory: &Inode, to: &Sender) -> Result
     Ok(())
 }
 
-async fn send_file(
-    have: &Have,
-    flist: &Flist,
-    inode: &Inode,
-    to: &Sender,
-) -> Result<(), NodeError> {
-    let mut reader = None;
-    let spans = flist
-        .file_map(inode)
-        .map_err(|error| NodeError::new(Code::DataLoss, error.to_string()))?;
-    for span in spans {
-        let (blob, offset) = match span.source {
-            SpanSource::Inline(ref bytes) => {
-                pass(to, Part::Data(bytes.to_vec())).await;
-                continue;
-            }
-            SpanSource::Hole => {
-                if !zeros(to, span.len).await {
-                    return Ok(());
-                }
-                continue;
-            }
-            SpanSource::Blob { blob, offset } => (blob, offset),
-        };
-        if reader.is_none() {
-            reader = Some(open_stores(have)?);
-        }
-        if let Some(reader) = &reader
-            && !send_span(flist, reader, &span, blob, offset, to).await?
-        {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
 /// Says whether somebody still listens.
 async fn send_span(
     flist: &Flist,
@@ -179,10 +241,6 @@ async fn send_span(
 }
 
 fn open_stores(have: &Have) -> Result<ChunkReader, NodeError> {
-    if have.stores.is_empty() {
-        let message = "the data of this image is with the cluster's layers, not in a store: mount it to read its files";
-        return Err(NodeError::new(Code::FailedPrecondition, message));
-    }
     let specs: Result<Vec<StoreSpec>, _> = have.stores.iter().map(|url| url.parse()).collect();
     let specs = specs.map_err(|error| NodeError::internal("read a store's URL", &error))?;
     let set = StoreSet::open(&specs, StoreOptions::default()).map_err(|error| {
@@ -194,7 +252,7 @@ fn open_stores(have: &Have) -> Result<ChunkReader, NodeError> {
     Ok(ChunkReader::new(set, ReadOptions::default()))
 }
 
-async fn pieces(to: &Sender, mut bytes: Bytes) -> bool {
+async fn pieces(to: &Sender, mut bytes: bytes::Bytes) -> bool {
     while !bytes.is_empty() {
         let piece = bytes.split_to(bytes.len().min(PIECE));
         if !pass(to, Part::Data(piece.to_vec())).await {

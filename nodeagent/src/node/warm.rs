@@ -1,22 +1,27 @@
-//! Bringing a flist's data to this node before any volume shows it: it is mounted where nobody looks,
-//! fetched, and unmounted; what was fetched stays in the cache.
+//! Mounting a flist where nobody looks: to bring its data to this node before any volume shows it, and to read a file
+//! whose data only the agent can get. It is unmounted at once; what was fetched stays in the cache.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lamina_proto::lamina::v1::Warm;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use tonic::Code;
 
 use super::Parts;
-use super::daemons::blocking;
+use super::daemons::{Daemons, blocking};
 use super::error::NodeError;
 use super::library::Have;
 use crate::api::{
-    self, CallError, FailureKind, Medium, ModeRequest, MountCall, PrefetchCall, Request, UmountCall,
+    self, CallError, FailureKind, Medium, ModeRequest, MountCall, MountState, PrefetchCall,
+    Request, UmountCall,
 };
 
+/// Where it is mounted, in the state directory.
+const DIR: &str = "warm";
 /// How long the agent may take to mount or unmount.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long fetching may take.
@@ -44,22 +49,30 @@ impl Warming {
         }
         let turn = self.turn(&have.info.digest);
         let _turn = turn.lock().await;
-        let at = parts.settings.state.join("warm").join(&have.info.digest);
-        std::fs::create_dir_all(&at)
-            .map_err(|error| NodeError::disk(&format!("make {}", at.display()), &error))?;
-        let mount = Request::Mount(mount_call(parts, have, at.clone()));
-        blocking(&parts.daemons, move |daemons| {
-            Ok(daemons.call(&mount, MOUNT_TIMEOUT)?)
-        })
-        .await?;
+        let at = parts.settings.state.join(DIR).join(&have.info.digest);
+        mount(parts, have, &at).await?;
         let fetched = fetch(parts, at.clone(), warm, tell).await;
-        let unmounted = blocking(&parts.daemons, {
-            let target = at.clone();
-            move |daemons| unmount(daemons, target)
-        });
-        unmounted.await?;
-        let _ = std::fs::remove_dir(&at);
+        take_down(parts, &at).await?;
         fetched
+    }
+
+    /// Opens the file at `path` in a flist. Its mount goes at once; what is open is served until it is closed.
+    pub(super) async fn open(
+        &self,
+        parts: &Parts,
+        have: &Have,
+        path: &str,
+    ) -> Result<File, NodeError> {
+        // Not where it is warmed: that may take hours.
+        let name = format!("{}.open", have.info.digest);
+        let turn = self.turn(&name);
+        let _turn = turn.lock().await;
+        let at = parts.settings.state.join(DIR).join(name);
+        mount(parts, have, &at).await?;
+        let below_root = at.strip_prefix("/").unwrap_or(&at);
+        let opened = open_inside(&parts.settings.host_root.join(below_root), path);
+        take_down(parts, &at).await?;
+        opened.map_err(|error| NodeError::disk(&format!("open {path} in the flist"), &error))
     }
 
     fn turn(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -67,6 +80,48 @@ impl Warming {
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(digest.to_owned()).or_default())
     }
+}
+
+/// Unmounts what an earlier process left.
+pub(super) fn clear(daemons: &Daemons, state: &Path) -> Result<(), NodeError> {
+    let home = state.join(DIR);
+    let (mounts, _) = daemons.mounts()?;
+    for mount in mounts {
+        if mount.target.starts_with(&home) && mount.state != MountState::Detached {
+            unmount(daemons, mount.target.clone())?;
+            let _ = std::fs::remove_dir(&mount.target);
+        }
+    }
+    Ok(())
+}
+
+async fn mount(parts: &Parts, have: &Have, at: &Path) -> Result<(), NodeError> {
+    std::fs::create_dir_all(at)
+        .map_err(|error| NodeError::disk(&format!("make {}", at.display()), &error))?;
+    let mount = Request::Mount(mount_call(parts, have, at.to_owned()));
+    let mounted = blocking(&parts.daemons, move |daemons| {
+        Ok(daemons.call(&mount, MOUNT_TIMEOUT)?)
+    });
+    mounted.await.map(drop)
+}
+
+async fn take_down(parts: &Parts, at: &Path) -> Result<(), NodeError> {
+    let target = at.to_owned();
+    blocking(&parts.daemons, move |daemons| unmount(daemons, target)).await?;
+    let _ = std::fs::remove_dir(at);
+    Ok(())
+}
+
+/// Opens a file in a mounted flist as a process would that has it as its root.
+fn open_inside(root: &Path, path: &str) -> std::io::Result<File> {
+    let root = File::open(root)?;
+    let name = match path.trim_start_matches('/') {
+        "" => ".",
+        name => name,
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    Ok(openat2(root, name, flags, Mode::empty(), resolve)?.into())
 }
 
 fn mount_call(parts: &Parts, have: &Have, target: PathBuf) -> MountCall {
@@ -107,7 +162,7 @@ async fn fetch(
             done = &mut fetching => return done.map(drop),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        let glance = blocking(&parts.daemons, super::daemons::Daemons::glance).await;
+        let glance = blocking(&parts.daemons, Daemons::glance).await;
         let mounts = glance.map(|(mounts, _)| mounts).unwrap_or_default();
         if let Some(mount) = mounts.iter().find(|mount| mount.target == target) {
             tell(mount.bytes_local, mount.bytes_total);
@@ -115,7 +170,7 @@ async fn fetch(
     }
 }
 
-fn unmount(daemons: &super::daemons::Daemons, target: PathBuf) -> Result<(), NodeError> {
+fn unmount(daemons: &Daemons, target: PathBuf) -> Result<(), NodeError> {
     let call = Request::Umount(UmountCall {
         target,
         force: true,

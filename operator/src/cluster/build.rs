@@ -86,7 +86,15 @@ fn daemon_set(inputs: &Inputs, component: &str, placement: &Placement, mut pod: 
     })
 }
 
-fn deployment(inputs: &Inputs, component: &str, replicas: i32, template: &Value) -> Value {
+fn deployment(inputs: &Inputs, component: &str, replicas: i32, mut template: Value) -> Value {
+    template["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        // Pods of before an upgrade do not count: they go.
+        "matchLabelKeys": ["pod-template-hash"],
+        "labelSelector": { "matchLabels": selector(component) },
+    }]);
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",

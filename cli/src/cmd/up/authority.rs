@@ -6,7 +6,7 @@
 //! ```
 //! Files are replaced whole; the roles read them again when they change.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -51,21 +51,14 @@ impl Authority {
         }
         let roles = [
             ("discovery", vec!["discovery.lamina.internal".to_owned()]),
-            (
-                "node",
-                vec![
-                    self.node.clone(),
-                    "node.lamina.internal".to_owned(),
-                    "peer.lamina.internal".to_owned(),
-                ],
-            ),
+            ("node", node_names(&self.node)),
         ];
         for (role, names) in roles {
             let dir = self.dir.join(role);
             let believed = std::fs::read(dir.join("ca.crt")).ok();
             let is_ours = believed.is_some() && believed == std::fs::read(&ca).ok();
             if !is_ours || !good_for(&dir.join("tls.crt"), now, RENEW_DAYS) {
-                self.make_leaf(&dir, names, now)?;
+                make_leaf(&self.dir, &dir, names, now)?;
             }
         }
         Ok(())
@@ -83,34 +76,53 @@ impl Authority {
         write(&self.dir, "ca.key", &key.serialize_pem())?;
         write(&self.dir, "ca.crt", &pem)
     }
+}
 
-    fn make_leaf(&self, dir: &Path, names: Vec<String>, now: SystemTime) -> Result<()> {
-        let read = |name: &str| {
-            let path = self.dir.join(name);
-            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-        };
-        let (ca, ca_key) = (read("ca.crt")?, read("ca.key")?);
-        let ca_key = KeyPair::from_pem(&ca_key).context("use the authority's key")?;
-        let issuer = Issuer::from_ca_cert_pem(&ca, ca_key).context("use the authority")?;
-        let mut params = params(&names[0].clone(), names, LEAF_DAYS, now)?;
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().context("make a role's key")?;
-        let pem = params
-            .signed_by(&key, &issuer)
-            .context("sign a certificate")?
-            .pem();
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.with_context(|| format!("make the directory {}", dir.display()))?;
-        write(dir, "tls.key", &key.serialize_pem())?;
-        write(dir, "tls.crt", &pem)?;
-        // Last: a directory without it, or with another one, is made anew.
-        write(dir, "ca.crt", &ca)
+/// A key and certificate for the node `name` of another machine, of the authority in `authority`; for how many days.
+pub(super) fn certify(authority: &Path, name: &str, to: &Path) -> Result<u32> {
+    if !authority.join("ca.key").exists() {
+        bail!(
+            "there is no authority in {}: the `lamina up` that others join makes it when it is first started",
+            authority.display()
+        );
     }
+    make_leaf(authority, to, node_names(name), SystemTime::now())?;
+    Ok(LEAF_DAYS)
+}
+
+fn node_names(node: &str) -> Vec<String> {
+    [node, "node.lamina.internal", "peer.lamina.internal"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// A key in `dir` and what the authority in `authority` says of it.
+fn make_leaf(authority: &Path, dir: &Path, names: Vec<String>, now: SystemTime) -> Result<()> {
+    let read = |name: &str| {
+        let path = authority.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    let (ca, ca_key) = (read("ca.crt")?, read("ca.key")?);
+    let ca_key = KeyPair::from_pem(&ca_key).context("use the authority's key")?;
+    let issuer = Issuer::from_ca_cert_pem(&ca, ca_key).context("use the authority")?;
+    let mut params = params(&names[0].clone(), names, LEAF_DAYS, now)?;
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate().context("make a role's key")?;
+    let pem = params
+        .signed_by(&key, &issuer)
+        .context("sign a certificate")?
+        .pem();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("make the directory {}", dir.display()))?;
+    write(dir, "tls.key", &key.serialize_pem())?;
+    write(dir, "tls.crt", &pem)?;
+    // Last: a directory without it, or with another one, is made anew.
+    write(dir, "ca.crt", &ca)
 }
 
 fn params(name: &str, names: Vec<String>, days: u32, now: SystemTime) -> Result<CertificateParams> {

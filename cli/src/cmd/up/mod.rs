@@ -14,12 +14,15 @@ use crate::args;
 use crate::exit;
 use anyhow::{Context, Result, bail};
 use authority::Authority;
+use lamina_discovery::NodeId;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tree::{Program, Tree};
 
+/// The authority's directory, in the state directory.
+const AUTHORITY: &str = "authority";
 /// Where discovery serves, and its metrics.
 const DISCOVERY: (u16, u16) = (7070, 7071);
 /// Where the node serves, and its metrics.
@@ -33,21 +36,40 @@ pub(crate) fn up(args: &args::Up) -> Result<()> {
             "--join needs --tls-dir: a certificate of the authority that the others believe".into()
         ));
     }
+    let name = args.name.clone().map_or_else(super::node::own_name, Ok)?;
+    check_name(&name)?;
     // One thread: the kernel ends children with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(args))
+    runtime.block_on(serve(args, &name))
 }
 
-async fn serve(args: &args::Up) -> Result<()> {
-    let name = args.name.clone().map_or_else(super::node::own_name, Ok)?;
+/// Gives another machine a certificate of this one's authority.
+pub(crate) fn certify(args: &args::Certify) -> Result<()> {
+    check_name(&args.name)?;
+    let until = authority::certify(&args.state.join(AUTHORITY), &args.name, &args.dir)?;
+    println!("{}: {}, for {until} days", args.dir.display(), args.name);
+    Ok(())
+}
+
+/// Refuses names that say what a certificate's holder may do.
+fn check_name(name: &str) -> Result<()> {
+    let why = match NodeId::parse(name) {
+        Ok(_) if name.ends_with(".lamina.internal") => "names in lamina.internal are for services",
+        Ok(_) => return Ok(()),
+        Err(why) => why,
+    };
+    bail!(exit::Usage(format!("the node name {name:?}: {why}")))
+}
+
+async fn serve(args: &args::Up, name: &str) -> Result<()> {
     let authority = match args.tls_dir {
         Some(_) => None,
-        None => Some(Authority::open(args.state.join("authority"), &name)?),
+        None => Some(Authority::open(args.state.join(AUTHORITY), name)?),
     };
-    let (programs, watched) = programs(args, &name)?;
+    let (programs, watched) = programs(args, name)?;
     let mut tree = Tree::start(programs);
     let ready = tree.ready(&watched, START_DEADLINE).await;
     if ready.is_ok() {
@@ -65,7 +87,7 @@ async fn serve(args: &args::Up) -> Result<()> {
 /// What runs, and the addresses whose `/readyz` says that it does.
 fn programs(args: &args::Up, name: &str) -> Result<(Vec<Program>, Vec<SocketAddr>)> {
     let at = |port| SocketAddr::new(args.address, port);
-    let own = args.state.join("authority");
+    let own = args.state.join(AUTHORITY);
     let mut programs = Vec::new();
     let mut watched = Vec::new();
     let mut discovery = args.join.clone();

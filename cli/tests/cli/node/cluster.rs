@@ -111,6 +111,19 @@ fn ensure(node: &Node, server: &Server) -> String {
     })
 }
 
+fn cat(node: &Node, server: &Server, path: &str) -> Result<Vec<u8>, tonic::Status> {
+    let request = api::ReadTreeRequest {
+        source: Some(source(server)),
+        path: path.into(),
+    };
+    let parts = node.look(request)?.into_iter();
+    let data = parts.filter_map(|part| match part.part? {
+        api::read_tree_response::Part::Data(bytes) => Some(bytes),
+        api::read_tree_response::Part::Entry(_) => None,
+    });
+    Ok(data.flatten().collect())
+}
+
 #[test]
 fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     let (server, discovery) = (Server::start(), Discovery::start());
@@ -139,7 +152,19 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     assert_eq!(ensure(&two, &server), first, "the same flist");
     assert_eq!(server.count(&format!("GET /v2/a/b/blobs/{digest}")), 1);
 
+    // A file can be looked at where no volume shows the image, and nothing of the look stays.
+    assert!(cat(&two, &server, "/data").unwrap() == noise(1, 300_000));
+    let missing = cat(&two, &server, "/missing").unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    let mounts = || two.machine.json(&["mounts"])["mounts"].clone();
+    assert!(
+        wait_until(|| mounts() == serde_json::json!([])),
+        "{}",
+        mounts()
+    );
+
     // Data comes from whichever node has it.
+    let mut origins = Vec::new();
     for node in [&one, &two] {
         let order = api::PublishRequest {
             source: Some(source(&server)),
@@ -151,8 +176,20 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
             read == noise(1, 300_000),
             "the bytes of the registry's layer"
         );
+        let volume = node.volumes().remove(0);
+        assert_eq!(
+            (volume.bytes_fetched, volume.bytes_from_stores),
+            (300_000, 0)
+        );
+        origins.push((volume.bytes_from_peers, volume.bytes_from_registry));
         node.unpublish_order(&order);
     }
+    origins.sort_unstable();
+    assert_eq!(
+        origins,
+        [(0, 300_000), (300_000, 0)],
+        "one of them read it from the registry, and gave it to the other"
+    );
     let reads = server.count(&format!("GET /v2/a/b/blobs/{digest}"));
     assert_eq!(reads, 1, "for mounts as well");
 

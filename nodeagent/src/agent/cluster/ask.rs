@@ -42,8 +42,19 @@ pub(crate) struct Piece {
     pub(crate) plain: Bytes,
     /// Bytes that it travelled as.
     pub(crate) stored_len: u32,
-    /// It came from our own layerstore.
-    pub(crate) is_own: bool,
+    /// Who gave it.
+    pub(crate) giver: Giver,
+}
+
+/// Who gave a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Giver {
+    /// Another node.
+    Peer,
+    /// Our own layerstore, of a layer that another node gave it.
+    OwnCopy,
+    /// Our own layerstore, of a layer that it read from the registry.
+    OwnPull,
 }
 
 /// How a request ended.
@@ -69,6 +80,7 @@ pub(super) async fn ask(
     want: &Want,
     entries: &[u32],
     wait: Duration,
+    is_own: bool,
     give: &mpsc::Sender<Event>,
 ) -> Ended {
     let mut open: BTreeSet<u32> = entries.iter().copied().collect();
@@ -94,8 +106,13 @@ pub(super) async fn ask(
                 Ok(None) => return progress.outcome(),
                 Err(outcome) => return outcome,
             };
+            let giver = match (is_own, message.layer_was_copied) {
+                (false, _) => Giver::Peer,
+                (true, true) => Giver::OwnCopy,
+                (true, false) => Giver::OwnPull,
+            };
             for chunk in message.chunks {
-                let Some(piece) = verified(want, &mut open, chunk) else {
+                let Some(piece) = verified(want, &mut open, chunk, giver) else {
                     return Outcome::Wrong;
                 };
                 progress.came(piece.stored_len);
@@ -125,7 +142,7 @@ async fn next(
 }
 
 /// The chunk, if it was asked for, did not come before, and is what it must be.
-fn verified(want: &Want, open: &mut BTreeSet<u32>, chunk: Chunk) -> Option<Piece> {
+fn verified(want: &Want, open: &mut BTreeSet<u32>, chunk: Chunk, giver: Giver) -> Option<Piece> {
     if !open.remove(&chunk.entry) {
         return None;
     }
@@ -137,7 +154,7 @@ fn verified(want: &Want, open: &mut BTreeSet<u32>, chunk: Chunk) -> Option<Piece
         entry: chunk.entry,
         plain,
         stored_len,
-        is_own: false,
+        giver,
     })
 }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::cluster_file::ClusterFile;
-pub(crate) use ask::{Piece, Want};
+pub(crate) use ask::{Giver, Piece, Want};
 use choices::Choices;
 use known::Known;
 use member::Makings;

@@ -145,7 +145,7 @@ impl Scene {
     }
 
     fn peer_bytes(source: &Source) -> u64 {
-        source.counts.peer_bytes.load(Ordering::Relaxed)
+        source.counts.peer_bytes()
     }
 }
 
@@ -158,7 +158,7 @@ fn a_flist_without_stores_is_read_from_nodes_alone() {
     let asked = scene.nodes.iter().filter(|node| node.asked() > 0).count();
     assert!(asked >= 2, "the work is shared");
     let given: u64 = scene.nodes.iter().map(Node::given).sum();
-    let travelled = source.counts.stored_bytes.load(Ordering::Relaxed);
+    let travelled = source.counts.stored_bytes();
     assert!(given < travelled + travelled / 4, "{given} for {travelled}");
 }
 

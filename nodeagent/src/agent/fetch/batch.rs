@@ -5,7 +5,7 @@
 //! ```
 
 use super::{FetchError, Fetcher, Landing, Outcome, Urgency, Via};
-use crate::agent::cluster::{How, Image, Member, Piece, Want};
+use crate::agent::cluster::{Giver, How, Image, Member, Piece, Want};
 use crate::agent::sources::{Provider, Source};
 use crate::agent::space::Reservation;
 use futures::StreamExt;
@@ -189,7 +189,10 @@ impl<'a> Batch<'a> {
     }
 
     async fn land_piece(&mut self, piece: Piece) {
-        let via = if piece.is_own { Via::Own } else { Via::Peer };
+        let via = match piece.giver {
+            Giver::Peer | Giver::OwnCopy => Via::Peer,
+            Giver::OwnPull => Via::Registry,
+        };
         self.land(piece.entry, piece.plain, piece.stored_len, via)
             .await;
     }

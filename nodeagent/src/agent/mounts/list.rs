@@ -3,19 +3,28 @@
 use super::Agent;
 use crate::agent::failure::{Result, failure};
 use crate::agent::live::LiveMount;
-use crate::api::{Answer, FailureKind, MountInfo, MountState};
+use crate::api::{Answer, FailureKind, MountInfo, MountState, MountsCall};
+use lamina_flist::FlistDigest;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 impl Agent {
-    pub(super) fn list_now(&self) -> Result<Answer> {
+    pub(super) fn list_now(&self, call: MountsCall) -> Result<Answer> {
         let stats = self
             .mountd()?
             .stats()
             .map_err(|error| failure(FailureKind::Unavailable, &error))?;
         let mounts: Vec<Arc<LiveMount>> = self.mounts().values().cloned().collect();
+        let resident = match call.resident {
+            true => resident(&mounts),
+            false => HashMap::new(),
+        };
         let mut mounts: Vec<MountInfo> = mounts
             .iter()
-            .map(|mount| mount.info(&stats.blobs))
+            .map(|mount| MountInfo {
+                bytes_resident: resident.get(&mount.flist.digest).copied().flatten(),
+                ..mount.info(&stats.blobs)
+            })
             .collect();
         mounts.extend(self.pending().values().map(super::Pending::info));
         let detached = self.detached();
@@ -48,4 +57,15 @@ impl Agent {
             tracing::warn!(%error, "keep access profiles");
         }
     }
+}
+
+/// What of each flist is in memory; once for all targets that show it.
+fn resident(mounts: &[Arc<LiveMount>]) -> HashMap<FlistDigest, Option<u64>> {
+    let mut found = HashMap::new();
+    for mount in mounts {
+        let live = &mount.flist;
+        let looked = found.entry(live.digest);
+        looked.or_insert_with(|| live.bytes_resident());
+    }
+    found
 }

@@ -18,7 +18,7 @@ use lamina_mount::cache::Trust;
 use lamina_mount::probe::Mode;
 use lamina_mount::unmount::UnmountOptions;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 impl Agent {
@@ -165,6 +165,7 @@ impl Agent {
             ahead: Arc::default(),
             since: Instant::now(),
             learned: false.into(),
+            places: OnceLock::new(),
             admitted,
         };
         let registrations = live.served.iter().map(|id| BlobRegistration {

@@ -4,6 +4,7 @@ use super::sequence::{Sequence, within_file};
 use crate::agent::cluster::Image;
 use crate::agent::density::Density;
 use crate::agent::fetch::{FetchCounts, FetchError, Urgency, Via};
+use crate::agent::foresight::Foresight;
 use crate::agent::holds::Holds;
 use crate::agent::lanes::Lane;
 use crate::agent::space::{Cold, Lease, Press};
@@ -23,6 +24,7 @@ pub(crate) struct Source {
     pub(crate) file: BlobFile,
     pub(crate) counts: FetchCounts,
     pub(crate) holds: Holds,
+    foresight: Foresight,
     sequence: Mutex<Sequence>,
     density: Density,
     last_error: Mutex<Option<(Instant, String)>>,
@@ -59,6 +61,7 @@ impl Source {
     pub(super) fn new(file: BlobFile, provider: Provider, lease: Lease) -> Self {
         Self {
             id: *file.id(),
+            foresight: Foresight::new(file.map().len()),
             file,
             counts: FetchCounts::default(),
             holds: Holds::default(),
@@ -234,6 +237,16 @@ impl Source {
         missing.map(|entry| self.entry_cost(entry)).sum()
     }
 
+    /// Bytes brought on a guess, and of them those that were read since.
+    pub(crate) fn prefetched(&self) -> (u64, u64) {
+        for entry in self.foresight.open() {
+            if self.file.is_touched(entry as usize) {
+                self.foresight.was_read(entry, self.entry_len(entry));
+            }
+        }
+        self.foresight.bytes()
+    }
+
     /// Stores a chunk that arrived; says whether it was new. On a full disk, what may go makes room. Writing is to the page cache; hashing and
     /// copying 64 KiB takes tens of microseconds, but a full disk may block: it runs where blocking is
     /// allowed.
@@ -257,6 +270,7 @@ impl Source {
         };
         if new {
             self.counts.count(len, u64::from(stored_len), via, urgency);
+            self.foresight.arrived(entry, len, urgency);
         }
         Ok(new)
     }
@@ -279,6 +293,11 @@ impl Cold for Source {
     fn sweep(&self, from: usize, wanted: u64, press: Press) -> Result<Swept, CacheError> {
         self.holds.tidy();
         self.file.evict_cold(from, wanted, |entry, touched| {
+            if touched {
+                // The mark may go.
+                let number = entry as u32;
+                self.foresight.was_read(number, self.entry_len(number));
+            }
             self.holds.may_go(entry, touched) || press == Press::Hard
         })
     }

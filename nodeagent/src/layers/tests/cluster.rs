@@ -88,6 +88,11 @@ async fn the_registry_is_read_once_per_layer_for_all_nodes() {
             files.iter().all(|file| *file == files[0]),
             "the same file on every node"
         );
+        let copies = nodes.iter().filter(|node| {
+            let open = node.store.shelf().open(&digest(layer)).unwrap();
+            open.is_copied()
+        });
+        assert_eq!(copies.count(), nodes.len() - 1, "all but its home's");
     }
     // Nodes that never saw the registry's layers are found to have the image.
     let key = image.named.key().to_string();

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use lamina_discovery::Random;
 
+use lamina_store::open_flist;
+
 use super::support::{alone, config, digest, ensure, files, gets, wanted};
 use crate::layers::{EnsureErrorKind, LayerShelf, WholeLayers as _};
 use crate::test_registry::{Server, noise, tar};
@@ -136,7 +138,11 @@ async fn what_a_kill_or_a_bad_disk_left_is_cleared() {
     }
     // Changed where only a whole check sees it.
     let mut bytes = std::fs::read(path(2, "afslyr")).unwrap();
-    bytes[2000] ^= 1;
+    let chunk = open_flist(path(2, "afslyr")).unwrap().chunk(0).unwrap();
+    let id_at = bytes
+        .windows(32)
+        .position(|part| part == chunk.id.as_bytes());
+    bytes[id_at.unwrap()] ^= 1;
     std::fs::write(path(2, "afslyr"), bytes).unwrap();
 
     let store = alone(config(dir.path()));

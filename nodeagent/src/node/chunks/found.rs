@@ -70,6 +70,11 @@ impl Found {
         matches!(self, Self::Layer(..))
     }
 
+    /// Whether a layer has them that came from another node.
+    pub(super) fn is_copied_layer(&self) -> bool {
+        matches!(self, Self::Layer(layer, _) if layer.is_copied())
+    }
+
     /// Reads one of them, by its place among them; `None` if it is not here.
     pub(super) fn read(&self, at: usize) -> io::Result<Option<Chunk>> {
         match self {

@@ -111,6 +111,26 @@ fn a_whole_layer_gives_every_chunk_as_it_is_stored() {
 }
 
 #[test]
+fn whoever_asks_hears_whether_the_layer_came_from_another_node() {
+    let scene = Scene::new();
+    let chunks = scene.chunks(Shelf::with(&scene.sample), ChunkLimits::default());
+    let was_copied = || {
+        let first = scene.runtime.block_on(async {
+            let mut messages = chunks.read(&scene.request(0, 1)).await.unwrap();
+            messages.next().await.unwrap().unwrap()
+        });
+        first.layer_was_copied
+    };
+    assert!(!was_copied(), "it was read from the registry");
+    let file = Shelf::with(&scene.sample)
+        .open(&scene.sample.layer)
+        .unwrap();
+    let copy = std::os::unix::fs::PermissionsExt::from_mode(0o1600);
+    file.file.set_permissions(copy).unwrap();
+    assert!(was_copied());
+}
+
+#[test]
 fn the_agents_cache_gives_what_it_has_and_nothing_else() {
     let scene = Scene::new();
     let chunks = scene.chunks(Arc::new(Shelf::default()), ChunkLimits::default());

@@ -46,6 +46,6 @@ pub(super) fn controller(inputs: &Inputs) -> Value {
         inputs,
         "controller",
         spec.replicas,
-        &template(inputs, "controller", &spec.placement, pod),
+        template(inputs, "controller", &spec.placement, pod),
     )
 }

@@ -61,19 +61,13 @@ fn workload(inputs: &Inputs) -> Value {
         "automountServiceAccountToken": false,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": unprivileged(),
-        "topologySpreadConstraints": [{
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": selector("discovery") },
-        }],
         "containers": [container],
         "volumes": [
             { "name": "tls", "secret": { "secretName": DISCOVERY_SECRET, "defaultMode": 0o440 } },
         ],
     });
     let pod = template(inputs, "discovery", &spec.placement, pod);
-    deployment(inputs, "discovery", spec.replicas, &pod)
+    deployment(inputs, "discovery", spec.replicas, pod)
 }
 
 fn service(inputs: &Inputs) -> Value {

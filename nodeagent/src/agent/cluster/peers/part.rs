@@ -249,8 +249,7 @@ impl Part {
         self.start(own, self.member.own.clone(), sender, Whose::Own);
         while let Some(event) = events.recv().await {
             if let Event::Piece(piece) = event {
-                let is_own = true;
-                self.take(Piece { is_own, ..piece }).await;
+                self.take(piece).await;
             }
         }
     }
@@ -319,7 +318,7 @@ impl Part {
             if !is_own {
                 member.choices.started(&peer);
             }
-            let ended = ask::ask(channel, &want, &entries, wait, &sender).await;
+            let ended = ask::ask(channel, &want, &entries, wait, is_own, &sender).await;
             if !is_own {
                 member.choices.finished(&peer, ended.outcome);
             }

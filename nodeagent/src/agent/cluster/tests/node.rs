@@ -287,7 +287,10 @@ async fn spoil(fault: Fault, at: usize, mut chunk: Chunk) -> Result<ReadChunksRe
         _ => {}
     }
     let chunks = vec![chunk];
-    Ok(ReadChunksResponse { chunks })
+    Ok(ReadChunksResponse {
+        chunks,
+        ..ReadChunksResponse::default()
+    })
 }
 
 #[tonic::async_trait]

@@ -1,0 +1,70 @@
+"""C3: a layer by gRPC from a node, against as many bytes over plain TCP."""
+
+import contextlib
+import json
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+from ..corpus import images, registry
+from ..corpus.paths import CACHE
+from ..method import Row, interleave
+from ..setup import DRIVER
+from .network import Network
+from .nodes import cluster, serve_registry
+
+IMAGE = "big"
+TIMES = 4
+MESSAGE = 1 << 20
+TICKS = 100
+
+
+def run(bench) -> None:
+    """Both over loopback, in the node's network, turn by turn."""
+    image = images.find(IMAGE)
+    with registry.serve() as address:
+        registry.push(address, image)
+    digest = images.build(image)[0].digest
+    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True)))
+        network = stack.enter_context(Network())
+        at = stack.enter_context(serve_registry(network.machine("registry")))
+        node, = stack.enter_context(cluster(network, work, 1, None, at))
+        node.mount(f"{at}/{image.ref}", "hold")
+        _measure(bench, node, digest)
+
+
+def _measure(bench, node, digest: str) -> None:
+    bytes_read, cores = 0, []
+
+    def layer() -> float:
+        nonlocal bytes_read
+        before = cpu_seconds(node.service.process.pid)
+        report = json.loads(node.driver("layer", f"{node.machine.address}:7150", digest, "--times", TIMES))
+        bytes_read = report["bytes"]
+        cores.append(bytes_read / (cpu_seconds(node.service.process.pid) - before) / 1e9)
+        return report["seconds"]
+
+    def tcp() -> float:
+        said = subprocess.run([*node.machine.prefix, str(DRIVER), "tcp", str(bytes_read), "--message", str(MESSAGE)], stdout=subprocess.PIPE, check=True,
+                              text=True).stdout
+        return json.loads(said)["seconds"]
+
+    layer()
+    cores.clear()
+    samples = interleave({"layer": layer, "tcp": tcp}, bench.rounds)
+    value, low, high = samples.ratio("tcp", "layer")
+    speeds = [bytes_read / seconds / 1e9 for seconds in samples.by_variant["layer"]]
+    bench.rows.append(Row("C3", "ReadLayerStream by plain TCP with messages of 1 MiB", value, "x", ">= 0.7", value >= 0.7, low, high,
+                          f"{statistics.median(speeds):.2f} GB/s with the reader on the other core", samples.by_variant))
+    core = statistics.median(cores)
+    bench.rows.append(Row("C3", "ReadLayerStream, bytes by CPU time of the node", core, "GB/s", ">= 1.2", core >= 1.2,
+                          note=f"{min(cores):.2f}-{max(cores):.2f}", samples={"per core": cores}))
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, user and system (proc_pid_stat(5))."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
