@@ -28,25 +28,55 @@ pub(super) struct Fetcher {
 pub(super) enum Reach {
     /// The server is this machine: anywhere.
     Local,
-    /// Not where the text of a redirect says this machine.
+    /// The server may be anywhere; where it leads is neither by its text nor by its name this machine.
     Remote,
-    /// Nor where a name resolves to this machine.
+    /// Nor is the server.
     Guarded,
 }
 
-/// Resolves names to addresses that are not this machine's.
-struct Guarded;
+/// Resolves names to addresses that are not this machine's, except those of whom we were told to speak to.
+struct Guarded {
+    trusted: Vec<String>,
+}
+
+impl Guarded {
+    /// Proxies may be on this machine, and so may this server.
+    fn new(server: Option<&str>) -> Self {
+        let variables = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+        let variables = variables.into_iter().map(str::to_owned);
+        let proxies = variables
+            .flat_map(|name| [name.to_lowercase(), name])
+            .filter_map(|name| std::env::var(name).ok())
+            .filter_map(|proxy| host_of(&proxy));
+        let server = server.map(str::to_lowercase);
+        Self {
+            trusted: proxies.chain(server).collect(),
+        }
+    }
+}
+
+/// The host of a proxy, which may be written without `http://`.
+fn host_of(proxy: &str) -> Option<String> {
+    let url = match proxy.contains("://") {
+        true => Url::parse(proxy),
+        false => Url::parse(&format!("http://{proxy}")),
+    };
+    Some(url.ok()?.host_str()?.to_lowercase())
+}
 
 impl reqwest::dns::Resolve for Guarded {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let is_trusted = self.trusted.contains(&name.as_str().to_lowercase());
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let remote: Vec<_> = found.filter(|at| !is_local(at.ip())).collect();
-            if remote.is_empty() {
+            let usable: Vec<_> = found
+                .filter(|at| is_trusted || !is_local(at.ip()))
+                .collect();
+            if usable.is_empty() {
                 let why = format!("{} leads to this machine", name.as_str());
                 return Err(std::io::Error::other(why).into());
             }
-            Ok(Box::new(remote.into_iter()) as reqwest::dns::Addrs)
+            Ok(Box::new(usable.into_iter()) as reqwest::dns::Addrs)
         })
     }
 }
@@ -78,21 +108,25 @@ impl Fetcher {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(options.connect_timeout)
             .read_timeout(options.read_timeout);
-        match reach {
-            Reach::Local => builder = builder.no_proxy(),
-            Reach::Remote => {}
-            Reach::Guarded => builder = builder.dns_resolver(Arc::new(Guarded)),
-        }
+        let server = parse_url(base, base)?;
+        let guarded = match reach {
+            Reach::Local => None,
+            Reach::Remote => Some(Guarded::new(server.host_str())),
+            Reach::Guarded => Some(Guarded::new(None)),
+        };
+        builder = match guarded {
+            Some(guarded) => builder.dns_resolver(Arc::new(guarded)),
+            None => builder.no_proxy(),
+        };
         let broken = |source| RegistryError::Transport {
             url: base.to_owned(),
             attempts: 0,
             source,
         };
         let client = builder.build().map_err(broken)?;
-        let origin = parse_url(base, base)?.origin();
         Ok(Self {
             client,
-            origin,
+            origin: server.origin(),
             loopback,
             options,
             authorizer,
@@ -469,10 +503,45 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_to_this_machine_is_not_followed() {
-        use reqwest::dns::Resolve as _;
-        let found = Guarded.resolve("localhost".parse().unwrap()).await;
-        assert!(found.is_err());
+    async fn a_name_that_leads_to_this_machine_is_asked_only_if_it_was_given_to_us() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!(
+            "http://localhost:{}/x",
+            listener.local_addr().unwrap().port()
+        );
+        let (parsed, nobody) = (Url::parse(&url).unwrap(), || {
+            Authorizer::new(super::super::Credentials::Anonymous, String::new())
+        });
+        let impatient = RegistryOptions {
+            read_timeout: Duration::from_millis(200),
+            ..RegistryOptions::default()
+        };
+        for (server, reach, is_asked) in [
+            ("http://a.io/x", Reach::Remote, false),
+            ("http://a.io/x", Reach::Guarded, false),
+            (url.as_str(), Reach::Guarded, false),
+            (url.as_str(), Reach::Remote, true),
+        ] {
+            let fetcher = Fetcher::new(server, impatient.clone(), nobody(), reach);
+            let fetcher = fetcher.ok().unwrap();
+            // It says nothing, in any case.
+            let sent = fetcher.send(&Method::GET, &parsed, &url, &[], None).await;
+            assert!(sent.is_err());
+            assert_eq!(listener.accept().is_ok(), is_asked, "{server} {reach:?}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_known_by_their_hosts() {
+        for (proxy, host) in [
+            ("http://Proxy.local:3128", Some("proxy.local")),
+            ("socks5h://me:secret@localhost:1080/", Some("localhost")),
+            ("localhost:3128", Some("localhost")),
+            ("", None),
+        ] {
+            assert_eq!(host_of(proxy).as_deref(), host, "{proxy}");
+        }
     }
 
     #[test]

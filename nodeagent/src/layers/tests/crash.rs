@@ -1,7 +1,10 @@
 //! Pulls that are killed, and directories as kills leave them.
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use lamina_discovery::Random;
 
 use lamina_store::open_flist;
 
@@ -28,36 +31,64 @@ async fn pulls_until_it_is_killed() {
     ensure(&store, &image).await.unwrap();
 }
 
+/// How often a pull is killed, and what decides when.
+const KILLS: usize = 100;
+const SEED: u64 = 20_261_122;
+
+/// A process that pulls the image into the directory.
+fn pull(dir: &Path, server: &Server) -> Child {
+    let test = "layers::tests::crash::pulls_until_it_is_killed";
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", test])
+        .env(DIR, dir)
+        .env(IMAGE, server.image(":t"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// All bytes below a directory.
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().flatten();
+    let bytes = entries.map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_in(&entry.path()),
+        // What is removed at this moment takes no room.
+        _ => entry.metadata().map_or(0, |file| file.len()),
+    });
+    bytes.sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pulls_killed_at_any_point_leave_whole_layers_and_go_on() {
     let dir = tempfile::tempdir().unwrap();
+    let layers_dir = dir.path().join("layers");
     let server = Server::start();
     let layers: Vec<_> = (0..4)
-        .map(|n| tar(&format!("f{n}"), &noise(n, 1_500_000)))
+        .map(|n| tar(&format!("f{n}"), &noise(n, 500_000)))
         .collect();
     server.push("t", &layers);
-    let mut whole = 0;
-    for round in 0..12_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--ignored",
-                "--exact",
-                "layers::tests::crash::pulls_until_it_is_killed",
-            ])
-            .env(DIR, dir.path())
-            .env(IMAGE, server.image(":t"))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Some hundred milliseconds are the whole pull.
-        let after = Duration::from_millis(20 + (round * 37) % 400);
-        tokio::time::sleep(after).await;
+    let began = Instant::now();
+    assert!(pull(dir.path(), &server).wait().unwrap().success());
+    let (takes, size) = (began.elapsed(), bytes_in(&layers_dir));
+    let (mut random, mut whole, mut cut_short) = (Random::from_seed(SEED), layers.len(), 0);
+    for _ in 0..KILLS {
+        if whole == layers.len() {
+            std::fs::remove_dir_all(&layers_dir).unwrap();
+            whole = 0;
+        }
+        let mut child = pull(dir.path(), &server);
+        tokio::time::sleep(random.up_to(takes)).await;
         child.kill().unwrap();
         child.wait().unwrap();
-        let shelf = LayerShelf::open(&dir.path().join("layers"), Some(1 << 30)).unwrap();
+        if layers_dir.exists() {
+            let left = bytes_in(&layers_dir);
+            assert!(left < 2 * size, "{left} bytes are left of {size}");
+        }
+        let shelf = LayerShelf::open(&layers_dir, Some(1 << 30)).unwrap();
         let here = shelf.layers();
         assert!(here.len() >= whole, "what was whole stays");
         whole = here.len();
+        cut_short += usize::from(whole < layers.len());
         for (layer, bytes) in &here {
             let open = shelf.open(layer).expect("what has a name is whole");
             open.flist.verify_sections().unwrap();
@@ -68,14 +99,14 @@ async fn pulls_killed_at_any_point_leave_whole_layers_and_go_on() {
             2 * whole,
             "a layer and its record, nothing else"
         );
+        assert!(bytes_in(&layers_dir) <= size);
     }
+    assert!(cut_short > KILLS / 4, "{cut_short} of {KILLS}");
     let store = alone(config(dir.path()));
     let image = wanted(&server, ":t", "").await;
     let found = ensure(&store, &image).await.unwrap();
-    assert_eq!(
-        found.layers.iter().filter(|layer| layer.cached).count(),
-        whole
-    );
+    let cached = found.layers.iter().filter(|layer| layer.cached);
+    assert_eq!(cached.count(), whole);
     assert!(gets(&server, &layers[0]) >= 1);
 }
 
