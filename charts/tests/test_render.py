@@ -93,9 +93,10 @@ class Rendered(unittest.TestCase):
         self.assertEqual(applied(template(podSecurity={"labelNamespace": False}))[0]["kind"], "LaminaCluster")
 
     def test_values_reach_the_cluster(self):
-        spec = applied(template(node={"cacheBytesMax": "200Gi", "resources": {"limits": {"cpu": 2}}}, kubeletDir="/k", logLevel="debug",
+        spec = applied(template(node={"cacheBytesMax": "200Gi", "layersBytesMax": "1Ti", "resources": {"limits": {"cpu": 2}}}, kubeletDir="/k", logLevel="debug",
                                 controller={"replicas": 1}, image={"digest": "sha256:" + "a" * 64}))[-1]["spec"]
         self.assertEqual(spec["node"]["cacheBytesMax"], "200Gi")
+        self.assertEqual(spec["node"]["layersBytesMax"], "1Ti")
         self.assertEqual(spec["node"]["kubeletDir"], "/k")
         self.assertEqual(spec["node"]["placement"]["limits"], {"cpu": "2", "memory": "2Gi"})
         self.assertEqual(spec["controller"]["replicas"], 1)

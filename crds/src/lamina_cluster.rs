@@ -124,6 +124,11 @@ pub struct NodeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::quantity")]
     pub cache_bytes_max: Option<String>,
+    /// Most bytes of image layers a node may keep for the cluster, beside its cache. Without it, the smaller of 1 TB and
+    /// 60 % of the free space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::quantity")]
+    pub layers_bytes_max: Option<String>,
     /// Registries (`host[:port]`) spoken to by plain HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::short_list")]
@@ -144,6 +149,7 @@ impl Default for NodeSpec {
     fn default() -> Self {
         Self {
             cache_bytes_max: None,
+            layers_bytes_max: None,
             insecure_registries: Vec::new(),
             kubelet_dir: kubelet_dir(),
             log_level: LogLevel::default(),

@@ -8,7 +8,7 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use lamina_proto::lamina::v1::{Pod, PublishResponse};
+use lamina_proto::lamina::v1::{Pod, PublishResponse, Volume};
 use tokio::{sync::mpsc, time};
 
 use crate::identity::DRIVER;
@@ -143,6 +143,30 @@ pub fn mounted(on: Subject, source: &str, response: &PublishResponse) -> Note {
             millis(response.took_us),
             size(flist.bytes),
             flist.entries,
+            local.unwrap_or(100),
+        ),
+    }
+}
+
+/// What was fetched ahead of a start, and whether it was of use.
+pub fn prefetched(on: Subject, source: &str, volume: &Volume) -> Note {
+    let percent = |part: u64, whole: u64| (part.min(whole) * 100).checked_div(whole);
+    let along = match volume.profile.as_str() {
+        "" | "none" => "along what its files need".to_owned(),
+        kind => format!("along its {kind} profile"),
+    };
+    let used = percent(volume.bytes_prefetched_used, volume.bytes_prefetched);
+    let local = percent(volume.bytes_read_local, volume.bytes_read);
+    Note {
+        on,
+        warning: false,
+        reason: "PrefetchedLamina",
+        action: format!("Prefetch {source}"),
+        text: format!(
+            "Fetched {} of {source} before it was asked for, {along}: {}% of it was read in the start, in which {}% of \
+             what was read did not wait",
+            size(volume.bytes_prefetched),
+            used.unwrap_or(0),
             local.unwrap_or(100),
         ),
     }

@@ -29,4 +29,5 @@ pub mod run;
 pub mod secrets;
 pub mod server;
 pub mod socket;
+pub mod starts;
 pub mod volume;

@@ -32,6 +32,7 @@ use crate::{
     events::{self, Events, Subject},
     flists,
     secrets::PullSecret,
+    starts::{Start, Starts},
     volume::{Target, VolumeId},
 };
 
@@ -52,6 +53,8 @@ pub struct Node {
     pub cluster: Option<Client>,
     /// What is under way.
     pub calls: Arc<Calls>,
+    /// Pods that start.
+    pub starts: Starts,
 }
 
 /// A publish call that passed every check.
@@ -228,7 +231,16 @@ impl Node {
         match (subject, published) {
             (None, published) => published.map(drop),
             (Some(on), Ok(response)) => {
-                self.events.say(events::mounted(on, &source, &response));
+                self.events
+                    .say(events::mounted(on.clone(), &source, &response));
+                let start = Start {
+                    volume: publish.id.on_node(&publish.target),
+                    target: publish.target.as_str().to_owned(),
+                    source,
+                    on,
+                };
+                let (agent, events) = (self.agent.clone(), self.events.clone());
+                self.starts.follow(start, agent, events);
                 Ok(())
             }
             (Some(on), Err(status)) => {

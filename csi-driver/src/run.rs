@@ -19,6 +19,7 @@ use crate::{
     provisioner,
     registration::Registration,
     server::{self, Services},
+    starts::Starts,
 };
 
 /// Runs a role until `stop`.
@@ -57,6 +58,7 @@ async fn node(args: NodeArgs, stop: watch::Receiver<bool>) -> anyhow::Result<()>
             name: args.node_name,
             agent,
             events,
+            starts: Starts::default(),
             cluster: cluster.clone(),
             calls: Arc::new(Calls::default()),
         }),

@@ -56,6 +56,26 @@ class Metrics(unittest.TestCase):
         listed = column(section("metrics.md", "The node server"), 0) | column(section("metrics.md", "The operator"), 0)
         self.assertEqual(listed, real)
 
+    def test_every_metric_of_discovery_is_listed_and_exists(self):
+        self.assertEqual(column(section("discovery.md", "Metrics"), 0), found(r'"(lamina_[a-z_]+)"', "discovery/src"))
+
+    def test_cluster_services_have_alerts_and_panels(self):
+        files = REPOSITORY / "charts/lamina/files"
+        alerts, dashboard = ((files / name).read_text() for name in ("alerts.yaml", "dashboard.json"))
+        for name in ("lamina_discovery_nodes", "lamina_layers_bytes", "lamina_layers_evicted_total", "lamina_served_refused_total",
+                     "lamina_served_stalled_total", "lamina_node_certificate_not_after_seconds"):
+            self.assertIn(name, alerts)
+            self.assertIn(name, dashboard)
+        for name in ("lamina_fetched_bytes_total", "lamina_waited_bytes_total", "lamina_resident_bytes", "lamina_prefetched_bytes_total",
+                     "lamina_prefetched_used_bytes_total", "lamina_layers_pulled_total", "lamina_served_bytes_total"):
+            self.assertIn(name, dashboard)
+
+    def test_panels_do_not_overlap(self):
+        panels = json.loads((REPOSITORY / "charts/lamina/files/dashboard.json").read_text())["panels"]
+        self.assertEqual([panel["id"] for panel in panels], list(range(1, len(panels) + 1)))
+        places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+        self.assertEqual(len(set(places)), len(places))
+
     def test_alerts_and_dashboard_use_metrics_that_exist(self):
         real = found(r'"(lamina_[a-z_]+)"', *CLUSTER, "discovery/src")
         for path in (REPOSITORY / "charts/lamina/files").iterdir():

@@ -103,6 +103,18 @@ impl Warmed {
     }
 }
 
+/// How long a node keeps layers after it was asked to: three times as long as until it is asked again, so that an
+/// operator that is being replaced, or a node that does not answer at once, loses nothing.
+const KEEP_S: u32 = 900;
+
+/// How long, in seconds: a replica that holds all of it holds the layers for others, too.
+pub(crate) fn keep_s(warm: Warm) -> u32 {
+    match warm {
+        Warm::All => KEEP_S,
+        Warm::Profile => 0,
+    }
+}
+
 /// As the node is told.
 pub(crate) fn amount(warm: Warm) -> i32 {
     match warm {

@@ -15,6 +15,7 @@ fn inputs(spec: Value, stores: &[&str]) -> Inputs {
         spec: serde_json::from_value(spec).unwrap(),
         stores: stores.iter().map(|url| (*url).to_owned()).collect(),
         cache_bytes_max: None,
+        layers_bytes_max: None,
     }
 }
 
@@ -67,6 +68,7 @@ fn a_cluster_with_everything_set() {
     });
     let mut inputs = inputs(spec, &["s3://key:secret@bucket/packs"]);
     inputs.cache_bytes_max = Some(1 << 30);
+    inputs.layers_bytes_max = Some(1 << 31);
     golden("everything.yaml", &objects(&inputs));
 }
 
@@ -143,4 +145,35 @@ fn without_discovery_there_is_nothing_of_it() {
         let found: Vec<&str> = ours.map(|one| one["kind"].as_str().unwrap()).collect();
         assert_eq!(found, kinds, "{spec}");
     }
+}
+
+/// There is no value that turns TLS off: what serves or calls in a cluster shows a certificate.
+#[test]
+fn no_workload_goes_without_tls() {
+    let spec = json!({
+        "image": "lamina:1",
+        "node": { "insecureRegistries": ["registry:5000"] },
+    });
+    let mut serving = 0;
+    for object in objects(&inputs(spec, &[])) {
+        let containers = &object["spec"]["template"]["spec"]["containers"];
+        for container in containers.as_array().into_iter().flatten() {
+            let args: Vec<&str> = container["args"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            assert!(!args.contains(&"--insecure"), "{args:?}");
+            let starts = |with: &str| args.iter().any(|arg| arg.starts_with(with));
+            if starts("--listen=") {
+                serving += 1;
+                assert!(
+                    starts("--tls-dir=") || starts("--certificates-from="),
+                    "{args:?}"
+                );
+            }
+        }
+    }
+    assert_eq!(serving, 2, "node servers and discovery");
 }

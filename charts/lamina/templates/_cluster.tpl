@@ -55,6 +55,9 @@ spec:
     {{- with $v.node.cacheBytesMax }}
     cacheBytesMax: {{ . | toString | quote }}
     {{- end }}
+    {{- with $v.node.layersBytesMax }}
+    layersBytesMax: {{ . | toString | quote }}
+    {{- end }}
     {{- with $v.node.insecureRegistries }}
     insecureRegistries: {{- toYaml . | nindent 6 }}
     {{- end }}

@@ -106,7 +106,7 @@ async fn ensure(
     let request = EnsureRequest {
         source: Some(source.clone()),
         warm: warm.into(),
-        stores: Vec::new(),
+        ..EnsureRequest::default()
     };
     let mut progress = node
         .client

@@ -18,6 +18,7 @@ mod error;
 mod guard;
 mod http;
 mod info;
+mod keep;
 mod layer_metrics;
 pub mod library;
 mod listen;

@@ -26,7 +26,7 @@ use super::target::Target;
 use super::tree::Look;
 use super::volumes::VolumeId;
 use super::warm::Warming;
-use super::{Parts, info, stats};
+use super::{Parts, info, keep, stats};
 
 /// How long a caller that names no deadline is taken to wait.
 const PATIENCE: Duration = Duration::from_secs(110);
@@ -89,12 +89,21 @@ impl Service {
                 done: None,
             }));
         };
-        let stores = &request.stores;
+        let (stores, asked) = (&request.stores, named.source.clone());
         let have = self
             .parts
             .library
             .ensure(named.source, stores, progress)
             .await?;
+        if let (Some(layers), time @ 1..) = (&self.parts.layers, request.keep_layers_s) {
+            let told = EnsureProgress {
+                phase: "keep".into(),
+                ..EnsureProgress::default()
+            };
+            let _ = tell.try_send(Ok(told));
+            let time = Duration::from_secs(time.into());
+            keep::keep(&layers.store, &asked, &have, time).await?;
+        }
         let warming = |bytes_done, bytes_total| {
             let _ = tell.try_send(Ok(EnsureProgress {
                 phase: "warm".into(),
@@ -142,6 +151,9 @@ impl Service {
         if let Some(record) = shown {
             let message = format!("volume {} shows it", record.volume_id.as_str());
             return Err(NodeError::new(Code::FailedPrecondition, message));
+        }
+        if let Some(layers) = &self.parts.layers {
+            keep::let_go(&layers.store, &request.digest);
         }
         let bytes_freed = self
             .parts

@@ -16,6 +16,8 @@ pub struct Inputs {
     pub stores: Vec<String>,
     /// Most bytes of a node's cache.
     pub cache_bytes_max: Option<u64>,
+    /// Most bytes of a node's layers.
+    pub layers_bytes_max: Option<u64>,
 }
 
 pub(crate) fn validate(
@@ -23,21 +25,25 @@ pub(crate) fn validate(
     namespace: &str,
     stores: Vec<String>,
 ) -> Result<Inputs, Fault> {
-    let given = cluster.spec.node.cache_bytes_max.as_deref();
-    let cache_bytes_max = given
-        .map(|text| {
-            quantity::bytes(text).ok_or_else(|| {
-                Fault::new(
-                    "InvalidSpec",
-                    format!("node.cacheBytesMax: {text} is not an amount of bytes"),
-                )
-            })
-        })
-        .transpose()?;
+    let node = &cluster.spec.node;
+    let cache_bytes_max = bytes("node.cacheBytesMax", node.cache_bytes_max.as_deref())?;
+    let layers_bytes_max = bytes("node.layersBytesMax", node.layers_bytes_max.as_deref())?;
     Ok(Inputs {
         namespace: namespace.to_owned(),
         spec: cluster.spec.clone(),
         stores,
         cache_bytes_max,
+        layers_bytes_max,
     })
+}
+
+fn bytes(field: &str, given: Option<&str>) -> Result<Option<u64>, Fault> {
+    let Some(text) = given else {
+        return Ok(None);
+    };
+    let bytes = quantity::bytes(text).ok_or_else(|| {
+        let message = format!("{field}: {text} is not an amount of bytes");
+        Fault::new("InvalidSpec", message)
+    })?;
+    Ok(Some(bytes))
 }

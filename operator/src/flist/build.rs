@@ -14,6 +14,7 @@ pub(crate) fn request(source: From, warm: i32, stores: &[String]) -> EnsureReque
         source: Some(Source { from: Some(source) }),
         warm,
         stores: stores.to_vec(),
+        ..EnsureRequest::default()
     }
 }
 

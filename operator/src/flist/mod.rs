@@ -10,6 +10,8 @@ use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt};
 use lamina_crds::{Flist, FlistFrom, FlistStatus};
 
+use lamina_proto::lamina::v1::EnsureRequest;
+
 use crate::context::Ctx;
 use crate::deletion;
 use crate::ensure::ensure;
@@ -91,7 +93,10 @@ async fn advance(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<D
     let chosen = warming::chosen(&digest, &places, flist.spec.replicas);
     let source = build::again(from, &digest, status, &known.docker_config, &known.stores);
     let amount = warming::amount(flist.spec.warm);
-    let request = build::request(source, amount, &known.stores);
+    let request = EnsureRequest {
+        keep_layers_s: warming::keep_s(flist.spec.warm),
+        ..build::request(source, amount, &known.stores)
+    };
     let warmed = warming::warm(ctx, &chosen, &request).await;
     warmed.record(Round {
         wanted: &mut status.nodes_wanted,

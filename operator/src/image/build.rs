@@ -11,7 +11,7 @@ use lamina_proto::lamina::v1::{
 
 use crate::fault::Fault;
 use crate::quantity::size;
-use crate::warming::amount;
+use crate::warming::{amount, keep_s};
 
 /// Flists of before that are remembered: of a tag that moves faster than volumes end, the oldest stay on nodes.
 const RETIRED_MAX: usize = 32;
@@ -58,8 +58,8 @@ pub(crate) fn convert(image: &Image, docker_config: &[u8], stores: &[String]) ->
                 docker_config_json: docker_config.to_vec(),
             })),
         }),
-        warm: 0,
         stores: stores.to_vec(),
+        ..EnsureRequest::default()
     }
 }
 
@@ -88,6 +88,7 @@ pub(crate) fn warm(
         }),
         warm: amount(image.spec.warm),
         stores: stores.to_vec(),
+        keep_layers_s: keep_s(image.spec.warm),
     }
 }
 

@@ -118,6 +118,11 @@ async fn an_image_is_converted_once_and_kept_on_the_nodes_asked_for() {
         .filter(|request| matches!(request.source.as_ref().unwrap().from, Some(From::Image(_))));
     assert_eq!(converted.count(), 1);
     assert_eq!(asked.len(), 3);
+    let keeps = asked.iter().any(|request| request.keep_layers_s > 0);
+    assert!(
+        !keeps,
+        "a profile's worth of data is no replica of the layers"
+    );
 }
 
 #[tokio::test]
@@ -219,7 +224,12 @@ async fn when_a_node_goes_another_one_is_warmed_at_once() {
         second.nodes
     );
     assert!(second.nodes.contains(&new.place.name), "{:?}", second.nodes);
-    assert_eq!(new.state().ensured.len(), 1);
+    let asked = new.state().ensured.clone();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(
+        asked[0].keep_layers_s, 900,
+        "it keeps the layers for others"
+    );
     // It comes back: the data is where it was, and nothing else is moved.
     served_by(&api, &all);
     image.status = Some(second);

@@ -260,6 +260,118 @@ async fn a_server_admits_only_clients_of_its_authority() {
     }
 }
 
+/// A certificate with its key, and whom its owner believes.
+#[derive(Clone)]
+struct Party {
+    cert: String,
+    key: String,
+    trusts: String,
+}
+
+impl Party {
+    fn of(secret: &Secret) -> Self {
+        Self {
+            cert: part(secret, "tls.crt"),
+            key: part(secret, "tls.key"),
+            trusts: part(secret, "ca.crt"),
+        }
+    }
+
+    /// A node that was given a certificate by whoever signs now.
+    fn node(cluster: &Cluster, now: Timestamp) -> Self {
+        let ca = Ca::read(cluster.get("corporate")).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let request = request_of(&key, &CertificateParams::default());
+        Self {
+            cert: sign::sign(&ca, "node-a", &request, now).unwrap(),
+            key: key.serialize_pem(),
+            trusts: part(cluster.get(AUTHORITY_SECRET), "ca.crt"),
+        }
+    }
+
+    /// The same, that has heard who is trusted by now.
+    fn told(&self, cluster: &Cluster) -> Self {
+        Self {
+            trusts: part(cluster.get(AUTHORITY_SECRET), "ca.crt"),
+            ..self.clone()
+        }
+    }
+
+    /// Whether this client and that server believe each other.
+    async fn reaches(&self, server: &Self, name: &str) -> bool {
+        let identity = |party: &Self| Identity::from_pem(&party.cert, &party.key);
+        let tls = ServerTlsConfig::new()
+            .identity(identity(server))
+            .client_ca_root(Certificate::from_pem(&server.trusts));
+        let fake = crate::nodes::fake::FakeNode::start_with(Some(tls), "a").await;
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.trusts))
+            .identity(identity(self))
+            .domain_name(name);
+        let endpoint = Endpoint::from_shared(format!("https://{}", fake.place.address)).unwrap();
+        let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
+        let request = lamina_proto::lamina::v1::ForgetRequest::default();
+        let answer = crate::nodes::NodeClient::new(channel).forget(request).await;
+        answer.is_ok()
+    }
+}
+
+#[tokio::test]
+async fn while_cert_manager_renews_the_ca_everybody_goes_on_reaching_everybody() {
+    let now = Timestamp::now();
+    let mut cluster = Cluster::default();
+    cluster.0.given = Some("corporate".into());
+    cluster.put(given().0);
+    cluster.renew(now);
+    let all = |cluster: &Cluster, node: &Party| {
+        [
+            (
+                Party::of(cluster.get(CLIENT_SECRET)),
+                node.clone(),
+                SERVER_NAME,
+            ),
+            (node.clone(), node.clone(), SERVER_NAME),
+            (
+                node.clone(),
+                Party::of(cluster.get(DISCOVERY_SECRET)),
+                DISCOVERY_NAME,
+            ),
+            (
+                node.clone(),
+                Party::of(cluster.get(OPERATOR_SECRET)),
+                OPERATOR_NAME,
+            ),
+        ]
+    };
+    let old = Party::node(&cluster, now);
+    let old_client = Party::of(cluster.get(CLIENT_SECRET));
+    // Another CA with another key, as `rotationPolicy: Always` makes it.
+    cluster.put(given().0);
+    cluster.renew(now);
+    let soon = later(now, Duration::from_secs(601));
+    for (told, at) in [(false, now), (true, now), (true, soon)] {
+        cluster.renew(at);
+        // What the node has is of the old CA until half of its day is over.
+        let node = if told {
+            old.told(&cluster)
+        } else {
+            old.clone()
+        };
+        for (client, server, name) in all(&cluster, &node) {
+            let reached = client.reaches(&server, name).await;
+            assert!(reached, "{name}, told: {told}, at {at}");
+        }
+    }
+    let new = Party::node(&cluster, soon);
+    for (client, server, name) in all(&cluster, &new) {
+        assert!(client.reaches(&server, name).await, "{name}");
+    }
+    assert!(new.reaches(&old.told(&cluster), SERVER_NAME).await);
+    assert!(old_client.reaches(&old, SERVER_NAME).await);
+    // Who was never told of the new CA does not believe it: that is what the ten minutes are for.
+    assert!(!old.reaches(&new, SERVER_NAME).await);
+}
+
 /// Who signs, as nodes reach it; ends when dropped.
 struct Signing {
     at: SocketAddr,

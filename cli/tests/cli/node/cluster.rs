@@ -7,7 +7,7 @@ use super::*;
 use lamina_proto::discovery::v1::FindProviderRequest;
 use lamina_proto::discovery::v1::service_discovery_client::ServiceDiscoveryClient;
 use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
-use lamina_proto::layerstore::v1::{HasImageRequest, HasLayerRequest};
+use lamina_proto::layerstore::v1::{HasImageRequest, HasLayerRequest, PruneCacheRequest};
 
 /// A replica of discovery; killed when dropped.
 struct Discovery(Child, SocketAddr);
@@ -91,8 +91,14 @@ fn source(server: &Server) -> api::Source {
 }
 
 fn ensure(node: &Node, server: &Server) -> String {
+    ensure_kept(node, server, 0)
+}
+
+/// The same, keeping the layers.
+fn ensure_kept(node: &Node, server: &Server, keep_layers_s: u32) -> String {
     let request = api::EnsureRequest {
         source: Some(source(server)),
+        keep_layers_s,
         ..api::EnsureRequest::default()
     };
     let mut client = node.client().unwrap();
@@ -216,6 +222,64 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
         (1, image.missing_layers == 0)
     );
     assert_eq!(mounts.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[test]
+fn a_replica_keeps_the_layers_of_its_image_until_it_is_forgotten() {
+    let (server, discovery) = (Server::start(), Discovery::start());
+    let layers: Vec<Vec<u8>> = (0..2)
+        .map(|n| tar(&format!("data{n}"), &noise(n, 200_000)))
+        .collect();
+    server.push("t", &layers);
+    let (home, _) = start("home", &discovery, &server);
+    let (replica, at) = start("replica", &discovery, &server);
+    let digests: Vec<String> = layers
+        .iter()
+        .map(|layer| lamina_image::manifest::sha256(layer).to_string())
+        .collect();
+    assert!(wait_until(
+        || discovery.knows_both(&home.runtime, &digests[0])
+    ));
+    let flist = ensure(&home, &server);
+    assert_eq!(ensure_kept(&replica, &server, 900), flist);
+    let reads = || {
+        let reads = digests.iter();
+        let reads = reads.map(|digest| server.count(&format!("GET /v2/a/b/blobs/{digest}")));
+        reads.collect::<Vec<usize>>()
+    };
+    assert_eq!(
+        reads(),
+        [1, 1],
+        "the replica had them from the other node, or was the home"
+    );
+    let layers_of = |node: &Node, at: SocketAddr| {
+        node.runtime.block_on(async {
+            let channel = Channel::from_shared(format!("http://{at}")).unwrap();
+            let mut client = LayerStoreClient::new(channel.connect().await.unwrap());
+            client
+                .prune_cache(PruneCacheRequest { percent: 100.0 })
+                .await
+                .unwrap();
+            let mut here = 0;
+            for digest in &digests {
+                let digest = digest.clone();
+                let has = client.has_layer(HasLayerRequest { digest }).await.unwrap();
+                here += usize::from(has.into_inner().found);
+            }
+            here
+        })
+    };
+    assert_eq!(layers_of(&replica, at), 2, "nothing takes them away");
+    // Without the registry: what is here is kept on.
+    server.content.lock().unwrap().authorization = Some("nobody's".into());
+    assert_eq!(ensure_kept(&replica, &server, 900), flist);
+    let forget = api::ForgetRequest {
+        digest: flist,
+        ..api::ForgetRequest::default()
+    };
+    let mut client = replica.client().unwrap();
+    replica.runtime.block_on(client.forget(forget)).unwrap();
+    assert_eq!(layers_of(&replica, at), 0);
 }
 
 #[test]

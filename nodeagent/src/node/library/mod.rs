@@ -46,6 +46,7 @@ use wanted::{Archive, Image, Pull, Wanted, WantedFlist};
 use crate::layers::Layerstore;
 pub use crate::layers::{EnsureError, EnsureErrorKind};
 pub use look::{Holdings, look};
+pub(super) use wanted::named;
 
 /// Where a library is and what it may cost.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! A request's source, parsed: from here on it can be wrong in no way that a look at it would show.
 
+use lamina_discovery::image_key::NamedImage;
 use lamina_flist::{FlistDigest, Sha256Digest};
 use lamina_image::registry::{CredentialSource, Credentials, GivenConfig};
 use lamina_image::{ImageRef, Platform};
@@ -103,6 +104,21 @@ impl TryFrom<ImageSource> for Image {
             credentials,
         })
     }
+}
+
+/// An image by the manifest that it was found to be, as the layerstore is asked for it.
+pub(in crate::node) fn named(
+    image: &ImageSource,
+    manifest: &str,
+) -> Result<NamedImage, EnsureError> {
+    let manifest: Sha256Digest = manifest
+        .parse()
+        .map_err(|_| invalid(format!("`{manifest}` is no digest of a manifest")))?;
+    let image = Image::try_from(image.clone())?;
+    Ok(NamedImage {
+        reference: image.reference.pinned(manifest),
+        platform: image.platform,
+    })
 }
 
 impl Image {

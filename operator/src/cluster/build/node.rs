@@ -43,6 +43,11 @@ pub(super) fn node(inputs: &Inputs) -> Value {
     if inputs.spec.discovery.enabled {
         args.push(format!("--discovery={}", discovery::address(inputs)));
         args.push("--endpoint=$(HOST_IP):7150".to_owned());
+        args.extend(
+            inputs
+                .layers_bytes_max
+                .map(|bytes| format!("--layers-size={bytes}")),
+        );
     }
     // Kubernetes puts the values in: URLs with passwords do not stand in the DaemonSet.
     args.extend((0..inputs.stores.len()).map(|index| format!("--store=$({})", store_key(index))));
