@@ -1,0 +1,6 @@
+//! Sandboxes as a supervisor has them, and attacks from inside. Needs root, and busybox as the image.
+
+mod limits;
+mod probes;
+mod sandbox;
+mod world;
