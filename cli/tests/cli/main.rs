@@ -14,6 +14,7 @@ mod outage;
 mod pack;
 mod paths;
 mod peers;
+mod run;
 mod shortage;
 mod space;
 mod tidy;
