@@ -28,8 +28,8 @@ pub enum Ended {
 impl Ended {
     pub(crate) fn of_status(status: i32) -> Self {
         match libc::WIFSIGNALED(status) {
-            true => Self::Signaled(libc::WTERMSIG(status) as u8),
-            false => Self::Exited(libc::WEXITSTATUS(status) as u8),
+            true => Self::Signaled(low_byte(libc::WTERMSIG(status))),
+            false => Self::Exited(low_byte(libc::WEXITSTATUS(status))),
         }
     }
 
@@ -45,6 +45,11 @@ impl Ended {
             },
         }
     }
+}
+
+/// Both are seven or eight bits of the status.
+fn low_byte(number: i32) -> u8 {
+    number.to_le_bytes()[0]
 }
 
 #[cfg(test)]

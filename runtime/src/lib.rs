@@ -10,6 +10,7 @@
 
 pub mod cgroup;
 mod confine;
+pub mod diff;
 pub mod ended;
 pub mod ids;
 pub mod image;

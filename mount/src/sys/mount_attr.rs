@@ -22,7 +22,7 @@ pub(crate) fn map_owners(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) 
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: user_namespace.as_raw_fd() as u64,
+        userns_fd: u64::from(user_namespace.as_raw_fd().cast_unsigned()),
     };
     change_one(mount, &change)
 }

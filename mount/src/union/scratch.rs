@@ -81,6 +81,11 @@ impl Scratch {
         self.upper.upper_fd()
     }
 
+    /// The tree below, with owners as in the sandbox.
+    pub fn image(&self) -> BorrowedFd<'_> {
+        self.lower.as_fd()
+    }
+
     /// Whether the image itself has something of this name in its root.
     ///
     /// # Errors

@@ -51,12 +51,11 @@ impl Files {
     pub(super) fn limit(&self, limits: &ResourceLimits) -> Result<(), CgroupError> {
         if let Some(millis) = limits.cpu_millis {
             let quota = (millis * PERIOD_US / 1000).max(QUOTA_MIN_US);
-            match self {
-                Self::Version1(_) => self.write("cpu", "cpu.cfs_quota_us", &quota.to_string())?,
-                Self::Version2(_) => {
-                    self.write("cpu", "cpu.max", &format!("{quota} {PERIOD_US}"))?
-                }
-            }
+            let (file, value) = match self {
+                Self::Version1(_) => ("cpu.cfs_quota_us", quota.to_string()),
+                Self::Version2(_) => ("cpu.max", format!("{quota} {PERIOD_US}")),
+            };
+            self.write("cpu", file, &value)?;
         }
         if let Some(bytes) = limits.memory_bytes {
             self.limit_memory(bytes)?;

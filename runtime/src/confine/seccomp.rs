@@ -135,7 +135,7 @@ fn strange_sockets() -> Result<Vec<SeccompRule>, seccompiler::Error> {
 fn typing_for_others() -> Result<Vec<SeccompRule>, seccompiler::Error> {
     /// `TIOCLINUX` pastes into the console.
     const TIOCLINUX: u64 = 0x541c;
-    [libc::TIOCSTI as u64, TIOCLINUX]
+    [libc::TIOCSTI, TIOCLINUX]
         .into_iter()
         .map(|command| rule(vec![condition(1, Op::Eq, command)?]))
         .collect()

@@ -93,10 +93,8 @@ impl Standard {
     fn take(&self) -> std::io::Result<()> {
         match self {
             Self::Files(files) => {
-                for (number, file) in files.iter().enumerate() {
-                    process::put_at(file.as_fd(), number as i32)?;
-                }
-                Ok(())
+                let mut numbered = (0..).zip(files);
+                numbered.try_for_each(|(number, file)| process::put_at(file.as_fd(), number))
             }
             Self::Terminal { terminal, .. } => {
                 tty::control(terminal.as_fd())?;

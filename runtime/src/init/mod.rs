@@ -93,7 +93,8 @@ fn start(
     if own_network {
         sys::net::loopback_up().step("bring the loopback up")?;
     }
-    root::enter(root, &spec)?;
+    root::enter(root.as_fd(), &spec)?;
+    drop(root);
     rustix::system::sethostname(spec.hostname.as_bytes()).step("set the host name")?;
     let standard = match (spec.terminal, standard) {
         (Some(size), _) => command::Standard::terminal(size)?,

@@ -42,9 +42,8 @@ const SHM_OPTIONS: [(&str, &str); 2] = [("mode", "1777"), ("size", "64m")];
 const PTS_OPTIONS: [(&str, &str); 3] = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
 
 /// Makes `root` this process's `/`.
-pub(super) fn enter(root: OwnedFd, spec: &Spec) -> Result<(), Failed> {
-    attach(root.as_fd(), CWD, "/root").step("attach the root")?;
-    let root = root.as_fd();
+pub(super) fn enter(root: BorrowedFd<'_>, spec: &Spec) -> Result<(), Failed> {
+    attach(root, CWD, "/root").step("attach the root")?;
     mount_proc(root)?;
     mount_dev(root)?;
     mount_sys(root)?;

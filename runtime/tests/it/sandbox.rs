@@ -176,6 +176,26 @@ impl Bench {
     }
 }
 
+/// Runs a script to its end and gives the root it had.
+pub(crate) fn run_script(bench: &Bench, wish: &Wish, script: &str) -> (Scratch, IdRange) {
+    let ids = IdRange::of_slot(NUMBER.fetch_add(1, Ordering::Relaxed)).unwrap();
+    let prepare = Prepare {
+        ids,
+        own_network: true,
+    };
+    let prepared = bench.spawner.prepare(&prepare).unwrap();
+    let root = bench.root(&prepared, wish.disk);
+    let (standard, out, error) = pipes();
+    let spec = spec(wish, &["/bin/sh", "-c", script]);
+    let mut running = prepared.start(&spec, root.root(), Some(&standard)).unwrap();
+    drop(standard);
+    let (out, error) = (collect(out), collect(error));
+    let ended = running.wait(Some(Instant::now() + wish.timeout)).unwrap();
+    let said = (out.join().unwrap(), error.join().unwrap());
+    assert_eq!(ended, Some(Ended::Exited(0)), "{said:?}");
+    (root, ids)
+}
+
 pub(crate) fn spec(wish: &Wish, argv: &[&str]) -> Spec {
     Spec {
         argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
