@@ -2,6 +2,7 @@
 
 use super::{Instance, StoreAccess};
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -41,6 +42,9 @@ pub(crate) struct Run {
     pub(crate) net: Net,
     #[command(flatten)]
     pub(crate) limits: Limits,
+    /// Write what was changed as the layer of an image, a tar.gz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) diff: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) instance: Instance,
     /// Read from these stores instead of those named in the flist

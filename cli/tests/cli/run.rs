@@ -258,3 +258,37 @@ fn an_image_is_converted_once_and_its_config_applies() {
     );
     assert_nothing_left(&machine);
 }
+
+#[test]
+fn changes_come_out_as_a_layer() {
+    let machine = machine();
+    let script = "rm /etc/file; echo new > /srv/new; exit 5";
+    machine.fails(
+        5,
+        &[
+            "run",
+            "--diff",
+            "diff.tar.gz",
+            "x.fl",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ],
+    );
+    let listed = Command::new("tar")
+        .args(["-tzf", "diff.tar.gz"])
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&listed.stdout),
+        "etc/\netc/.wh.file\nsrv/\nsrv/new\n",
+        "{listed:?}"
+    );
+    machine.fails(
+        125,
+        &["run", "--diff", "nosuch/diff.tar.gz", "x.fl", "true"],
+    );
+    assert_nothing_left(&machine);
+}

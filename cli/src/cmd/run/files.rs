@@ -17,7 +17,7 @@ const SIZE: WindowSize = WindowSize {
     columns: 80,
 };
 /// Files that say where the network's names are, and how large they may be.
-const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+pub(super) const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 const NETWORK_FILE_MAX: u64 = 64 << 10;
 
 /// The size of our terminal.

@@ -9,6 +9,7 @@
 //! Whatever happens to this process, the command ends with it. What only a next run can take down, the mount and the
 //! cgroup of a run that was killed, is found by its slot.
 
+mod diff;
 mod files;
 mod leftovers;
 mod rootfs;
@@ -52,6 +53,7 @@ pub(crate) fn run(args: &Run) -> Result<()> {
 }
 
 fn run_to_end(args: &Run) -> Result<Ended> {
+    args.diff.as_deref().map(diff::check).transpose()?;
     let flist = source::flist(args)?;
     let image = ImageConfig::of_json(flist.image.as_ref().unwrap_or_default());
     let wanted = wanted(args);
@@ -78,6 +80,9 @@ fn run_to_end(args: &Run) -> Result<Ended> {
     drop(standard);
     let outcome = watch::watch(running, relay, args.limits.timeout.map(|time| began + time))?;
     watch::explain(args, &outcome, &cgroup.usage());
+    if let Some(out) = &args.diff {
+        diff::write(out, &root, &slot, args)?;
+    }
     Ok(outcome.ended)
 }
 
