@@ -1,5 +1,7 @@
 //! The command line: what a person may type. No behaviour here.
 
+pub(crate) mod run;
+
 use clap::builder::{OsStringValueParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -28,6 +30,15 @@ Exit codes:
   8  integrity: bytes do not match their digest, or a file is damaged
   10 resource exhausted: disk, cache or a limit is full";
 
+const RUN_EXIT_CODES: &str = "\
+Exit codes:
+  the command's own
+  125      Lamina failed
+  126      the command cannot be run
+  127      there is no such command
+  128 + N  a signal N ended the command
+  137      it was killed: --timeout, --memory, or by somebody";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Pack a directory into a flist and upload its chunks
@@ -40,6 +51,9 @@ pub(crate) enum Command {
     /// Unmount a directory mounted by `lamina mount`
     #[command(alias = "unmount")]
     Umount(Umount),
+    /// Run a command in a fresh, writable copy of an image or flist, shut off from this machine
+    #[command(after_help = RUN_EXIT_CODES)]
+    Run(run::Run),
     /// List mounts: mode, bytes local and fetched, hit rates
     Mounts(Mounts),
     /// Write a flist's whole tree into a directory (as root with owners, devices and setuid bits)

@@ -56,7 +56,7 @@ pub(crate) fn ask_owner(
 }
 
 /// Where what must outlive the cache is kept: access profiles.
-fn state_dir() -> Result<PathBuf> {
+pub(crate) fn state_dir() -> Result<PathBuf> {
     let dir = std::env::var_os("LAMINA_STATE_DIR").unwrap_or_else(|| "/var/lib/lamina".into());
     std::path::absolute(dir).context("resolve LAMINA_STATE_DIR")
 }
@@ -71,7 +71,7 @@ fn own() -> Result<Launch> {
     })
 }
 
-fn own_program() -> Result<PathBuf> {
+pub(crate) fn own_program() -> Result<PathBuf> {
     std::env::current_exe().context("find this program's own file")
 }
 

@@ -44,8 +44,21 @@ pub(crate) struct Damaged(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct Unreachable(pub(crate) String);
 
+/// The command that `lamina run` ran ended like this; there is nothing more to say.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with code {0}")]
+pub(crate) struct CommandEnded(pub(crate) u8);
+
+/// `lamina run` could not run the command: a code of its own, since others are the command's.
+#[derive(Debug, thiserror::Error)]
+#[error("run {0}")]
+pub(crate) struct NotRun(pub(crate) String);
+
 /// Prints the error with its causes and gives the exit code.
 pub(crate) fn report(error: &Error) -> ExitCode {
+    if let Some(CommandEnded(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     eprintln!("error: {}", crate::output::printable(&message(error)));
     ExitCode::from(code(error))
 }
@@ -68,6 +81,9 @@ fn message(error: &Error) -> String {
 
 /// What a verb said of the whole failure decides, then the first cause that knows its code.
 fn code(error: &Error) -> u8 {
+    if error.downcast_ref::<NotRun>().is_some() {
+        return lamina_runtime::ended::EXIT_FAILED;
+    }
     if error.downcast_ref::<Usage>().is_some() {
         return USAGE;
     }

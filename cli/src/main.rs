@@ -17,6 +17,9 @@ use std::sync::Arc;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
+    if let Some(code) = cmd::sandbox_spawner() {
+        return code;
+    }
     let args = kube::parse();
     // Nobody sits before a service to ask for more.
     let service = matches!(

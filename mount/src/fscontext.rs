@@ -194,6 +194,16 @@ impl DetachedMount {
             .map_err(|source| bind_error("allowing devices and set-user-ID".to_owned(), source))
     }
 
+    /// Shows its files as owned by what the ids of a user namespace are outside it: what belongs to id 0 is the
+    /// namespace's root's.
+    ///
+    /// # Errors
+    /// `EINVAL` from file systems that cannot (FUSE before Linux 6.12), `ENOSYS` before Linux 5.12.
+    pub fn map_owners(&self, user_namespace: BorrowedFd<'_>) -> Result<(), FsError> {
+        crate::sys::mount_attr::map_owners(self.fd.as_fd(), user_namespace)
+            .map_err(|source| bind_error("mapping owners".to_owned(), source))
+    }
+
     /// Which mount this is; it stays the same when it is attached.
     ///
     /// # Errors
@@ -217,6 +227,11 @@ impl DetachedMount {
     /// # Errors
     /// When `target` is no directory or the move is refused.
     pub fn attach(self, target: &Path) -> Result<(), FsError> {
+        self.put_on(target)
+    }
+
+    /// The same, for a caller that goes on using its descriptor.
+    pub(crate) fn put_on(&self, target: &Path) -> Result<(), FsError> {
         let error = |step: String, source: io::Error| FsError {
             fs: self.fs,
             step,

@@ -14,6 +14,7 @@
 mod apart;
 mod disk;
 mod ext4;
+pub mod scratch;
 pub mod upper;
 mod volatile;
 

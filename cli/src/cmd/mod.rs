@@ -14,11 +14,13 @@ mod mounts;
 mod node;
 mod out;
 mod pack;
+mod run;
 mod stores;
 mod up;
 mod write;
 
 pub(crate) use explore::{mode_text, shown, time_text};
+pub(crate) use run::sandbox_spawner;
 
 use crate::args::{Cli, Command};
 use anyhow::{Context, Result};
@@ -37,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Mount(args) => mount::mount(&args),
         Command::Umount(args) => mount::umount(&args),
+        Command::Run(args) => run::run(&args),
         Command::Mounts(args) => mounts::mounts(&args),
         Command::Prefetch(args) => mount::prefetch(&args),
         Command::Unpack(args) => write::unpack(&args),

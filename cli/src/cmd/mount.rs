@@ -205,7 +205,7 @@ fn resolve(dir: &Path) -> Result<PathBuf> {
 }
 
 /// The instance that has `target` on record: its daemons need not run for that.
-fn owner(run_dir: &Path, target: &Path) -> Result<Option<(Instance, RecordedTarget)>> {
+pub(super) fn owner(run_dir: &Path, target: &Path) -> Result<Option<(Instance, RecordedTarget)>> {
     for instance in instances(run_dir)? {
         if let Some(found) = recorded(&instance, target)? {
             return Ok(Some((instance, found)));

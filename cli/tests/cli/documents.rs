@@ -13,7 +13,7 @@ use crate::machine::{Machine, text};
 use crate::node::images::server::Server;
 
 /// Where no cluster is needed.
-const HERE: [&str; 2] = ["README.md", "docs/getting-started.md"];
+const HERE: [&str; 3] = ["README.md", "docs/getting-started.md", "docs/run.md"];
 /// Where one is: by the story of documents.
 const ON_A_CLUSTER: [&str; 3] = [
     "docs/cluster.md",

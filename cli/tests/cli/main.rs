@@ -16,6 +16,7 @@ mod outage;
 mod pack;
 mod paths;
 mod peers;
+mod run;
 mod shortage;
 mod space;
 mod tidy;

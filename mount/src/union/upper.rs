@@ -154,6 +154,23 @@ impl UpperDirs {
         })
     }
 
+    /// In an empty file system that nobody else can see. `path` is what errors call it.
+    pub(super) fn in_new(
+        path: &Path,
+        base: OwnedFd,
+        lower: BorrowedFd<'_>,
+    ) -> Result<Self, UpperError> {
+        let upper = open_child(path, &base, "upper")?.fd;
+        let work = open_child(path, &base, "work")?.fd;
+        copy_root_metadata(path, lower, &upper, false)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _base: base,
+            upper,
+            work,
+        })
+    }
+
     pub(super) fn prepare(
         upper: Upper,
         lowers: &[BorrowedFd<'_>],

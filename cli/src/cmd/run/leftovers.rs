@@ -1,0 +1,25 @@
+//! What runs left that were killed before they could take it down.
+
+use super::{cgroup_name, rootfs};
+use lamina_runtime::cgroup::Cgroups;
+use lamina_runtime::slots::{self, Slot};
+use std::path::Path;
+
+/// Takes it down. What cannot be is said, and no reason not to run.
+pub(super) fn sweep(home: &Path, run_dir: &Path, cgroups: &Cgroups) {
+    match slots::abandoned(home) {
+        Ok(left) => left
+            .iter()
+            .for_each(|slot| sweep_one(slot, run_dir, cgroups)),
+        Err(error) => tracing::warn!(%error, "look for what earlier runs left"),
+    }
+}
+
+fn sweep_one(slot: &Slot, run_dir: &Path, cgroups: &Cgroups) {
+    if let Err(error) = cgroups.sweep(&cgroup_name(slot)) {
+        tracing::warn!(%error, "remove the cgroup of an earlier run");
+    }
+    if let Err(error) = rootfs::unmount(run_dir, &slot.dir().join("lower")) {
+        tracing::warn!("unmount the flist of an earlier run: {error:#}");
+    }
+}

@@ -1,0 +1,161 @@
+//! `run`: a command in a fresh, writable copy of an image, and nothing left of it afterwards.
+//!
+//! ```text
+//!  image ──> flist ──agent──> mount (read-only) ──┐
+//!  slot: user ids, directory, cgroup ─────────────┼──> root (union) ──> command <──> our standard files
+//!  spawner ──> namespaces, waiting ───────────────┘
+//! ```
+//!
+//! Whatever happens to this process, the command ends with it. What only a next run can take down, the mount and the
+//! cgroup of a run that was killed, is found by its slot.
+
+mod diff;
+mod files;
+mod leftovers;
+mod rootfs;
+mod source;
+mod watch;
+
+use crate::args::run::{Net, Run, Scratch};
+use crate::{daemon, exit};
+use anyhow::{Context, Result};
+use files::Relay;
+use lamina_runtime::cgroup::{Cgroup, Cgroups, ResourceLimits};
+use lamina_runtime::image::{ImageConfig, Wanted};
+use lamina_runtime::slots::{self, Slot};
+use lamina_runtime::spec::ProcessLimits;
+use lamina_runtime::{Ended, Prepare, Prepared, Spawner, Spec, user};
+use rootfs::Mounted;
+use std::ffi::OsStr;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// By this argument the program knows that it is to be a spawner of sandboxes.
+const SPAWNER: &str = "sandbox-spawner";
+
+/// Is the spawner, if that is what this process was started as: before threads, logs and the command line.
+pub(crate) fn sandbox_spawner() -> Option<ExitCode> {
+    (std::env::args_os().nth(1)? == SPAWNER).then(|| match lamina_runtime::spawner::serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: spawn sandboxes: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+pub(crate) fn run(args: &Run) -> Result<()> {
+    let ended = run_to_end(args).with_context(|| exit::NotRun(args.image.clone()))?;
+    match ended.exit_code() {
+        0 => Ok(()),
+        code => Err(exit::CommandEnded(code).into()),
+    }
+}
+
+fn run_to_end(args: &Run) -> Result<Ended> {
+    args.diff.as_deref().map(diff::check).transpose()?;
+    let flist = source::flist(args)?;
+    let image = ImageConfig::of_json(flist.image.as_ref().unwrap_or_default());
+    let wanted = wanted(args);
+    let argv = image.argv(&wanted)?;
+    let home = args.instance.run_dir.join("sandboxes");
+    let cgroups = Cgroups::find()?;
+    leftovers::sweep(&home, &args.instance.run_dir, &cgroups);
+    let slot = slots::take(&home)?;
+    let program = daemon::own_program()?;
+    let spawner = Spawner::start(&program, &[OsStr::new(SPAWNER)])?;
+    let mounted = Mounted::new(args, &flist.path, &slot)?;
+    let prepared = spawner.prepare(&Prepare {
+        ids: slot.ids(),
+        own_network: args.net == Net::None,
+    })?;
+    let cgroup = bounded(args, &cgroups, &slot, &prepared)?;
+    let root = mounted.root(args, &slot, prepared.user_namespace())?;
+    let identity = args.user.as_deref().unwrap_or(&image.user);
+    let user = user::find(root.root(), identity)?;
+    let spec = spec(args, &image, &wanted, argv, user);
+    let began = Instant::now();
+    let (relay, standard) = Relay::new(args)?;
+    let running = prepared.start(&spec, root.root(), standard.as_ref())?;
+    drop(standard);
+    let outcome = watch::watch(running, relay, args.limits.timeout.map(|time| began + time))?;
+    watch::explain(args, &outcome, &cgroup.usage());
+    if let Some(out) = &args.diff {
+        diff::write(out, &root, &slot, args)?;
+    }
+    Ok(outcome.ended)
+}
+
+fn wanted(args: &Run) -> Wanted {
+    let from_here = |entry: &String| match entry.contains('=') {
+        true => Some(entry.clone()),
+        false => std::env::var(entry)
+            .ok()
+            .map(|value| format!("{entry}={value}")),
+    };
+    Wanted {
+        command: args.command.clone(),
+        entrypoint: args.entrypoint.clone(),
+        env: args.env.iter().filter_map(from_here).collect(),
+    }
+}
+
+fn spec(
+    args: &Run,
+    image: &ImageConfig,
+    wanted: &Wanted,
+    argv: Vec<String>,
+    user: user::User,
+) -> Spec {
+    let mut defaults = vec![("HOME", user.home.as_str()), ("HOSTNAME", &args.hostname)];
+    let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+    if args.tty {
+        defaults.push(("TERM", &term));
+    }
+    let bytes = |list: Vec<String>| list.into_iter().map(String::into_bytes).collect();
+    let directory = args.workdir.clone().or_else(|| image.directory.clone());
+    Spec {
+        argv: bytes(argv),
+        env: bytes(image.env(wanted, &defaults)),
+        directory: directory.unwrap_or_else(|| "/".to_owned()).into_bytes(),
+        user: user.identity,
+        hostname: args.hostname.clone(),
+        terminal: args.tty.then(files::own_size),
+        limits: ProcessLimits {
+            processes_max: Some(args.limits.pids),
+            ..ProcessLimits::default()
+        },
+        files: match args.net {
+            Net::Host => files::of_host_network(),
+            Net::None => Vec::new(),
+        },
+    }
+}
+
+/// The name of a slot's cgroup: run directories may share a machine.
+fn cgroup_name(slot: &Slot) -> String {
+    let home = slot.dir().parent().unwrap_or(slot.dir());
+    let home = lamina_flist::ChunkId::of(home.as_os_str().as_encoded_bytes()).to_string();
+    format!("lamina-{}-{}", &home[..8], slot.number())
+}
+
+fn bounded(args: &Run, cgroups: &Cgroups, slot: &Slot, sandbox: &Prepared) -> Result<Cgroup> {
+    let limits = ResourceLimits {
+        cpu_millis: args.limits.cpus,
+        memory_bytes: args.limits.memory,
+        // A default nobody asked for is no reason not to run; each process has it as its own limit, too.
+        pids: cgroups.has("pids").then_some(args.limits.pids),
+    };
+    let cgroup = cgroups.create(&cgroup_name(slot), &limits)?;
+    cgroup.add(sandbox.pid())?;
+    Ok(cgroup)
+}
+
+/// Where changes are kept, as mounts name it.
+fn medium(scratch: Scratch) -> lamina_mount::union::scratch::ScratchMedium {
+    use lamina_mount::union::scratch::ScratchMedium;
+    match scratch {
+        Scratch::Memory => ScratchMedium::Memory,
+        Scratch::Disk => ScratchMedium::Disk,
+    }
+}

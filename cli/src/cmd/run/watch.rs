@@ -1,0 +1,114 @@
+//! Until the command ends: our signals are handed on, time is kept, and the end is explained.
+
+use super::files::{Relay, Terminal};
+use crate::args::run::Run;
+use crate::output;
+use anyhow::{Context, Result};
+use lamina_runtime::cgroup::Usage;
+use lamina_runtime::{Ended, Running, Signaller};
+use std::time::Instant;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How it ended, and why.
+pub(super) struct Outcome {
+    pub(super) ended: Ended,
+    pub(super) timed_out: bool,
+}
+
+/// Signals that are the command's business when they come to us.
+fn handed_on() -> [(SignalKind, i32); 6] {
+    [
+        (SignalKind::interrupt(), libc::SIGINT),
+        (SignalKind::terminate(), libc::SIGTERM),
+        (SignalKind::hangup(), libc::SIGHUP),
+        (SignalKind::quit(), libc::SIGQUIT),
+        (SignalKind::user_defined1(), libc::SIGUSR1),
+        (SignalKind::user_defined2(), libc::SIGUSR2),
+    ]
+}
+
+pub(super) fn watch(
+    mut running: Running,
+    relay: Relay,
+    deadline: Option<Instant>,
+) -> Result<Outcome> {
+    let copying = relay.start(&mut running)?;
+    let signaller = running.signaller().context("watch the command")?;
+    hand_on_signals(signaller, copying.terminal()?)?;
+    let ended = running.wait(deadline).context("wait for the command")?;
+    let timed_out = ended.is_none();
+    if timed_out {
+        running.kill();
+    }
+    let ended = match ended {
+        Some(ended) => ended,
+        None => running
+            .wait(None)
+            .context("wait for the command's end")?
+            .context("the command did not end")?,
+    };
+    copying.finish();
+    Ok(Outcome { ended, timed_out })
+}
+
+/// A thread that does so until this process ends. When this returns, no signal ends us any more.
+fn hand_on_signals(signaller: Signaller, terminal: Option<Terminal>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("start waiting for signals")?;
+    let noted = |kind| {
+        let _runtime = runtime.enter();
+        signal(kind).context("wait for signals")
+    };
+    let resized = noted(SignalKind::window_change())?;
+    let mut others = Vec::new();
+    for (kind, number) in handed_on() {
+        others.push((noted(kind)?, number));
+    }
+    let wait = async move {
+        let each = others
+            .into_iter()
+            .map(|(signal, number)| hand_on(&signaller, signal, number));
+        tokio::join!(futures::future::join_all(each), resize(terminal, resized));
+    };
+    let thread = std::thread::Builder::new().name("signals".into());
+    let started = thread.spawn(move || runtime.block_on(wait));
+    started.map(drop).context("wait for signals")
+}
+
+async fn hand_on(signaller: &Signaller, mut signal: Signal, number: i32) {
+    while signal.recv().await.is_some() {
+        // It may have ended a moment ago.
+        let _ = signaller.signal(number);
+    }
+}
+
+async fn resize(terminal: Option<Terminal>, mut resized: Signal) {
+    while resized.recv().await.is_some() {
+        if let Some(terminal) = &terminal {
+            terminal.resize();
+        }
+    }
+}
+
+/// Says which limit was hit, since an exit code cannot.
+pub(super) fn explain(args: &Run, outcome: &Outcome, usage: &Usage) {
+    if let Ended::NotRun { errno } = outcome.ended {
+        let why = std::io::Error::from_raw_os_error(errno);
+        eprintln!("error: the command cannot be run: {why}");
+    }
+    if let (true, Some(timeout)) = (outcome.timed_out, args.limits.timeout) {
+        eprintln!("error: timed out after {timeout:?}: killed");
+    }
+    if usage.out_of_memory_kills > 0 {
+        let limit = args
+            .limits
+            .memory
+            .map_or("this machine's".to_owned(), output::size);
+        eprintln!("error: out of memory: a process was killed; --memory is {limit}");
+    }
+    if usage.pids_refused > 0 {
+        eprintln!("error: too many processes: --pids is {}", args.limits.pids);
+    }
+}

@@ -1,0 +1,294 @@
+//! `lamina run`: a command in a copy of a flist, its exit code, and what is left afterwards: nothing.
+
+use crate::machine::{Machine, kill, text, wait_until};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+/// An image of busybox, packed as `x.fl`.
+fn machine() -> Machine {
+    let machine = Machine::new();
+    let script = r"
+        set -e
+        mkdir -p img/bin img/etc img/tmp img/srv
+        cp /bin/busybox img/bin/busybox
+        for name in $(img/bin/busybox --list); do [ -e img/bin/$name ] || ln -s busybox img/bin/$name; done
+        printf 'root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n' > img/etc/passwd
+        chown 33:34 img/srv; echo kept > img/etc/file
+    ";
+    let made = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    machine.ok(&["pack", "img", "-o", "x.fl", "-s", &machine.store()]);
+    machine
+}
+
+fn lamina(machine: &Machine, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
+    command
+        .args(args)
+        .current_dir(machine.path(""))
+        .env("LAMINA_RUN_DIR", machine.path("run"))
+        .env("LAMINA_STATE_DIR", machine.path("state"))
+        .env("LAMINA_CACHE_DIR", machine.path("cache"))
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Cgroups of sandboxes of the machine, in any hierarchy.
+fn cgroups(machine: &Machine) -> Vec<String> {
+    let home = machine.path("run/sandboxes");
+    let id = lamina_flist::ChunkId::of(home.as_os_str().as_encoded_bytes()).to_string();
+    let found = Command::new("find")
+        .args([
+            "/sys/fs/cgroup",
+            "-type",
+            "d",
+            "-name",
+            &format!("lamina-{}-*", &id[..8]),
+        ])
+        .output()
+        .unwrap();
+    text(&found.stdout).lines().map(str::to_owned).collect()
+}
+
+fn assert_nothing_left(machine: &Machine) {
+    let slots = std::fs::read_dir(machine.path("run/sandboxes")).unwrap();
+    assert_eq!(slots.count(), 0);
+    assert_eq!(cgroups(machine), Vec::<String>::new());
+    let sandboxes = machine.path("run/sandboxes");
+    let left = machine.mounted();
+    let left: Vec<_> = left
+        .iter()
+        .filter(|at| at.starts_with(&sandboxes))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_command_runs_in_a_copy_and_leaves_nothing() {
+    let machine = machine();
+    let script = "cat /etc/file; echo changed > /etc/file; cat /etc/file; id -u; pwd; echo $X $HOME; hostname";
+    let args = [
+        "run",
+        "-e",
+        "X=1",
+        "-w",
+        "/tmp/new",
+        "--hostname",
+        "box",
+        "x.fl",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(
+        machine.ok(&args),
+        "kept\nchanged\n0\n/tmp/new\n1 /root\nbox\n"
+    );
+    assert_nothing_left(&machine);
+    assert_eq!(machine.ok(&["run", "x.fl", "cat", "/etc/file"]), "kept\n");
+    assert_eq!(
+        machine.ok(&[
+            "run",
+            "-u",
+            "web",
+            "x.fl",
+            "--",
+            "sh",
+            "-c",
+            "id -u; echo $HOME"
+        ]),
+        "33\n/srv\n"
+    );
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn exit_codes_say_whose_they_are() {
+    let machine = machine();
+    for (code, args) in [
+        (3, &["x.fl", "--", "sh", "-c", "exit 3"][..]),
+        (143, &["x.fl", "--", "sh", "-c", "kill -TERM $$"]),
+        (127, &["x.fl", "nosuch"]),
+        (126, &["x.fl", "/etc/passwd"]),
+        (125, &["nosuch/x.fl.", "true"]),
+        (125, &["-u", "nobody", "x.fl", "true"]),
+        (125, &["x.fl"]),
+        (137, &["--timeout", "300ms", "x.fl", "sleep", "100"]),
+    ] {
+        let args: Vec<&str> = ["run"].iter().chain(args).copied().collect();
+        machine.fails(code, &args);
+    }
+    let said = machine.fails(
+        137,
+        &[
+            "run",
+            "--memory",
+            "16MiB",
+            "x.fl",
+            "tail",
+            "-c",
+            "900000000",
+            "/dev/zero",
+        ],
+    );
+    assert!(
+        said.contains("out of memory") && said.contains("16"),
+        "{said}"
+    );
+    let said = machine.fails(137, &["run", "--timeout", "200ms", "x.fl", "sleep", "100"]);
+    assert!(said.contains("timed out"), "{said}");
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn standard_files_are_handed_on() {
+    let machine = machine();
+    let mut child = lamina(
+        &machine,
+        &["run", "-i", "x.fl", "--", "sh", "-c", "cat; echo error >&2"],
+    )
+    .spawn()
+    .unwrap();
+    let sent: String = (0..100_000).map(|line| format!("{line}\n")).collect();
+    let mut input = child.stdin.take().unwrap();
+    let to_send = sent.clone();
+    let sender = std::thread::spawn(move || input.write_all(to_send.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    sender.join().unwrap().unwrap();
+    assert_eq!(
+        (text(&output.stdout) == sent, text(&output.stderr)),
+        (true, "error\n".into())
+    );
+    let nothing = lamina(&machine, &["run", "x.fl", "cat"]).output().unwrap();
+    assert_eq!(
+        (nothing.status.code(), nothing.stdout),
+        (Some(0), Vec::new())
+    );
+}
+
+/// A command that says it runs, then does not end.
+fn running(machine: &Machine) -> Child {
+    let mut child = lamina(
+        machine,
+        &[
+            "run",
+            "x.fl",
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 9' TERM; echo on; while :; do sleep 0.01; done",
+        ],
+    )
+    .spawn()
+    .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "on\n");
+    child
+}
+
+#[test]
+fn signals_are_handed_on() {
+    let machine = machine();
+    let mut child = running(&machine);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn what_a_killed_run_leaves_is_taken_down_by_the_next() {
+    let machine = machine();
+    let mut child = running(&machine);
+    assert_eq!(cgroups(&machine).is_empty(), cgroups_are_missing());
+    kill(child.id() as i32);
+    child.wait().unwrap();
+    let shell_runs = || {
+        let shells = Command::new("pgrep")
+            .args(["-f", "trap 'exit 9' TERM; echo on"])
+            .output()
+            .unwrap();
+        // The pattern is among the arguments of nothing else that runs now.
+        !shells.stdout.is_empty()
+    };
+    assert!(wait_until(|| !shell_runs()));
+    assert_eq!(machine.ok(&["run", "x.fl", "echo", "fine"]), "fine\n");
+    assert_nothing_left(&machine);
+}
+
+/// A machine may have none.
+fn cgroups_are_missing() -> bool {
+    !std::path::Path::new("/sys/fs/cgroup").is_dir()
+}
+
+#[test]
+fn an_image_is_converted_once_and_its_config_applies() {
+    let machine = machine();
+    let script = r#"
+        set -e
+        tar -C img -cf layer.tar .
+        diff=$(sha256sum layer.tar | cut -d' ' -f1)
+        printf '{"os":"linux","architecture":"amd64","config":{"Entrypoint":["sh","-c"],"Cmd":["pwd; id -u; echo $A"],"Env":["A=b"],"WorkingDir":"/srv","User":"web"},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' $diff > config.json
+        printf '[{"Config":"config.json","RepoTags":["img:1"],"Layers":["layer.tar"]}]' > manifest.json
+        tar -cf img.tar manifest.json config.json layer.tar
+    "#;
+    let made = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let image = "docker-archive:img.tar";
+    assert_eq!(machine.ok(&["run", image]), "/srv\n33\nb\n");
+    assert_eq!(machine.ok(&["run", image, "echo $0 $A"]), "sh b\n");
+    assert_eq!(
+        machine.ok(&["run", "--entrypoint", "echo", image, "x"]),
+        "x\n"
+    );
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn changes_come_out_as_a_layer() {
+    let machine = machine();
+    let script = "rm /etc/file; echo new > /srv/new; exit 5";
+    machine.fails(
+        5,
+        &[
+            "run",
+            "--diff",
+            "diff.tar.gz",
+            "x.fl",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ],
+    );
+    let listed = Command::new("tar")
+        .args(["-tzf", "diff.tar.gz"])
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&listed.stdout),
+        "etc/\netc/.wh.file\nsrv/\nsrv/new\n",
+        "{listed:?}"
+    );
+    machine.fails(
+        125,
+        &["run", "--diff", "nosuch/diff.tar.gz", "x.fl", "true"],
+    );
+    assert_nothing_left(&machine);
+}

@@ -1,0 +1,231 @@
+//! A sandbox for a test: an image of busybox, a spawner, and what a script in it printed.
+
+use lamina_mount::union::scratch::{Scratch, ScratchMedium, ScratchSpec};
+use lamina_runtime::cgroup::{Cgroups, ResourceLimits, Usage};
+use lamina_runtime::spec::{Identity, ProcessLimits};
+use lamina_runtime::{Ended, IdRange, Prepare, Prepared, Running, Spawner, Spec, Standard};
+use std::fs::File;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for a sandbox: far above what is ever needed, so that a hang is an error.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// Tests run at once: each sandbox has ids and a cgroup of its own.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// An image and a spawner.
+pub(crate) struct Bench {
+    pub(crate) spawner: Spawner,
+    dir: tempfile::TempDir,
+}
+
+/// How a test wants its sandbox.
+#[derive(Clone)]
+pub(crate) struct Wish {
+    pub(crate) user: Identity,
+    pub(crate) limits: ResourceLimits,
+    pub(crate) disk: u64,
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self {
+            user: Identity::default(),
+            limits: ResourceLimits {
+                pids: Some(200),
+                ..ResourceLimits::default()
+            },
+            disk: 64 << 20,
+            timeout: DEADLINE,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) ended: Ended,
+    pub(crate) out: String,
+    pub(crate) error: String,
+    pub(crate) usage: Usage,
+    pub(crate) timed_out: bool,
+}
+
+const IMAGE: &str = r"
+    set -e
+    mkdir -p bin etc tmp home/web usr/lib
+    cp /bin/busybox bin/busybox
+    for name in $(bin/busybox --list); do [ -e bin/$name ] || ln -s busybox bin/$name; done
+    printf 'root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n' > etc/passwd
+    chown 33:34 home/web; chmod 1777 tmp
+    echo secret > etc/shadow; chmod 600 etc/shadow
+    cp bin/busybox bin/suid; chmod 4755 bin/suid
+    mknod bin/disk b 8 0; chmod 666 bin/disk
+    mknod bin/mem c 1 1; chmod 666 bin/mem
+    ln -s ../../../../etc/hostname etc/out
+";
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "sandboxes need root");
+        let dir = tempfile::Builder::new()
+            .prefix("lamina-runtime")
+            .tempdir()
+            .unwrap();
+        let image = dir.path().join("image");
+        std::fs::create_dir(&image).unwrap();
+        let made = Command::new("bash")
+            .args(["-c", IMAGE])
+            .current_dir(&image)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let program = Path::new(env!("CARGO_BIN_EXE_lamina-spawner"));
+        let spawner = Spawner::start(program, &[]).unwrap();
+        Self { spawner, dir }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn prepare(&self) -> Prepared {
+        let ids = IdRange::of_slot(NUMBER.fetch_add(1, Ordering::Relaxed)).unwrap();
+        let prepare = Prepare {
+            ids,
+            own_network: true,
+        };
+        self.spawner.prepare(&prepare).unwrap()
+    }
+
+    pub(crate) fn root(&self, prepared: &Prepared, disk: u64) -> Scratch {
+        let image = File::open(self.path("image")).unwrap();
+        let at = tempfile::tempdir_in(self.dir.path()).unwrap();
+        Scratch::build(&ScratchSpec {
+            lower: image.as_fd(),
+            user_namespace: prepared.user_namespace(),
+            bytes_max: disk,
+            files_max: 4096,
+            medium: ScratchMedium::Memory,
+            at: at.path(),
+        })
+        .unwrap()
+    }
+
+    /// Runs `sh -c SCRIPT` to its end.
+    pub(crate) fn sh(&self, wish: &Wish, script: &str) -> Outcome {
+        self.run(wish, &["/bin/sh", "-c", script])
+    }
+
+    pub(crate) fn run(&self, wish: &Wish, argv: &[&str]) -> Outcome {
+        let prepared = self.prepare();
+        let name = format!("lamina-test-{}-{}", std::process::id(), prepared.pid());
+        let cgroup = Cgroups::find()
+            .unwrap()
+            .create(&name, &wish.limits)
+            .unwrap();
+        cgroup.add(prepared.pid()).unwrap();
+        let root = self.root(&prepared, wish.disk);
+        let (standard, out, error) = pipes();
+        let mut running = prepared
+            .start(&spec(wish, argv), root.root(), Some(&standard))
+            .unwrap();
+        drop(standard);
+        let (out, error) = (collect(out), collect(error));
+        let ended = running.wait(Some(Instant::now() + wish.timeout)).unwrap();
+        let timed_out = ended.is_none();
+        running.kill();
+        let ended = ended.or_else(|| running.wait(None).unwrap()).unwrap();
+        let usage = cgroup.usage();
+        cgroup.remove().unwrap();
+        Outcome {
+            ended,
+            out: out.join().unwrap(),
+            error: error.join().unwrap(),
+            usage,
+            timed_out,
+        }
+    }
+
+    /// Starts without waiting; what it prints is lost.
+    pub(crate) fn start(&self, script: &str) -> Running {
+        let prepared = self.prepare();
+        let root = self.root(&prepared, 16 << 20);
+        let null = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .unwrap()
+                .into()
+        };
+        let standard = Standard {
+            input: null(),
+            output: null(),
+            error: null(),
+        };
+        let argv = ["/bin/sh", "-c", script];
+        prepared
+            .start(&spec(&Wish::default(), &argv), root.root(), Some(&standard))
+            .unwrap()
+    }
+}
+
+/// Runs a script to its end and gives the root it had.
+pub(crate) fn run_script(bench: &Bench, wish: &Wish, script: &str) -> (Scratch, IdRange) {
+    let ids = IdRange::of_slot(NUMBER.fetch_add(1, Ordering::Relaxed)).unwrap();
+    let prepare = Prepare {
+        ids,
+        own_network: true,
+    };
+    let prepared = bench.spawner.prepare(&prepare).unwrap();
+    let root = bench.root(&prepared, wish.disk);
+    let (standard, out, error) = pipes();
+    let spec = spec(wish, &["/bin/sh", "-c", script]);
+    let mut running = prepared.start(&spec, root.root(), Some(&standard)).unwrap();
+    drop(standard);
+    let (out, error) = (collect(out), collect(error));
+    let ended = running.wait(Some(Instant::now() + wish.timeout)).unwrap();
+    let said = (out.join().unwrap(), error.join().unwrap());
+    assert_eq!(ended, Some(Ended::Exited(0)), "{said:?}");
+    (root, ids)
+}
+
+pub(crate) fn spec(wish: &Wish, argv: &[&str]) -> Spec {
+    Spec {
+        argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        env: vec![b"PATH=/bin".to_vec(), b"HOME=/".to_vec()],
+        directory: b"/".to_vec(),
+        user: wish.user.clone(),
+        hostname: "box".to_owned(),
+        terminal: None,
+        limits: ProcessLimits::default(),
+        files: Vec::new(),
+    }
+}
+
+fn pipes() -> (Standard, PipeReader, PipeReader) {
+    let (out, their_out) = io::pipe().unwrap();
+    let (error, their_error) = io::pipe().unwrap();
+    let standard = Standard {
+        input: File::open("/dev/null").unwrap().into(),
+        output: their_out.into(),
+        error: their_error.into(),
+    };
+    (standard, out, error)
+}
+
+/// Reads to the end, keeps the first megabyte.
+fn collect(mut from: PipeReader) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        from.by_ref().take(1 << 20).read_to_end(&mut kept).unwrap();
+        io::copy(&mut from, &mut io::sink()).unwrap();
+        String::from_utf8_lossy(&kept).into_owned()
+    })
+}
