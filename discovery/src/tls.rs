@@ -194,7 +194,13 @@ fn streams(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
     futures::stream::unfold(listener, |listener| async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((Ok(stream), listener)),
+                Ok((stream, _)) => {
+                    // An answer's last, short segment would wait 40 ms for the other side's acknowledgement.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "have a connection send at once");
+                    }
+                    return Some((Ok(stream), listener));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
