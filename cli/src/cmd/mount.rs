@@ -97,6 +97,7 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         upper_bytes_max: None,
         upper_medium: Medium::default(),
         sub_path: None,
+        image: None,
         mode: match args.mode {
             ModeArg::Auto => ModeRequest::Auto,
             ModeArg::Erofs => ModeRequest::Erofs,

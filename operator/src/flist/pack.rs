@@ -259,7 +259,8 @@ mod tests {
             let container = json!({ "name": "pack", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state });
             serde_json::from_value(json!({ "containerStatuses": [container] })).unwrap()
         };
-        let ended = status(json!({ "terminated": { "exitCode": 1, "finishedAt": at.to_string() } }));
+        let ended =
+            status(json!({ "terminated": { "exitCode": 1, "finishedAt": at.to_string() } }));
         assert!((100..160).contains(&ended_seconds_ago(&ended).unwrap()));
         assert_eq!(ended_seconds_ago(&status(json!({ "waiting": {} }))), None);
     }

@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn the_same_failure_is_told_in_the_same_words() {
-        let said = "Error performing GET http://h:1/x in 277.637µs - HTTP error: in short, after 3s in 2s";
+        let said =
+            "Error performing GET http://h:1/x in 277.637µs - HTTP error: in short, after 3s in 2s";
         let kept = "Error performing GET http://h:1/x - HTTP error: in short, after 3s";
         assert_eq!(without_durations(said), kept);
         let other = "no place in the store, in µs, in 5 steps";

@@ -103,6 +103,7 @@ fn call(args: &Run, flist: &Path, target: &Path) -> Result<MountCall> {
         upper_bytes_max: None,
         upper_medium: api::Medium::default(),
         sub_path: None,
+        image: None,
         mode: api::ModeRequest::Auto,
         stores: stores.collect::<Result<_>>()?,
         store_env: stores::env(&args.access)?,

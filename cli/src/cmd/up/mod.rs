@@ -54,7 +54,7 @@ fn check(args: &args::Up) -> Result<()> {
             bail!(exit::Usage(format!("--join {at}: {why}")));
         }
     }
-    for dir in &args.tls_dir {
+    if let Some(dir) = &args.tls_dir {
         for name in ["tls.crt", "tls.key", "ca.crt"] {
             let path = dir.join(name);
             std::fs::metadata(&path).with_context(|| format!("--tls-dir: {}", path.display()))?;

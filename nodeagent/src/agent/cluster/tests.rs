@@ -96,7 +96,7 @@ impl Scene {
         let trust = |_: &BlobId| Trust::Closed;
         let opened = self
             .sources
-            .open(&self.sample.flist, reader.as_ref(), trust);
+            .open(&self.sample.flist, reader.as_ref(), None, trust);
         opened.unwrap().remove(0)
     }
 

@@ -88,7 +88,7 @@ impl Scene {
         let trust = |_: &BlobId| Trust::Closed;
         let mut opened = self
             .sources
-            .open(&self.flist(tag), Some(&reader), trust)
+            .open(&self.flist(tag), Some(&reader), None, trust)
             .unwrap();
         assert_eq!(opened.len(), 1);
         opened.remove(0)

@@ -58,7 +58,9 @@ impl Inner {
                 let stores = stores.shown();
                 (flist, Card { stores, ..card })
             }
-            (None, Some(layers)) if !stores.were_named => self.gather(layers, manifest, &image, &teller).await?,
+            (None, Some(layers)) if !stores.were_named => {
+                self.gather(layers, manifest, &image, &teller).await?
+            }
             (None, _) => {
                 self.convert_image(manifest, &image, &stores, &teller)
                     .await?

@@ -264,11 +264,9 @@ impl Inner {
             true => given,
             false => &self.config.stores,
         };
-        let opened = Stores::open(urls, UrlTrust::User)?;
-        Ok(Stores {
-            were_named,
-            ..opened
-        })
+        let mut stores = Stores::open(urls, UrlTrust::User)?;
+        stores.were_named = were_named;
+        Ok(stores)
     }
 
     async fn image(

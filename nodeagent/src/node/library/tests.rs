@@ -505,9 +505,13 @@ async fn nodes_of_a_cluster_make_the_same_flist_of_layers_read_once() {
         assert_eq!(server.count(&asked), 1);
     }
     // By another name of its registry it is the same, and named stores get it.
-    let (_, port) = server.address.rsplit_once(':').unwrap();
+    let port = server.address.port();
     let fresh = library((nodes.len(), &nodes[2]));
-    let other = pull(&fresh, format!("localhost:{port}/a/b:t"), PullPolicy::Always);
+    let other = pull(
+        &fresh,
+        format!("localhost:{port}/a/b:t"),
+        PullPolicy::Always,
+    );
     assert!(digests.contains(&other.await.unwrap().info.digest));
     let named = [format!("dir://{}", dir.path().join("named").display())];
     let source = image_source(server.image(":t"), PullPolicy::IfNotPresent, "");

@@ -26,7 +26,10 @@ impl Reader {
         std::fs::write(cache.root().join(copy), sample.flist.as_bytes()).unwrap();
         let sources = Sources::new(cache.clone(), Arc::clone(&space));
         let trust = |_: &BlobId| Trust::Closed;
-        let source = sources.open(&sample.flist, None, trust).unwrap().remove(0);
+        let source = sources
+            .open(&sample.flist, None, None, trust)
+            .unwrap()
+            .remove(0);
         let id = format!("r{number}");
         let server = Node::of_cache(&id, cache.clone());
         discovery.told(&server, &sample.layer, false).await;
