@@ -69,9 +69,9 @@ impl BucketStore {
         &self,
         operation: &'static str,
         key: Option<&ObjectKey>,
-        cause: object_store::Error,
+        cause: &object_store::Error,
     ) -> StoreError {
-        let kind = classify(&cause);
+        let kind = classify(cause);
         let mut error = StoreError::new(kind, operation, &self.name);
         if let Some(key) = key {
             error = error.key(key);
@@ -81,10 +81,10 @@ impl BucketStore {
         {
             error = error.detail(hint);
         }
-        if is_unreachable(&cause) {
+        if is_unreachable(cause) {
             error = error.unreachable();
         }
-        error.source(steady(&cause))
+        error.source(steady(cause))
     }
 
     fn corrupt(&self, key: &ObjectKey, what: String) -> StoreError {
@@ -97,7 +97,7 @@ impl BucketStore {
     async fn body(&self, key: &ObjectKey, result: GetResult, len: u64) -> Result<Bytes> {
         let stream = result
             .into_stream()
-            .map_err(|e| self.error("read", Some(key), e));
+            .map_err(|e| self.error("read", Some(key), &e));
         gather(stream, len, |what| self.corrupt(key, what)).await
     }
 }
@@ -117,7 +117,7 @@ impl Store for BucketStore {
             .inner
             .get(&self.path(key))
             .await
-            .map_err(|e| self.error("read", Some(key), e))?;
+            .map_err(|e| self.error("read", Some(key), &e))?;
         let len = got.meta.size;
         if len > len_max {
             return Err(self.corrupt(key, format!("{len} bytes, at most {len_max} expected")));
@@ -133,7 +133,7 @@ impl Store for BucketStore {
             ..GetOptions::default()
         };
         let got = self.inner.get_opts(&self.path(&key), options).await;
-        let got = got.map_err(|e| self.error("read", Some(&key), e))?;
+        let got = got.map_err(|e| self.error("read", Some(&key), &e))?;
         if got.range != range || got.meta.size != pack.len {
             let (have, len) = (&got.range, got.meta.size);
             return Err(self.corrupt(
@@ -149,7 +149,7 @@ impl Store for BucketStore {
 
     async fn head(&self, key: &ObjectKey) -> Result<u64> {
         let meta = self.inner.head(&self.path(key)).await;
-        Ok(meta.map_err(|e| self.error("look up", Some(key), e))?.size)
+        Ok(meta.map_err(|e| self.error("look up", Some(key), &e))?.size)
     }
 
     async fn put(&self, key: &ObjectKey, bytes: Bytes) -> Result<()> {
@@ -158,7 +158,7 @@ impl Store for BucketStore {
             .put_opts(&self.path(key), bytes.into(), PutOptions::default())
             .await;
         done.map(|_| ())
-            .map_err(|e| self.error("write", Some(key), e))
+            .map_err(|e| self.error("write", Some(key), &e))
     }
 
     async fn list(&self, kind: ObjectKind) -> Result<Vec<Listed>> {
@@ -173,7 +173,7 @@ impl Store for BucketStore {
             let next = async { Ok(stream.next().await) };
             let next = bounded(self.page_timeout, &self.name, "list", None, next).await?;
             let Some(meta) = next else { break };
-            let meta = meta.map_err(|e| self.error("list", None, e))?;
+            let meta = meta.map_err(|e| self.error("list", None, &e))?;
             if found.len() == LIST_MAX {
                 let error = StoreError::new(ErrorKind::Invalid, "list", &self.name);
                 return Err(error.detail("too many objects"));
@@ -186,7 +186,7 @@ impl Store for BucketStore {
     async fn delete(&self, key: &ObjectKey) -> Result<()> {
         match self.inner.delete(&self.path(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(self.error("delete", Some(key), e)),
+            Err(e) => Err(self.error("delete", Some(key), &e)),
         }
     }
 }
