@@ -3,7 +3,9 @@
 mod seccomp;
 mod syscalls;
 
-use rustix::fs::{Gid, Uid};
+use std::os::fd::AsFd;
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -13,6 +15,7 @@ pub(crate) use seccomp::Filter;
 
 use crate::spawner::{Failed, Step};
 use crate::spec::{Identity, ProcessLimits, Spec};
+use crate::sys;
 
 /// Becomes the command's user, without any privilege that could be used or regained.
 pub(crate) fn confine(spec: &Spec, filter: &Filter) -> Result<(), Failed> {
@@ -24,7 +27,19 @@ pub(crate) fn confine(spec: &Spec, filter: &Filter) -> Result<(), Failed> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("hide from tracers")?;
     end_with_spawner()?;
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    second_wall().step("apply Landlock")?;
     filter.apply()
+}
+
+/// Landlock, where the kernel has it: says again what namespaces and the filter say, and on the host's network keeps
+/// abstract sockets out of reach, which nothing else does.
+fn second_wall() -> std::io::Result<()> {
+    let Ok(version) = sys::landlock::version() else {
+        return Ok(());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty())?;
+    sys::landlock::restrict(version, root.as_fd())
 }
 
 /// Changing users forgets this, so it is said again after every change.

@@ -314,18 +314,56 @@ mod calls {
         }
     "#;
 
-    #[test]
-    fn dangerous_calls_are_refused() {
-        let bench = Bench::new();
-        std::fs::write(bench.path("calls.c"), SOURCE).unwrap();
-        let (source, program) = (bench.path("calls.c"), bench.path("image/bin/calls"));
+    fn compile(bench: &Bench, source: &str) {
+        std::fs::write(bench.path("calls.c"), source).unwrap();
         let made = Command::new("cc")
             .args(["-static", "-o"])
-            .arg(&program)
-            .arg(&source)
+            .arg(bench.path("image/bin/calls"))
+            .arg(bench.path("calls.c"))
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
+    }
+
+    /// Connects to the abstract socket it is told.
+    const CONNECT: &str = r#"
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/socket.h>
+        #include <sys/un.h>
+        int main(int count, char **words) {
+            struct sockaddr_un to = {AF_UNIX};
+            strcpy(to.sun_path + 1, words[1]);
+            int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+            int refused = connect(fd, (void *)&to, sizeof(to.sun_family) + 1 + strlen(words[1]));
+            puts(refused ? "refused" : "ESCAPED");
+            return 0;
+        }
+    "#;
+
+    /// Container managers listen on such sockets and believe whoever reaches them.
+    #[test]
+    fn abstract_sockets_of_the_host_are_out_of_reach_on_its_network() {
+        use std::os::linux::net::SocketAddrExt;
+        let bench = Bench::new();
+        compile(&bench, CONNECT);
+        let name = format!("lamina-test-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
+        for own_network in [true, false] {
+            let wish = Wish {
+                own_network,
+                ..Wish::default()
+            };
+            let outcome = bench.run(&wish, &["calls", &name]);
+            assert_eq!(outcome.out, "refused\n", "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn dangerous_calls_are_refused() {
+        let bench = Bench::new();
+        compile(&bench, SOURCE);
         let outcome = bench.run(&Wish::default(), &["calls"]);
         assert_eq!(outcome.out, "done\n", "{outcome:?}");
     }

@@ -30,6 +30,7 @@ pub(crate) struct Wish {
     pub(crate) limits: ResourceLimits,
     pub(crate) disk: u64,
     pub(crate) timeout: Duration,
+    pub(crate) own_network: bool,
 }
 
 impl Default for Wish {
@@ -42,6 +43,7 @@ impl Default for Wish {
             },
             disk: 64 << 20,
             timeout: DEADLINE,
+            own_network: true,
         }
     }
 }
@@ -95,11 +97,12 @@ impl Bench {
     }
 
     pub(crate) fn prepare(&self) -> Prepared {
+        self.prepare_with(true)
+    }
+
+    fn prepare_with(&self, own_network: bool) -> Prepared {
         let ids = IdRange::of_slot(NUMBER.fetch_add(1, Ordering::Relaxed)).unwrap();
-        let prepare = Prepare {
-            ids,
-            own_network: true,
-        };
+        let prepare = Prepare { ids, own_network };
         self.spawner.prepare(&prepare).unwrap()
     }
 
@@ -123,7 +126,7 @@ impl Bench {
     }
 
     pub(crate) fn run(&self, wish: &Wish, argv: &[&str]) -> Outcome {
-        let prepared = self.prepare();
+        let prepared = self.prepare_with(wish.own_network);
         let name = format!("lamina-test-{}-{}", std::process::id(), prepared.pid());
         let cgroup = Cgroups::find()
             .unwrap()
