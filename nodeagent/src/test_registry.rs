@@ -28,7 +28,20 @@ pub(crate) struct Content {
     pub(crate) stall_at: usize,
     /// Layers are not what they are called.
     pub(crate) wrong: bool,
+    /// Answers requests for blobs, by their path, where it has something to say.
+    #[allow(dead_code)] // not every test that has this file has use for it
+    pub(crate) instead: Option<Instead>,
     log: Vec<String>,
+}
+
+pub(crate) type Instead = Box<dyn FnMut(&str) -> Option<Reply> + Send>;
+
+/// An answer as it is sent: status and headers, and bytes, which may never end.
+#[allow(dead_code)]
+pub(crate) struct Reply {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) is_endless: bool,
 }
 
 pub(crate) struct Server {
@@ -116,6 +129,16 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Requests so far that came with credentials.
+    #[allow(dead_code)]
+    pub(crate) fn authorized(&self) -> usize {
+        let content = self.content.lock().unwrap();
+        let with = |line: &&String| line.ends_with(" authorized");
+        content.log.iter().filter(with).count()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -145,7 +168,11 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
         }
     }
     let mut served = content.lock().unwrap();
-    served.log.push(format!("{method} {path}"));
+    let as_whom = match authorization {
+        Some(_) => " authorized",
+        None => "",
+    };
+    served.log.push(format!("{method} {path}{as_whom}"));
     let refused = served.authorization.is_some() && served.authorization != authorization;
     let mut out = stream;
     if refused && path.starts_with("/v2/") {
@@ -154,6 +181,13 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
             out,
             "HTTP/1.1 401 X\r\n{challenge}Connection: close\r\nContent-Length: 0\r\n\r\n"
         );
+    }
+    if path.contains("/blobs/")
+        && let Some(instead) = &mut served.instead
+        && let Some(reply) = instead(path)
+    {
+        drop(served);
+        return send(out, &reply);
     }
     let selector = path.rsplit('/').next().unwrap_or("");
     let body = match path {
@@ -206,6 +240,16 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
         return out.write_all(&body[first..]);
     }
     out.write_all(&body)
+}
+
+/// Until the other side has enough.
+fn send(mut out: &TcpStream, reply: &Reply) -> std::io::Result<()> {
+    write!(out, "HTTP/1.1 {}\r\nConnection: close\r\n\r\n", reply.head)?;
+    out.write_all(&reply.body)?;
+    while reply.is_endless {
+        out.write_all(&[0; 4096])?;
+    }
+    Ok(())
 }
 
 /// A plain tar of one file.

@@ -82,6 +82,11 @@ impl Place {
         self.namespace.command(program)
     }
 
+    /// Runs `ip` or `tc` there, which must succeed.
+    pub(crate) fn run(&self, program: &str, words: &str) {
+        self.namespace.run(program, words);
+    }
+
     /// Does something on a thread that is there; the threads it starts are, too.
     pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let path = self.namespace.path();
@@ -101,12 +106,12 @@ impl Place {
 
     /// Nothing arrives or leaves any more, and nobody is told.
     pub(crate) fn cut(&self) {
-        self.namespace.run("ip", "link set eth0 down");
+        self.run("ip", "link set eth0 down");
     }
 
     /// Undoes [`Self::cut`].
     pub(crate) fn join(&self) {
-        self.namespace.run("ip", "link set eth0 up");
+        self.run("ip", "link set eth0 up");
     }
 }
 

@@ -14,6 +14,7 @@ use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
 use super::network::{Network, Place};
@@ -36,6 +37,7 @@ const TTL: &str = "6s";
 /// What a cluster is like.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
+    pub(crate) nodes: u16,
     /// What the cable of a node carries each way.
     pub(crate) mbit: u32,
     pub(crate) has_tls: bool,
@@ -46,6 +48,7 @@ pub(crate) struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
+            nodes: 8,
             mbit: 200,
             has_tls: true,
             has_proxies: false,
@@ -61,11 +64,11 @@ pub(crate) struct Cluster {
     pub(crate) registry: Registry,
     pub(crate) authority: Authority,
     pub(crate) dir: tempfile::TempDir,
-    _network: Network,
+    network: Network,
 }
 
 impl Cluster {
-    /// Eight nodes, who know each other.
+    /// Nodes who know each other.
     pub(crate) fn start(shape: Shape) -> Self {
         let (mut network, authority) = (Network::new(), Authority::new());
         let dir = tempfile::tempdir().unwrap();
@@ -88,7 +91,7 @@ impl Cluster {
         let cables = network.machine(None);
         let runtime = Arc::new(Runtime::new().unwrap());
         let (mut nodes, mut proxies) = (Vec::new(), Vec::new());
-        for number in 0..8 {
+        for number in 0..shape.nodes {
             let place = network.machine(Some(shape.mbit));
             let name = format!("node-{number}");
             let tls = tls(&name, &node_names(&name));
@@ -110,7 +113,7 @@ impl Cluster {
             registry,
             authority,
             dir,
-            _network: network,
+            network,
         };
         cluster.nodes.iter().for_each(Node::wait);
         cluster.wait_for_nodes(cluster.nodes.len());
@@ -129,6 +132,11 @@ impl Cluster {
         for discovery in running {
             assert!(wait_until(|| knows(discovery)), "{}", discovery.metrics());
         }
+    }
+
+    /// One more machine, with nothing on it.
+    pub(crate) fn machine(&mut self) -> Place {
+        self.network.machine(None)
     }
 
     /// Publishes an image on some nodes, all at the same time; gives where.
@@ -181,6 +189,24 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// So many layers, each a file of so many bytes that do not compress.
+    pub(crate) fn push(server: &Server, tag: &str, layers: u64, bytes: usize) -> Self {
+        let seed = u64::from(crc32c::crc32c(tag.as_bytes())) << 8;
+        let file = |number| {
+            let name = format!("file-{number}");
+            (name, noise(seed + number, bytes))
+        };
+        let files: Vec<_> = (0..layers).map(file).collect();
+        let tars: Vec<_> = files.iter().map(|(name, bytes)| tar(name, bytes)).collect();
+        server.push(tag, &tars);
+        let digest = |tar: &Vec<u8>| lamina_image::manifest::sha256(tar).to_string();
+        Self {
+            reference: server.image(&format!(":{tag}")),
+            files: Arc::new(files),
+            layers: tars.iter().map(digest).collect(),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
@@ -198,22 +224,9 @@ impl Registry {
         Self { place, server }
     }
 
-    /// An image of so many layers, each a file of so many bytes that do not compress.
+    /// Pushes an image there.
     pub(crate) fn push(&self, tag: &str, layers: u64, bytes: usize) -> Image {
-        let seed = u64::from(crc32c::crc32c(tag.as_bytes())) << 8;
-        let file = |number| {
-            let name = format!("file-{number}");
-            (name, noise(seed + number, bytes))
-        };
-        let files: Vec<_> = (0..layers).map(file).collect();
-        let tars: Vec<_> = files.iter().map(|(name, bytes)| tar(name, bytes)).collect();
-        self.server.push(tag, &tars);
-        let digest = |tar: &Vec<u8>| lamina_image::manifest::sha256(tar).to_string();
-        Image {
-            reference: self.server.image(&format!(":{tag}")),
-            files: Arc::new(files),
-            layers: tars.iter().map(digest).collect(),
-        }
+        Image::push(&self.server, tag, layers, bytes)
     }
 
     /// How often each layer was read.
@@ -434,12 +447,22 @@ impl Node {
 
     /// Has its layerstore hold all layers of an image.
     pub(crate) fn pull(&self, image: &Image) {
-        let order = PullImageRequest {
+        self.pull_as(image, "").unwrap();
+    }
+
+    /// The same, as somebody with this docker configuration.
+    pub(crate) fn pull_as(&self, image: &Image, docker_config: &str) -> Result<(), Status> {
+        let mut order = tonic::Request::new(PullImageRequest {
             image: image.reference.clone(),
             ..PullImageRequest::default()
-        };
+        });
+        if !docker_config.is_empty() {
+            let value = MetadataValue::from_bytes(docker_config.as_bytes());
+            let metadata = order.metadata_mut();
+            metadata.insert_bin("lamina-docker-config-bin", value);
+        }
         let mut client = LayerStoreClient::new(self.channel());
-        self.runtime.block_on(client.pull_image(order)).unwrap();
+        self.runtime.block_on(client.pull_image(order)).map(drop)
     }
 
     pub(crate) fn volumes(&self) -> Vec<api::Volume> {
