@@ -106,7 +106,7 @@ fn walk(flist: &Flist, mut seen: impl FnMut(&[u8], u64)) -> Result<(), FlistErro
                 continue;
             }
             let inode = flist.inode(entry.nid)?;
-            let below = [path.as_slice(), &entry.name].join(&b'/');
+            let below = [path.as_slice(), entry.name].join(&b'/');
             let below = below.strip_prefix(b"/").unwrap_or(&below).to_vec();
             match inode.file_type() {
                 FileType::Directory => open.push((inode, below)),
