@@ -52,12 +52,13 @@ impl Starts {
             let _slot = slot;
             tokio::time::sleep(OVER).await;
             match agent.volumes(Deadline::after(ASK)).await {
-                Ok(volumes) => note(&start, &volumes).map(|note| events.say(note)),
-                Err(error) => {
-                    tracing::debug!(%error, "ask what was fetched ahead of a start");
-                    None
+                Ok(volumes) => {
+                    if let Some(note) = note(&start, &volumes) {
+                        events.say(note);
+                    }
                 }
-            };
+                Err(error) => tracing::debug!(%error, "ask what was fetched ahead of a start"),
+            }
         });
     }
 }

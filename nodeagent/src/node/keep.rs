@@ -7,25 +7,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use lamina_flist::Sha256Digest;
-use lamina_proto::lamina::v1::source::From as Origin;
+use lamina_proto::lamina::v1::source::From;
 use lamina_proto::lamina::v1::{ImageSource, Source};
 
 use super::error::NodeError;
 use super::library::{self, Have};
-use crate::layers::{Ensured, Layerstore, Origin as From, WantedImage};
+use crate::layers::{self, Ensured, Layerstore, WantedImage};
 
 /// Longest time that layers are kept for one call.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Keeps the layers of what was made of them; gives how many.
+/// Keeps the layers of what was made of them.
 pub(super) async fn keep(
     layers: &Layerstore,
     source: &Source,
     have: &Have,
     time: Duration,
-) -> Result<usize, NodeError> {
+) -> Result<(), NodeError> {
     let Some(image) = image_of(source).filter(|_| have.info.stores.is_empty()) else {
-        return Ok(0);
+        return Ok(());
     };
     let digests = digests(&have.flist).await?;
     let shelf = layers.shelf();
@@ -34,10 +34,8 @@ pub(super) async fn keep(
         true => None,
         false => Some(bring(layers, image, have, &digests).await?),
     };
-    let count = digests.len();
     let lease = id(&have.info.digest);
-    shelf.lease(lease, digests, time.min(TIME_MAX))?;
-    Ok(count)
+    Ok(shelf.lease(lease, digests, time.min(TIME_MAX))?)
 }
 
 /// Lets go of what was kept of a flist.
@@ -51,9 +49,9 @@ fn id(digest: &str) -> String {
 
 fn image_of(source: &Source) -> Option<&ImageSource> {
     match source.from.as_ref()? {
-        Origin::Image(image) => Some(image),
-        Origin::Flist(flist) => flist.image.as_ref(),
-        Origin::Archive(_) => None,
+        From::Image(image) => Some(image),
+        From::Flist(flist) => flist.image.as_ref(),
+        From::Archive(_) => None,
     }
 }
 
@@ -81,6 +79,6 @@ async fn bring(
     let named = library::named(image, &have.info.manifest)?;
     let wanted = WantedImage::of(named, image.docker_config_json.clone()).await?;
     let digests: Vec<Sha256Digest> = digests.iter().copied().collect();
-    let ensured = layers.ensure(&wanted, Some(&digests), From::Anywhere);
+    let ensured = layers.ensure(&wanted, Some(&digests), layers::Origin::Anywhere);
     Ok(ensured.await?)
 }

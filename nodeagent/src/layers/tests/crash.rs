@@ -139,10 +139,8 @@ async fn what_a_kill_or_a_bad_disk_left_is_cleared() {
     // Changed where only a whole check sees it.
     let mut bytes = std::fs::read(path(2, "afslyr")).unwrap();
     let chunk = open_flist(path(2, "afslyr")).unwrap().chunk(0).unwrap();
-    let id_at = bytes
-        .windows(32)
-        .position(|part| part == chunk.id.as_bytes());
-    bytes[id_at.unwrap()] ^= 1;
+    let place = bytes.windows(32).position(|id| id == chunk.id.as_bytes());
+    bytes[place.unwrap()] ^= 1;
     std::fs::write(path(2, "afslyr"), bytes).unwrap();
 
     let store = alone(config(dir.path()));
