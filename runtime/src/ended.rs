@@ -63,7 +63,8 @@ mod tests {
             (Ended::of_status(3 << 8), 3),
             (Ended::of_status(15), 143),
             (Ended::of_status(9), 137),
-            (Ended::of_status(11 | 0x80), 139),
+            // With a core.
+            (Ended::of_status(0x8b), 139),
             (Ended::Killed, 137),
             (
                 Ended::NotRun {

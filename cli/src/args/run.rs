@@ -96,6 +96,7 @@ pub(crate) enum Scratch {
 }
 
 /// Processors as people say them, `0.5`.
+#[allow(clippy::cast_sign_loss, reason = "the range is checked first")]
 fn cpu_millis(text: &str) -> Result<u64, String> {
     let cpus: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     match cpus {
