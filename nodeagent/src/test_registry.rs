@@ -246,10 +246,12 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
 fn send(mut out: &TcpStream, reply: &Reply) -> std::io::Result<()> {
     write!(out, "HTTP/1.1 {}\r\nConnection: close\r\n\r\n", reply.head)?;
     out.write_all(&reply.body)?;
-    while reply.is_endless {
+    if !reply.is_endless {
+        return Ok(());
+    }
+    loop {
         out.write_all(&[0; 4096])?;
     }
-    Ok(())
 }
 
 /// A plain tar of one file.
