@@ -41,6 +41,10 @@ pub(crate) struct ByOrigin {
 
 /// What is known of a mount's reads, or of many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "as scripts read them, beside other fields"
+)]
 pub(crate) struct Tiers {
     bytes_total: u64,
     /// `None` where the kernel does not say.

@@ -157,7 +157,8 @@ fn standard_files_are_handed_on() {
     )
     .spawn()
     .unwrap();
-    let sent: String = (0..100_000).map(|line| format!("{line}\n")).collect();
+    let lines: Vec<String> = (0..100_000).map(|line| line.to_string()).collect();
+    let sent = lines.join("\n") + "\n";
     let mut input = child.stdin.take().unwrap();
     let to_send = sent.clone();
     let sender = std::thread::spawn(move || input.write_all(to_send.as_bytes()));
@@ -212,7 +213,7 @@ fn what_a_killed_run_leaves_is_taken_down_by_the_next() {
     let machine = machine();
     let mut child = running(&machine);
     assert_eq!(cgroups(&machine).is_empty(), cgroups_are_missing());
-    kill(child.id() as i32);
+    kill(child.id().cast_signed());
     child.wait().unwrap();
     let shell_runs = || {
         let shells = Command::new("pgrep")

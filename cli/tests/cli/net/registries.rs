@@ -83,7 +83,7 @@ fn whatever_a_registry_does_pulls_end_well_or_leave_nothing() {
     let lies = |_| {
         Some(reply(
             "200 OK\r\nContent-Length: 201728",
-            &[0; 201_728],
+            &vec![0; 201_728],
             false,
         ))
     };
