@@ -157,7 +157,7 @@ fn what_cannot_come_right_is_refused_at_once() {
     assert!(said.contains("127.77.0.5:7070"), "{said}");
     let said = machine.fails(1, &["up", "--address", "192.0.2.1"]);
     assert!(said.contains("192.0.2.1:7070"), "{said}");
-    let said = machine.fails(1, &["up", "--tls-dir", "/none"]);
+    let said = machine.fails(3, &["up", "--tls-dir", "/none"]);
     assert!(said.contains("/none/tls.crt"), "{said}");
     let said = machine.fails(2, &["up", "--join", "nope", "--tls-dir", "/none"]);
     assert!(said.contains("--join nope"), "{said}");

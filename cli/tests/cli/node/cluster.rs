@@ -158,17 +158,6 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     assert_eq!(ensure(&two, &server), first, "the same flist");
     assert_eq!(server.count(&format!("GET /v2/a/b/blobs/{digest}")), 1);
 
-    // A file can be looked at where no volume shows the image, and nothing of the look stays.
-    assert!(cat(&two, &server, "/data").unwrap() == noise(1, 300_000));
-    let missing = cat(&two, &server, "/missing").unwrap_err();
-    assert_eq!(missing.code(), Code::NotFound);
-    let mounts = || two.machine.json(&["mounts"])["mounts"].clone();
-    assert!(
-        wait_until(|| mounts() == serde_json::json!([])),
-        "{}",
-        mounts()
-    );
-
     // Data comes from whichever node has it.
     let mut origins = Vec::new();
     for node in [&one, &two] {
@@ -198,6 +187,17 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     );
     let reads = server.count(&format!("GET /v2/a/b/blobs/{digest}"));
     assert_eq!(reads, 1, "for mounts as well");
+
+    // A file can be looked at where no volume shows the image, and nothing of the look stays.
+    assert!(cat(&two, &server, "/data").unwrap() == noise(1, 300_000));
+    let missing = cat(&two, &server, "/missing").unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    let mounts = || two.machine.json(&["mounts"])["mounts"].clone();
+    assert!(
+        wait_until(|| mounts() == serde_json::json!([])),
+        "{}",
+        mounts()
+    );
 
     // Without TLS, TCP has the layers and nothing else.
     let (has, image, mounts) = one.runtime.block_on(async {

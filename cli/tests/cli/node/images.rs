@@ -124,7 +124,7 @@ fn a_publish_that_converts_for_too_long_is_aborted_and_found_done_later() {
     let order = order(&node, "v", &image(&server, ""));
     for _ in ["begins it", "waits for it"] {
         let mut request = Request::new(order.clone());
-        request.set_timeout(Duration::from_secs(2));
+        request.set_timeout(Duration::from_secs(5));
         let mut client = node.client().unwrap();
         let late = node.runtime.block_on(client.publish(request)).unwrap_err();
         assert_eq!(late.code(), Code::Aborted, "{late:?}");
