@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use authority::Authority;
 use lamina_discovery::NodeId;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -149,22 +150,23 @@ fn tls(args: &args::Up, own: &Path, role: &str) -> PathBuf {
 
 fn announce(args: &args::Up) {
     let at = |port| SocketAddr::new(args.address, port);
-    println!("node       {}", args.run_dir.join("node.sock").display());
-    println!(
-        "           {}, metrics http://{}/metrics",
+    let mut text = format!(
+        "node       {}\n           {}, metrics http://{}/metrics\n",
+        args.run_dir.join("node.sock").display(),
         at(NODE.0),
         at(NODE.1)
     );
-    if args.join.is_empty() {
-        println!(
-            "discovery  {}, metrics http://{}/metrics",
+    text += &match args.join.is_empty() {
+        true => format!(
+            "discovery  {}, metrics http://{}/metrics\n",
             at(DISCOVERY.0),
             at(DISCOVERY.1)
-        );
-    } else {
-        println!("discovery  {}", args.join.join(", "));
-    }
-    println!("Ctrl-C ends it; mounts stay.");
+        ),
+        false => format!("discovery  {}\n", args.join.join(", ")),
+    };
+    text += "Ctrl-C ends it; mounts stay.\n";
+    // Services go on whether or not anybody reads this.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// A role's command line.
