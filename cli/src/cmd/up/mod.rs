@@ -150,21 +150,20 @@ fn tls(args: &args::Up, own: &Path, role: &str) -> PathBuf {
 
 fn announce(args: &args::Up) {
     let at = |port| SocketAddr::new(args.address, port);
-    let mut text = format!(
-        "node       {}\n           {}, metrics http://{}/metrics\n",
+    let discovery = match args.join.is_empty() {
+        true => format!(
+            "{}, metrics http://{}/metrics",
+            at(DISCOVERY.0),
+            at(DISCOVERY.1)
+        ),
+        false => args.join.join(", "),
+    };
+    let text = format!(
+        "node       {}\n           {}, metrics http://{}/metrics\ndiscovery  {discovery}\nCtrl-C ends it; mounts stay.\n",
         args.run_dir.join("node.sock").display(),
         at(NODE.0),
         at(NODE.1)
     );
-    text += &match args.join.is_empty() {
-        true => format!(
-            "discovery  {}, metrics http://{}/metrics\n",
-            at(DISCOVERY.0),
-            at(DISCOVERY.1)
-        ),
-        false => format!("discovery  {}\n", args.join.join(", ")),
-    };
-    text += "Ctrl-C ends it; mounts stay.\n";
     // Services go on whether or not anybody reads this.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
