@@ -6,6 +6,7 @@
 use lamina_flist::Sha256Digest;
 use lamina_proto::discovery::v1::{HeartbeatRequest, LayerStat};
 
+use crate::change::State;
 use crate::image_key::ImageKey;
 use crate::limits::Limits;
 use crate::node_id::{NodeId, check_endpoint};
@@ -73,6 +74,8 @@ pub struct Beat {
     pub images: Vec<HeldImage>,
     /// Most bytes that it caches.
     pub cache_bytes_max: u64,
+    /// How the node names this.
+    pub state: State,
 }
 
 impl Beat {
@@ -96,6 +99,7 @@ impl Beat {
             layers,
             images: images(&request.cached_images, limits)?,
             cache_bytes_max,
+            state: State::parse("state", &request.state)?,
         })
     }
 
@@ -105,7 +109,7 @@ impl Beat {
     }
 }
 
-fn check_count(field: &str, count: usize, max: usize) -> Result<(), BadField> {
+pub(crate) fn check_count(field: &str, count: usize, max: usize) -> Result<(), BadField> {
     if count > max {
         return Err(BadField::new(
             field,

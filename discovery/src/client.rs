@@ -5,11 +5,13 @@
 //! goes to the next replica on any failure that another one may not have, and ends within its deadline; losing all
 //! replicas costs answers, nothing else.
 
+mod holding;
 mod replicas;
 mod report;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lamina_flist::Sha256Digest;
@@ -33,7 +35,9 @@ use tonic::{Code, Response, Status};
 use crate::clock::Clock;
 use crate::image_key::ImageKey;
 use crate::pace::Tempo;
+use crate::random::Random;
 use crate::tls::TlsError;
+use holding::Holding;
 use replicas::Replicas;
 
 /// A list of every service is the largest answer.
@@ -108,7 +112,9 @@ impl AskError {
 /// Speaks to discovery as one node; heartbeats end with it.
 pub struct Client {
     replicas: Arc<Replicas>,
-    held: watch::Sender<Option<Arc<HeartbeatRequest>>>,
+    held: watch::Sender<Option<Arc<Holding>>>,
+    life: u64,
+    states: AtomicU64,
     reporting: JoinHandle<()>,
     config: ClientConfig,
 }
@@ -131,6 +137,8 @@ impl Client {
         Ok(Self {
             replicas,
             held,
+            life: Random::new().next_u64(),
+            states: AtomicU64::new(0),
             reporting: tokio::spawn(reporter.run(holds)),
             config,
         })
@@ -139,9 +147,10 @@ impl Client {
     /// From now on every replica is told this; at once, if it is something new.
     pub fn report(&self, holds: HeartbeatRequest) {
         self.held.send_if_modified(|held| {
-            let is_new = held.as_deref() != Some(&holds);
+            let is_new = !held.as_ref().is_some_and(|held| held.says(&holds));
             if is_new {
-                *held = Some(Arc::new(holds));
+                let number = self.states.fetch_add(1, Ordering::Relaxed);
+                *held = Some(Arc::new(Holding::new(holds, self.life, number)));
             }
             is_new
         });

@@ -14,6 +14,7 @@
 //! simulation in `tests/` runs with ten thousand nodes.
 
 pub mod beat;
+pub mod change;
 pub mod choose;
 pub mod client;
 pub mod clock;
@@ -29,6 +30,7 @@ pub mod parts;
 pub mod profiles;
 pub mod random;
 pub mod ration;
+mod reason;
 pub mod registry;
 pub mod resolve;
 pub mod ring;
@@ -42,4 +44,5 @@ pub use image_key::ImageKey;
 pub use limits::Limits;
 pub use node_id::NodeId;
 pub use random::Random;
+pub use reason::reason;
 pub use run::{DiscoveryConfig, Security, run};

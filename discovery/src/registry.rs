@@ -19,6 +19,7 @@ use std::time::Duration;
 use lamina_flist::Sha256Digest;
 
 use crate::beat::Beat;
+use crate::change::{Change, State};
 use crate::clock::Now;
 use crate::image_key::ImageKey;
 use crate::limits::Limits;
@@ -44,6 +45,14 @@ pub enum Full {
     /// All nodes together hold too much.
     #[error("all nodes together hold more than {0} layers and images")]
     Items(usize),
+    /// With what came, one node holds too much.
+    #[error("a node may hold {layers} layers and {images} images at most")]
+    OfNode {
+        /// Most layers.
+        layers: usize,
+        /// Most images.
+        images: usize,
+    },
 }
 
 /// Parts cannot be taken.
@@ -116,6 +125,43 @@ impl Registry {
     /// When there is no room; what was known of the node stays, and expires when its time has come.
     pub fn beat(&mut self, beat: Beat, now: Now) -> Result<(), Full> {
         self.tick(now);
+        self.replace(beat, now)
+    }
+
+    /// Takes in a heartbeat that says what is other than before, and answers with the state by which the node is known
+    /// now: the change's, unless it is not known in the state since which it is one; then nothing was taken in.
+    ///
+    /// # Errors
+    /// When there is no room; what was known of the node stays, and expires when its time has come.
+    pub fn change(&mut self, change: Change, now: Now) -> Result<State, Full> {
+        self.tick(now);
+        let awake = self.awake(now);
+        let slot = self.ids.get(&change.added.node_id).copied();
+        let known = slot.and_then(|slot| Some((slot, self.nodes[slot as usize].as_mut()?)));
+        let Some((slot, node)) = known else {
+            return Ok(State::default());
+        };
+        if *node.state() != change.since || !change.since.is_named() {
+            return Ok(node.state().clone());
+        }
+        let state = change.added.state.clone();
+        if !change.is_empty() {
+            let beat = node.after(change);
+            let (layers, images) = (self.limits.layers_max, self.limits.images_max);
+            if beat.layers.len() > layers || beat.images.len() > images {
+                return Err(Full::OfNode { layers, images });
+            }
+            self.replace(beat, now)?;
+            return Ok(state);
+        }
+        let seen = node.seen();
+        node.touch(change.added, awake, now.unix_s);
+        self.seen.remove(&(seen, slot));
+        self.seen.insert((awake, slot));
+        Ok(state)
+    }
+
+    fn replace(&mut self, beat: Beat, now: Now) -> Result<(), Full> {
         let slot = self.ids.get(&beat.node_id).copied();
         let before = slot.and_then(|slot| self.nodes[slot as usize].as_ref());
         let items = self.items - before.map_or(0, Node::items) + beat.items();
@@ -302,27 +348,19 @@ impl Registry {
     }
 
     fn reindex(&mut self, slot: Slot, before: Option<&Node>, after: Option<&Node>) {
-        let layers = |node: Option<&Node>| {
-            let layers = node.map_or(&[][..], Node::layers);
-            layers.iter().map(|layer| layer.digest).collect::<Vec<_>>()
-        };
-        let same = |a: &Node, b: &Node| a.layers() == b.layers() && a.images() == b.images();
-        if before.zip(after).is_some_and(|(a, b)| same(a, b)) {
-            // Most heartbeats change nothing.
-            return;
-        }
-        let (old, new) = (layers(before), layers(after));
-        self.layers.replace(slot, &old, &new);
-        let images = |node: Option<&Node>| {
-            let images = node.map_or(&[][..], Node::images);
-            images
-                .iter()
-                .map(|image| image.key.clone())
-                .collect::<Vec<_>>()
-        };
-        let (old, new) = (images(before), images(after));
-        self.images.replace(slot, &old, &new);
+        self.layers.replace(slot, digests(before), digests(after));
+        self.images.replace(slot, keys(before), keys(after));
     }
+}
+
+fn digests(node: Option<&Node>) -> impl Iterator<Item = &Sha256Digest> {
+    let layers = node.map_or(&[][..], Node::layers);
+    layers.iter().map(|layer| &layer.digest)
+}
+
+fn keys(node: Option<&Node>) -> impl Iterator<Item = &ImageKey> {
+    let images = node.map_or(&[][..], Node::images);
+    images.iter().map(|image| &image.key)
 }
 
 #[cfg(test)]

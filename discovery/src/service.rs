@@ -25,6 +25,7 @@ use tonic::transport::server::Router;
 use tonic::{Code, Request, Response, Status};
 
 use crate::beat::{BadField, Beat};
+use crate::change::Change;
 use crate::clock::{Clock, Now};
 pub use crate::identity::Identity;
 use crate::identity::{Forged, asker};
@@ -153,11 +154,20 @@ impl Service {
         let message = request.get_ref();
         self.0.identity.check(request, &message.node_id)?;
         let limits = self.read().limits().clone();
-        let beat = Beat::parse(message, &limits)?;
         let now = self.0.clock.now();
-        self.write().beat(beat, now)?;
-        let expires_in_seconds = i64::try_from(limits.ttl.as_secs()).unwrap_or(i64::MAX);
-        Ok(HeartbeatResponse { expires_in_seconds })
+        let state = if message.since.is_empty() {
+            let beat = Beat::parse(message, &limits)?;
+            let state = beat.state.clone();
+            self.write().beat(beat, now)?;
+            state
+        } else {
+            let change = Change::parse(message, &limits)?;
+            self.write().change(change, now)?
+        };
+        Ok(HeartbeatResponse {
+            expires_in_seconds: i64::try_from(limits.ttl.as_secs()).unwrap_or(i64::MAX),
+            state: state.as_bytes().to_vec(),
+        })
     }
 
     /// Who holds what is named; with nothing named everybody.

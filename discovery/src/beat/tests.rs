@@ -19,6 +19,7 @@ fn good() -> HeartbeatRequest {
         cached_images: vec!["debian||||".into(), "debian|latest|||".into()],
         layer_stats: vec![stat(1, 10), stat(1, 10)],
         cache_max_bytes: 1 << 40,
+        ..HeartbeatRequest::default()
     }
 }
 
@@ -45,7 +46,10 @@ fn what_is_absurd_is_refused_by_the_name_of_its_field() {
         ..Limits::default()
     };
     assert!(Beat::parse(&good(), &limits).is_ok());
-    let table: [(&str, Spoil); 17] = [
+    let table: [(&str, Spoil); 18] = [
+        ("state", |b| {
+            b.state = vec![0; 33];
+        }),
         ("node_id", |b| {
             b.node_id.clear();
         }),

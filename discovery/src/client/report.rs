@@ -5,18 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lamina_proto::discovery::v1::HeartbeatRequest;
+use lamina_proto::discovery::v1::{HeartbeatRequest, HeartbeatResponse};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tonic::Response;
 
 use super::discovery;
+use super::holding::Holding;
 use super::replicas::Replicas;
 use crate::clock::Clock;
 use crate::pace::{Pace, Tempo};
 use crate::random::Random;
+use crate::reason::reason;
 
 /// What every replica is told.
-type Held = watch::Receiver<Option<Arc<HeartbeatRequest>>>;
+type Held = watch::Receiver<Option<Arc<Holding>>>;
 
 /// Tells every replica what this node holds.
 pub(super) struct Reporter {
@@ -60,7 +63,7 @@ impl Reporter {
         let mut random = Random::new();
         let now = || self.clock.now().since;
         let mut pace = Pace::new(self.tempo.clone(), now(), &mut random);
-        let mut is_known = None;
+        let (mut is_known, mut confirmed) = (None, None);
         loop {
             let wait = pace.due().saturating_sub(now());
             tokio::select! {
@@ -73,7 +76,7 @@ impl Reporter {
                     Err(_) => return,
                 }
             }
-            match self.send(address, &mut held).await {
+            match self.send(address, &mut held, &mut confirmed).await {
                 Ok(ttl) => {
                     if is_known.replace(true) != Some(true) {
                         tracing::info!(%address, "discovery knows this node");
@@ -91,32 +94,45 @@ impl Reporter {
         }
     }
 
-    /// Sends what is held now; answers with how long it is remembered.
-    async fn send(&self, address: SocketAddr, held: &mut Held) -> Result<Duration, String> {
-        let message = held.borrow_and_update().clone();
-        let message = message.ok_or("nothing is known yet")?;
+    /// Sends what is held now, or how it differs from what the replica confirmed; answers with how long it is
+    /// remembered.
+    async fn send(
+        &self,
+        address: SocketAddr,
+        held: &mut Held,
+        confirmed: &mut Option<Arc<Holding>>,
+    ) -> Result<Duration, String> {
+        let held = held.borrow_and_update().clone();
+        let held = held.ok_or("nothing is known yet")?;
+        if let Some(before) = confirmed.take() {
+            let told = self.tell_once(address, held.since(&before)).await?;
+            if told.state == held.state() {
+                *confirmed = Some(held);
+                return Ok(ttl(&told));
+            }
+            // It was started again, or heard of another life of this node meanwhile.
+            tracing::debug!(%address, "discovery wants to be told everything");
+        }
+        let told = self.tell_once(address, held.whole()).await?;
+        // One that does not know states takes a change for everything.
+        *confirmed = (told.state == held.state()).then_some(held);
+        Ok(ttl(&told))
+    }
+
+    async fn tell_once(
+        &self,
+        address: SocketAddr,
+        message: HeartbeatRequest,
+    ) -> Result<HeartbeatResponse, String> {
         let channel = self.replicas.all().remove(&address);
-        let channel = channel.ok_or("it is no longer named")?;
-        let mut client = discovery(channel);
-        let sending = client.heartbeat(HeartbeatRequest::clone(&message));
-        let sent = tokio::time::timeout(self.deadline, sending).await;
+        let mut client = discovery(channel.ok_or("it is no longer named")?);
+        let sent = tokio::time::timeout(self.deadline, client.heartbeat(message)).await;
         let sent = sent.map_err(|_| format!("no answer within {:?}", self.deadline))?;
-        let told = sent.map_err(|status| said(&status))?;
-        let seconds = told.into_inner().expires_in_seconds;
-        Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        sent.map(Response::into_inner)
+            .map_err(|status| reason(&status))
     }
 }
 
-/// What came back, with its causes: a connection that was refused is told by these alone.
-fn said(status: &tonic::Status) -> String {
-    let mut said = status.message().to_owned();
-    let mut next = std::error::Error::source(status);
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !said.contains(&more) {
-            said = format!("{said}: {more}");
-        }
-        next = cause.source();
-    }
-    said
+fn ttl(told: &HeartbeatResponse) -> Duration {
+    Duration::from_secs(u64::try_from(told.expires_in_seconds).unwrap_or(0))
 }

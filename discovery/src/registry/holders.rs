@@ -1,5 +1,7 @@
 //! One index: who holds a thing.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -25,16 +27,35 @@ impl<K: Eq + Hash + Ord + Clone> Holders<K> {
         self.0.len()
     }
 
-    /// What `slot` held and what it holds; both sorted.
-    pub(super) fn replace(&mut self, slot: Slot, old: &[K], new: &[K]) {
-        for key in old.iter().filter(|key| new.binary_search(key).is_err()) {
-            self.remove(key, slot);
-        }
-        for key in new.iter().filter(|key| old.binary_search(key).is_err()) {
-            let slots = self.0.entry(key.clone()).or_default();
-            if let Err(at) = slots.binary_search(&slot) {
-                slots.insert(at, slot);
+    /// What `slot` held and what it holds; both sorted, and mostly the same.
+    pub(super) fn replace<T: Borrow<K>>(
+        &mut self,
+        slot: Slot,
+        old: impl Iterator<Item = T>,
+        new: impl Iterator<Item = T>,
+    ) {
+        let (mut old, mut new) = (old.peekable(), new.peekable());
+        loop {
+            let first = match (old.peek(), new.peek()) {
+                (None, None) => return,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(old), Some(new)) => old.borrow().cmp(new.borrow()),
+            };
+            let gone = old.next_if(|_| first != Ordering::Greater);
+            let come = new.next_if(|_| first != Ordering::Less);
+            match (gone, come) {
+                (Some(key), None) => self.remove(key.borrow(), slot),
+                (None, Some(key)) => self.insert(key.borrow(), slot),
+                _ => {}
             }
+        }
+    }
+
+    fn insert(&mut self, key: &K, slot: Slot) {
+        let slots = self.0.entry(key.clone()).or_default();
+        if let Err(at) = slots.binary_search(&slot) {
+            slots.insert(at, slot);
         }
     }
 

@@ -6,6 +6,7 @@ use lamina_flist::Sha256Digest;
 use lamina_proto::discovery::v1::{LayerStat, ServiceInstance};
 
 use crate::beat::{Beat, HeldImage, HeldLayer};
+use crate::change::{self, Change, State};
 use crate::image_key::ImageKey;
 use crate::node_id::NodeId;
 
@@ -40,6 +41,36 @@ impl Node {
     /// Images that it holds, by key.
     pub fn images(&self) -> &[HeldImage] {
         &self.beat.images
+    }
+
+    /// How it names what it holds.
+    pub fn state(&self) -> &State {
+        &self.beat.state
+    }
+
+    /// What it would say after a change if it said everything.
+    pub(super) fn after(&self, change: Change) -> Beat {
+        let Change {
+            added,
+            removed_layers,
+            removed_images,
+            ..
+        } = change;
+        let layers = change::applied(self.layers(), added.layers, &removed_layers, |l| &l.digest);
+        let images = change::applied(self.images(), added.images, &removed_images, |i| &i.key);
+        Beat {
+            layers,
+            images,
+            ..added
+        }
+    }
+
+    /// It lives, and holds what it held.
+    pub(super) fn touch(&mut self, said: Beat, seen: Duration, unix_s: i64) {
+        self.beat.endpoint = said.endpoint;
+        self.beat.cache_bytes_max = said.cache_bytes_max;
+        self.beat.state = said.state;
+        (self.seen, self.unix_s) = (seen, unix_s);
     }
 
     pub(super) fn items(&self) -> usize {

@@ -40,7 +40,7 @@ impl PartsOf {
             layers
         };
         let (old, new) = (layers(self.of(slot)), layers(&parts));
-        self.layers.replace(slot, &old, &new);
+        self.layers.replace(slot, old.iter(), new.iter());
         self.count = self.count - self.of(slot).len() + parts.len();
         match parts.is_empty() {
             true => self.of.remove(&slot),

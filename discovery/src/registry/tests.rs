@@ -36,6 +36,7 @@ fn beat(id: &str, layers: &[u32], images: &[u32]) -> Beat {
         layers: layers.collect(),
         images: images.collect(),
         cache_bytes_max: 1,
+        state: State::default(),
     }
 }
 
@@ -202,6 +203,135 @@ fn indexes_agree_with_a_plain_list_after_any_history() {
             }
         }
     }
+}
+
+/// Seconds pass; how many nodes go.
+fn pass(registry: &mut Registry, seconds: std::ops::RangeInclusive<u64>) -> usize {
+    seconds.map(|second| registry.tick(at(second))).sum()
+}
+
+fn state(number: u64) -> State {
+    State::parse("state", &number.to_be_bytes()).unwrap()
+}
+
+/// A change from holding `old` to holding `new`.
+fn change(id: &str, states: (u64, u64), old: &[u32], new: &[u32]) -> Change {
+    let only = |these: &[u32], those: &[u32]| -> Vec<u32> {
+        let these = these.iter().copied();
+        these.filter(|n| !those.contains(n)).collect()
+    };
+    Change {
+        since: state(states.0),
+        added: Beat {
+            state: state(states.1),
+            ..beat(id, &only(new, old), &only(new, old))
+        },
+        removed_layers: only(old, new).into_iter().map(digest).collect(),
+        removed_images: only(old, new).into_iter().map(key).collect(),
+    }
+}
+
+#[test]
+fn changes_come_to_the_same_as_saying_everything() {
+    for seed in 0..50 {
+        let mut random = Random::from_seed(seed);
+        let (mut whole, mut told) = (registry(Limits::default()), registry(Limits::default()));
+        let first = |beat: Beat| Beat {
+            state: state(0),
+            ..beat
+        };
+        for registry in [&mut whole, &mut told] {
+            registry.beat(first(beat("n", &[], &[])), at(0)).unwrap();
+            registry.beat(beat("other", &[1, 2], &[1]), at(0)).unwrap();
+        }
+        let mut old = Vec::new();
+        for turn in 1..40 {
+            let new: Vec<u32> = (0..8).filter(|_| random.below(3) > 0).collect();
+            let named = Beat {
+                state: state(turn),
+                ..beat("n", &new, &new)
+            };
+            whole.beat(named, at(turn / 2)).unwrap();
+            let change = change("n", (turn - 1, turn), &old, &new);
+            assert_eq!(told.change(change, at(turn / 2)), Ok(state(turn)));
+            old = new;
+            assert_eq!(told.totals(), whole.totals());
+            let told: Vec<_> = told.every().map(Node::whole).collect();
+            assert_eq!(told, whole.every().map(Node::whole).collect::<Vec<_>>());
+        }
+        for n in 0..8 {
+            let layer = |registry: &Registry| names(&registry.with_layer(&digest(n), 0));
+            let image = |registry: &Registry| names(&registry.with_image(&key(n), 0));
+            assert_eq!(layer(&told), layer(&whole));
+            assert_eq!(image(&told), image(&whole));
+        }
+    }
+}
+
+#[test]
+fn a_change_since_another_state_is_not_taken_in() {
+    let mut registry = registry(Limits::with_ttl(TTL));
+    let stranger = change("a", (1, 2), &[1], &[1, 2]);
+    assert_eq!(
+        registry.change(stranger.clone(), at(0)),
+        Ok(State::default())
+    );
+    assert_eq!(registry.totals(), Totals::default());
+    registry.beat(beat("a", &[1], &[1]), at(0)).unwrap();
+    assert_eq!(registry.change(stranger, at(0)), Ok(State::default()));
+    let unnamed = Change {
+        since: State::default(),
+        ..change("a", (0, 2), &[1], &[1, 2])
+    };
+    assert_eq!(registry.change(unnamed, at(0)), Ok(State::default()));
+    let named = Beat {
+        state: state(7),
+        ..beat("a", &[1], &[1])
+    };
+    registry.beat(named, at(0)).unwrap();
+    assert_eq!(pass(&mut registry, 1..=20), 0);
+    let older = change("a", (6, 8), &[1], &[1, 2]);
+    assert_eq!(registry.change(older, at(20)), Ok(state(7)));
+    assert!(registry.with_layer(&digest(2), 0).is_empty());
+    assert_eq!(pass(&mut registry, 21..=29), 0);
+    let gone = pass(&mut registry, 30..=30);
+    assert_eq!(gone, 1, "it was no sign of life");
+}
+
+#[test]
+fn a_node_that_holds_what_it_held_stays_alive_and_may_move() {
+    let mut registry = registry(Limits::with_ttl(TTL));
+    let named = Beat {
+        state: state(1),
+        ..beat("a", &[1], &[1])
+    };
+    registry.beat(named, at(0)).unwrap();
+    assert_eq!(pass(&mut registry, 1..=20), 0);
+    let mut same = change("a", (1, 1), &[1], &[1]);
+    same.added.endpoint = "moved:1".into();
+    assert_eq!(registry.change(same, at(20)), Ok(state(1)));
+    assert_eq!(pass(&mut registry, 21..=49), 0);
+    assert_eq!(registry.with_layer(&digest(1), 0)[0].endpoint(), "moved:1");
+    assert_eq!(pass(&mut registry, 50..=50), 1);
+}
+
+#[test]
+fn changes_are_bounded_as_heartbeats_are() {
+    let mut registry = registry(Limits {
+        layers_max: 2,
+        ..Limits::default()
+    });
+    let named = Beat {
+        state: state(1),
+        ..beat("a", &[1, 2], &[])
+    };
+    registry.beat(named, at(0)).unwrap();
+    let more = registry.change(change("a", (1, 2), &[1, 2], &[1, 2, 3]), at(1));
+    assert!(
+        matches!(more, Err(Full::OfNode { layers: 2, .. })),
+        "{more:?}"
+    );
+    assert!(registry.with_layer(&digest(3), 0).is_empty());
 }
 
 #[test]

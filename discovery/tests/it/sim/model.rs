@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lamina_discovery::beat::{Beat, HeldLayer};
+use lamina_discovery::change::State;
 use lamina_discovery::choose::{Attempt, ChoiceConfig, Chooser, Offer, Outcome, Provider, Step};
 use lamina_discovery::pace::{Pace, Tempo};
 use lamina_discovery::ration::Rations;
@@ -518,6 +519,7 @@ impl Member {
                 })
                 .collect(),
             images: Vec::new(),
+            state: State::default(),
             cache_bytes_max: 0,
         }
     }
