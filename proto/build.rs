@@ -12,6 +12,8 @@ const FILES: &[&str] = &[
     "lamina/v1/profiles.proto",
     "discovery/v1/discovery.proto",
     "layerstore/v1/layerstore.proto",
+    "afslet/v1/afslet.proto",
+    "afsproxy/v1/afsproxy.proto",
     "csi/v1/csi.proto",
     "pluginregistration/registration.proto",
 ];
@@ -25,6 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler.open_files(FILES)?;
     tonic_prost_build::configure()
         .build_transport(true)
+        // Data of layers: taken out of a message without being copied.
+        .bytes(".layerstore.v1.ReadLayerResponse.data")
+        .bytes(".lamina.v1.Chunk.stored")
+        .bytes(".lamina.v1.ReadRecordResponse.data")
         .compile_fds(compiler.file_descriptor_set())?;
     // What the contracts' test compares with; nobody reads comments there.
     let bare = compiler

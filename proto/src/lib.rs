@@ -30,6 +30,26 @@ pub mod layerstore {
     }
 }
 
+/// Runs of commands, as the public AFS project speaks it, with fields of ours from 100 on.
+#[expect(
+    missing_docs,
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    reason = "generated"
+)]
+pub mod afsletpb {
+    tonic::include_proto!("afsletpb");
+}
+
+/// The cluster's status, as the public AFS project speaks it.
+pub mod afsproxy {
+    /// Version 1.
+    #[expect(missing_docs, clippy::pedantic, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("afsproxy.v1");
+    }
+}
+
 /// Every contract as a `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contracts.bin"));
 

@@ -1,15 +1,23 @@
 //! What other programs speak never changes its meaning: every method path, field number and type of the public AFS
-//! services is compared with a list written down from the published interface.
+//! services is compared with a list written down from the published interface. What we add has field numbers from 100 on.
 
 use std::collections::BTreeSet;
 
 use lamina_proto::DESCRIPTORS;
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
+use prost_types::{
+    EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+};
 
 /// Packages that belong to the public AFS project.
-const PACKAGES: [&str; 2] = ["discovery.v1", "layerstore.v1"];
+const PACKAGES: [&str; 4] = ["discovery.v1", "layerstore.v1", "afsletpb", "afsproxy.v1"];
+/// Enumerations of ours in them.
+const OUR_ENUMS: [&str; 3] = ["Network", "DiffMode", "EndReason"];
+/// Messages of ours in them.
+const OUR_MESSAGES: [&str; 1] = ["Usage"];
+/// From here on, field numbers are ours.
+const OURS_FROM: i32 = 100;
 
 fn described() -> BTreeSet<String> {
     let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
@@ -36,8 +44,20 @@ fn lines(file: &FileDescriptorProto) -> Vec<String> {
     }
     for message in &file.message_type {
         let name = message.name();
-        let field = |f| format!("{package}.{name} {}", field(f));
-        lines.extend(message.field.iter().map(field));
+        if OUR_MESSAGES.contains(&name) {
+            continue;
+        }
+        let published = message.field.iter().filter(|f| f.number() < OURS_FROM);
+        lines.extend(published.map(|f| format!("{package}.{name} {}", field(f))));
+    }
+    for kind in &file.enum_type {
+        let name = kind.name();
+        if OUR_ENUMS.contains(&name) {
+            continue;
+        }
+        let value =
+            |v: &EnumValueDescriptorProto| format!("{package}.{name} {} {}", v.number(), v.name());
+        lines.extend(kind.value.iter().map(value));
     }
     lines
 }
@@ -48,7 +68,7 @@ fn field(field: &FieldDescriptorProto) -> String {
         Label::Optional | Label::Required => "",
     };
     let kind = match field.r#type() {
-        Type::Message => short(field.type_name()).to_owned(),
+        Type::Message | Type::Enum => short(field.type_name()).to_owned(),
         scalar => scalar
             .as_str_name()
             .trim_start_matches("TYPE_")
