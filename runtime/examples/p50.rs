@@ -93,6 +93,7 @@ fn main() {
             env: Vec::new(),
             directory: b"/".to_vec(),
             user: Identity::default(),
+            capabilities: Vec::new(),
             hostname: "p50".to_owned(),
             terminal: None,
             limits: ProcessLimits::default(),

@@ -28,7 +28,7 @@ pub struct Wanted {
     /// Instead of the image's command; its entrypoint stays.
     pub command: Vec<String>,
     /// Instead of the image's entrypoint, and then of its command, too; empty for none.
-    pub entrypoint: Option<String>,
+    pub entrypoint: Option<Vec<String>>,
     /// Added, or instead of the image's of the same name.
     pub env: Vec<String>,
 }
@@ -69,8 +69,7 @@ impl ImageConfig {
     pub fn argv(&self, wanted: &Wanted) -> Result<Vec<String>, NoCommand> {
         let (entrypoint, cmd) = match &wanted.entrypoint {
             None => (self.entrypoint.clone(), self.cmd.clone()),
-            Some(entrypoint) if entrypoint.is_empty() => (Vec::new(), Vec::new()),
-            Some(entrypoint) => (vec![entrypoint.clone()], Vec::new()),
+            Some(entrypoint) => (entrypoint.clone(), Vec::new()),
         };
         let command = match wanted.command.is_empty() {
             true => cmd,
@@ -115,10 +114,11 @@ mod tests {
         }}))
     }
 
-    fn argv(command: &[&str], entrypoint: Option<&str>) -> Vec<String> {
+    fn argv(command: &[&str], entrypoint: Option<&[&str]>) -> Vec<String> {
+        let words = |list: &[&str]| list.iter().map(|&word| word.into()).collect();
         let wanted = Wanted {
-            command: command.iter().map(|&word| word.into()).collect(),
-            entrypoint: entrypoint.map(str::to_owned),
+            command: words(command),
+            entrypoint: entrypoint.map(words),
             ..Wanted::default()
         };
         config().argv(&wanted).unwrap_or_default()
@@ -128,10 +128,10 @@ mod tests {
     fn entrypoint_and_command_combine_as_with_docker() {
         assert_eq!(argv(&[], None), ["/entry", "a", "b"]);
         assert_eq!(argv(&["c"], None), ["/entry", "c"]);
-        assert_eq!(argv(&["c"], Some("/other")), ["/other", "c"]);
-        assert_eq!(argv(&[], Some("/other")), ["/other"]);
-        assert_eq!(argv(&["c"], Some("")), ["c"]);
-        assert_eq!(argv(&[], Some("")), Vec::<String>::new());
+        assert_eq!(argv(&["c"], Some(&["/other"])), ["/other", "c"]);
+        assert_eq!(argv(&[], Some(&["/other", "-x"])), ["/other", "-x"]);
+        assert_eq!(argv(&["c"], Some(&[])), ["c"]);
+        assert_eq!(argv(&[], Some(&[])), Vec::<String>::new());
         let nothing = ImageConfig::of_json(&json!({"config": null}));
         assert!(nothing.argv(&Wanted::default()).is_err());
     }

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use lamina_flist::ChunkId;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::ids::{IdRange, SANDBOXES_MAX};
@@ -62,6 +63,13 @@ impl Slot {
     /// The user ids that go with it.
     pub fn ids(&self) -> IdRange {
         self.ids
+    }
+
+    /// What its cgroup is called: directories of slots may share a machine.
+    pub fn cgroup_name(&self) -> String {
+        let home = self.dir.parent().unwrap_or(&self.dir);
+        let home = ChunkId::of(home.as_os_str().as_encoded_bytes()).to_string();
+        format!("lamina-{}-{}", &home[..8], self.number)
     }
 
     /// A directory of its own.

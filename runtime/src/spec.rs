@@ -18,6 +18,8 @@ pub struct Spec {
     pub directory: Vec<u8>,
     /// Who it is.
     pub user: Identity,
+    /// What it may do beyond its own files if it is root inside; nothing, for programs that need nothing.
+    pub capabilities: Vec<Capability>,
     /// What the machine is called.
     pub hostname: String,
     /// Give it a terminal of its own, of this size, instead of standard files.
@@ -37,6 +39,69 @@ pub struct Identity {
     pub gid: u32,
     /// Further groups.
     pub groups: Vec<u32>,
+}
+
+/// A capability over what is the sandbox's own (`capabilities(7)`): all that can be asked for. None of them reaches anything
+/// of the host, whose ids, processes and devices are in other namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as in capabilities(7)")]
+pub enum Capability {
+    Chown,
+    DacOverride,
+    Fowner,
+    Fsetid,
+    Kill,
+    NetBindService,
+    Setfcap,
+    Setgid,
+    Setuid,
+}
+
+impl Capability {
+    /// All that there are; together what installing packages takes.
+    pub const ALL: [Self; 9] = [
+        Self::Chown,
+        Self::DacOverride,
+        Self::Fowner,
+        Self::Fsetid,
+        Self::Kill,
+        Self::NetBindService,
+        Self::Setfcap,
+        Self::Setgid,
+        Self::Setuid,
+    ];
+
+    /// Its name, without `CAP_`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chown => "CHOWN",
+            Self::DacOverride => "DAC_OVERRIDE",
+            Self::Fowner => "FOWNER",
+            Self::Fsetid => "FSETID",
+            Self::Kill => "KILL",
+            Self::NetBindService => "NET_BIND_SERVICE",
+            Self::Setfcap => "SETFCAP",
+            Self::Setgid => "SETGID",
+            Self::Setuid => "SETUID",
+        }
+    }
+
+    /// Those that `text` asks for: a name in any case, with or without `CAP_`, or `ALL`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or none that a sandbox may have; says which there are.
+    pub fn parse(text: &str) -> Result<Vec<Self>, String> {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        if name == "ALL" {
+            return Ok(Self::ALL.to_vec());
+        }
+        let found = Self::ALL.into_iter().find(|known| known.name() == name);
+        found.map(|found| vec![found]).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no capability that a sandbox may have; give ALL, or of {names}")
+        })
+    }
 }
 
 /// Limits of one process (`setrlimit(2)`); what the spawner itself may not do stays forbidden.

@@ -22,6 +22,11 @@ use super::upper::{DIRECTORY, UpperDirs, UpperError, io_error};
 use super::{UnionError, UnionOptions, attributes, disk, mount};
 use crate::fscontext::{DetachedMount, FsContext};
 
+/// Bytes of changes per file among them that are reckoned with: as ext4 has it by default.
+const BYTES_PER_FILE: u64 = 16 << 10;
+/// Files that fit however little room there is.
+const FILES_MIN: u64 = 4096;
+
 /// What a sandbox's root is built from.
 #[derive(Debug)]
 pub struct ScratchSpec<'a> {
@@ -86,17 +91,37 @@ impl Scratch {
         self.lower.as_fd()
     }
 
-    /// Whether the image itself has something of this name in its root.
+    /// Of these names in its root, those that the image itself has nothing of.
     ///
     /// # Errors
     /// When the image cannot be read.
-    pub fn image_has(&self, name: &str) -> std::io::Result<bool> {
-        match rustix::fs::statat(&self.lower, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(rustix::io::Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno.into()),
+    pub fn not_in_image<'a>(&self, names: &[&'a str]) -> std::io::Result<Vec<&'a str>> {
+        let mut absent = Vec::new();
+        for &name in names {
+            match rustix::fs::statat(&self.lower, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::NOENT) => absent.push(name),
+                Err(errno) => return Err(errno.into()),
+            }
         }
+        Ok(absent)
     }
+
+    /// Whether there is room for more changes: in bytes, and in files.
+    ///
+    /// # Errors
+    /// When the file system of the changes cannot be asked.
+    pub fn has_room(&self) -> std::io::Result<bool> {
+        let room = rustix::fs::fstatvfs(self.changes())?;
+        // File systems that make inodes as they are needed count none.
+        let has_files = room.f_files == 0 || room.f_ffree > 0;
+        Ok(room.f_bavail > 0 && has_files)
+    }
+}
+
+/// As many files as are reckoned with in so many bytes of changes.
+pub fn files_max(bytes_max: u64) -> u64 {
+    (bytes_max / BYTES_PER_FILE).max(FILES_MIN)
 }
 
 /// What holds for every sandbox's root: throw-away, and no image's devices or set-user-ID programs.

@@ -20,6 +20,8 @@ pub enum Cgroups {
     },
 }
 
+/// The cgroup of processes that made room for those of sandboxes.
+const DAEMONS: &str = "lamina-daemons";
 /// Controllers that are used where they are.
 const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "cpuacct"];
 
@@ -44,16 +46,34 @@ impl Cgroups {
         Ok(Self::Version1(places.controllers))
     }
 
+    /// The same for a daemon that is alone in its container: where nothing but its own processes keeps its cgroup from
+    /// having children with controllers (version 2), they go into a child of it first.
+    ///
+    /// # Errors
+    /// When the kernel's tables cannot be read.
+    pub fn find_in_container() -> Result<Self, CgroupError> {
+        let found = Self::find()?;
+        if found.has("memory") || found.has("pids") {
+            return Ok(found);
+        }
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let places = places(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+        match places.unified {
+            // The top of what we see, where it is not the machine's: that one has children whatever is in it.
+            Some(own) if own.own == own.mount => {
+                move_into_child(&own.own)?;
+                Self::find()
+            }
+            _ => Ok(found),
+        }
+    }
+
     /// Makes one with these limits. What is left of an earlier one of the name is removed first.
     ///
     /// # Errors
     /// [`CgroupError`].
     pub fn create(&self, name: &str, limits: &ResourceLimits) -> Result<Cgroup, CgroupError> {
-        for Need { controller, what } in needs(limits) {
-            if !self.has(controller) {
-                return Err(CgroupError::Missing { controller, what });
-            }
-        }
+        self.check(limits)?;
         let cgroup = self.known(name);
         cgroup.take_down()?;
         for dir in cgroup.files.dirs() {
@@ -61,6 +81,18 @@ impl Cgroups {
         }
         cgroup.files.limit(limits)?;
         Ok(cgroup)
+    }
+
+    /// Whether this machine can keep these limits.
+    ///
+    /// # Errors
+    /// [`CgroupError::Missing`] for the first that it cannot keep.
+    pub fn check(&self, limits: &ResourceLimits) -> Result<(), CgroupError> {
+        let missing = |need: &Need| !self.has(need.controller);
+        match needs(limits).into_iter().find(missing) {
+            Some(Need { controller, what }) => Err(CgroupError::Missing { controller, what }),
+            None => Ok(()),
+        }
     }
 
     /// Removes what a killed supervisor left of that name.
@@ -178,6 +210,28 @@ fn delegating(mount: &Path, own: &Path) -> Option<(PathBuf, Vec<String>)> {
         }
     }
     None
+}
+
+/// Moves every process of a cgroup into a child of it.
+fn move_into_child(own: &Path) -> Result<(), CgroupError> {
+    let child = own.join(DAEMONS);
+    match std::fs::create_dir(&child) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(io_error("making", &child)(error));
+        }
+        _ => {}
+    }
+    let path = own.join("cgroup.procs");
+    let processes = std::fs::read_to_string(&path).map_err(io_error("reading", &path))?;
+    let into = child.join("cgroup.procs");
+    for pid in processes.lines() {
+        match std::fs::write(&into, pid) {
+            // It has ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other.map_err(io_error("adding a process to", &into))?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

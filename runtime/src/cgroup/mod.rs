@@ -98,6 +98,14 @@ impl Cgroup {
         })
     }
 
+    /// Sets limits, in place of those it has; what is not limited stays as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does for less memory than is in use.
+    pub fn limit(&self, limits: &ResourceLimits) -> Result<(), CgroupError> {
+        self.files.limit(limits)
+    }
+
     /// What was used until now.
     pub fn usage(&self) -> Usage {
         self.files.usage()

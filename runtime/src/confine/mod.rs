@@ -14,15 +14,20 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 pub(crate) use seccomp::Filter;
 
 use crate::spawner::{Failed, Step};
-use crate::spec::{Identity, ProcessLimits, Spec};
+use crate::spec::{Capability, Identity, ProcessLimits, Spec};
 use crate::sys;
 
 /// Becomes the command's user, without any privilege that could be used or regained.
 pub(crate) fn confine(spec: &Spec, filter: &Filter) -> Result<(), Failed> {
     limit(spec.limits).step("set limits")?;
-    drop_bounding_set().step("drop capabilities")?;
+    // Whoever is not root inside has none, and cannot become root: there are no new privileges.
+    let kept = match spec.user.uid {
+        0 => of(&spec.capabilities),
+        _ => CapabilitySet::empty(),
+    };
+    drop_bounding_set(kept).step("drop capabilities")?;
     become_user(&spec.user)?;
-    drop_capabilities().step("drop capabilities")?;
+    drop_capabilities(kept).step("drop capabilities")?;
     // A copy of the spawner is nobody's business: not to be traced, not to be read in /proc.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("hide from tracers")?;
     end_with_spawner()?;
@@ -57,10 +62,28 @@ fn become_user(user: &Identity) -> Result<(), Failed> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(&step())
 }
 
+fn of(capabilities: &[Capability]) -> CapabilitySet {
+    let bits = capabilities.iter().map(|capability| match capability {
+        Capability::Chown => CapabilitySet::CHOWN,
+        Capability::DacOverride => CapabilitySet::DAC_OVERRIDE,
+        Capability::Fowner => CapabilitySet::FOWNER,
+        Capability::Fsetid => CapabilitySet::FSETID,
+        Capability::Kill => CapabilitySet::KILL,
+        Capability::NetBindService => CapabilitySet::NET_BIND_SERVICE,
+        Capability::Setfcap => CapabilitySet::SETFCAP,
+        Capability::Setgid => CapabilitySet::SETGID,
+        Capability::Setuid => CapabilitySet::SETUID,
+    });
+    bits.collect()
+}
+
 /// Also those this program does not know the names of.
-fn drop_bounding_set() -> rustix::io::Result<()> {
+fn drop_bounding_set(kept: CapabilitySet) -> rustix::io::Result<()> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
+        if kept.contains(capability) {
+            continue;
+        }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
             // Past the kernel's last one.
@@ -71,14 +94,14 @@ fn drop_bounding_set() -> rustix::io::Result<()> {
     Ok(())
 }
 
-fn drop_capabilities() -> rustix::io::Result<()> {
+fn drop_capabilities(kept: CapabilitySet) -> rustix::io::Result<()> {
     rustix::thread::clear_ambient_capability_set()?;
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
+    let left = CapabilitySets {
+        effective: kept,
+        permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    rustix::thread::set_capabilities(None, none)
+    rustix::thread::set_capabilities(None, left)
 }
 
 /// Open files as programs expect them: select(2) can name 1,024.

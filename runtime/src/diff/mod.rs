@@ -36,6 +36,9 @@ const PIECE: usize = 256 << 10;
 /// Parts of one sparse file; what is more broken up is stored with its holes.
 const SEGMENTS_MAX: usize = 65_536;
 
+/// Directories that a sandbox needs to mount something on: an image that lacks one has it made.
+pub const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "sys"];
+
 /// The changes cannot be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum DiffError {

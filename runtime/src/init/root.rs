@@ -143,6 +143,8 @@ fn show_files(root: BorrowedFd<'_>, files: &[ShownFile]) -> Result<(), Failed> {
         return Ok(());
     }
     let home = mounts::new_with("tmpfs", &[("mode", "0755"), ("size", "1m")], INERT)?;
+    // Only what is attached can be shown elsewhere, too; it cannot be attached twice.
+    attach(home.as_fd(), CWD, "/empty").step("attach files from outside")?;
     for (number, file) in files.iter().enumerate() {
         let step = || format!("show {} in the sandbox", file.path);
         let name = number.to_string();
@@ -155,7 +157,6 @@ fn show_files(root: BorrowedFd<'_>, files: &[ShownFile]) -> Result<(), Failed> {
         let Some(place) = file_place(root, file.path.trim_start_matches('/')).step(&step())? else {
             continue;
         };
-        attach(home.as_fd(), CWD, "/empty").step(&step())?;
         let shown = mounts::clone(home.as_fd(), &name).step(&step())?;
         let attributes = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
         sys::mount::set_attributes(shown.as_fd(), attributes).step(&step())?;

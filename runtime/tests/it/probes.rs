@@ -1,7 +1,8 @@
 //! Attacks from inside, as root of the sandbox: each script prints `ESCAPED` if it got what it wanted.
 
 use crate::sandbox::{Bench, Outcome, Wish};
-use lamina_runtime::Ended;
+use lamina_runtime::spec::Identity;
+use lamina_runtime::{Capability, Ended};
 
 /// What is tried, and how. Whatever fails must fail with an error, not with a hang.
 const SCRIPTS: &[(&str, &str)] = &[
@@ -140,14 +141,6 @@ const SCRIPTS: &[(&str, &str)] = &[
         "touch /dev/x && echo ESCAPED; rm /dev/null && echo ESCAPED",
     ),
     (
-        "gain by a set-user-ID program",
-        "cp /bin/busybox /mine; chmod 4755 /mine; chown 33 /mine && echo ESCAPED",
-    ),
-    (
-        "become another user",
-        "su web -c true && echo ESCAPED; setuidgid web true && echo ESCAPED",
-    ),
-    (
         "change the time",
         "date -s 2001-01-01; [ $(date +%Y) = 2001 ] && echo ESCAPED",
     ),
@@ -189,6 +182,18 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("live on", "(setsid sleep 4711 &); true"),
 ];
 
+/// What only capabilities over the sandbox's own allow.
+const PRIVILEGED: &[(&str, &str)] = &[
+    (
+        "gain by a set-user-ID program",
+        "cp /bin/busybox /mine; chmod 4755 /mine; chown 33 /mine && echo ESCAPED",
+    ),
+    (
+        "become another user",
+        "su web -c true && echo ESCAPED; setuidgid web true && echo ESCAPED",
+    ),
+];
+
 fn assert_failed(what: &str, outcome: &Outcome) {
     assert!(!outcome.out.contains("ESCAPED"), "{what}: {outcome:?}");
     assert!(!outcome.timed_out, "{what} hangs: {outcome:?}");
@@ -202,13 +207,54 @@ fn assert_failed(what: &str, outcome: &Outcome) {
 fn nothing_leads_out_of_a_sandbox() {
     let bench = Bench::new();
     let hostname = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    for (what, script) in SCRIPTS {
+    for (what, script) in SCRIPTS.iter().chain(PRIVILEGED) {
         assert_failed(what, &bench.sh(&Wish::default(), script));
     }
     assert_eq!(
         std::fs::read_to_string("/etc/hostname").unwrap_or_default(),
         hostname
     );
+}
+
+fn with_all_capabilities() -> Wish {
+    Wish {
+        capabilities: Capability::ALL.to_vec(),
+        ..Wish::default()
+    }
+}
+
+#[test]
+fn nor_do_capabilities_lead_out() {
+    let bench = Bench::new();
+    for (what, script) in SCRIPTS {
+        assert_failed(what, &bench.sh(&with_all_capabilities(), script));
+    }
+}
+
+#[test]
+fn capabilities_are_those_asked_for_and_over_the_sandbox_alone() {
+    let bench = Bench::new();
+    let script = "set -e; touch /f; chown 33:34 /f; stat -c %u:%g /f; cat /etc/shadow; \
+        su web -c 'id -u; grep CapEff /proc/self/status'; grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status";
+    let outcome = bench.sh(&with_all_capabilities(), script);
+    // CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6, SETUID 7, NET_BIND_SERVICE 10, SETFCAP 31.
+    let expected = "33:34\nsecret\n33\nCapEff:\t0000000000000000\n\
+        CapEff:\t00000000800004fb\nCapBnd:\t00000000800004fb\nNoNewPrivs:\t1\n";
+    assert_eq!(outcome.out, expected, "{outcome:?}");
+    let web = Wish {
+        user: Identity {
+            uid: 33,
+            gid: 34,
+            groups: Vec::new(),
+        },
+        ..with_all_capabilities()
+    };
+    let outcome = bench.sh(&web, "grep -E '^Cap(Bnd|Eff|Prm)' /proc/self/status");
+    let none = outcome
+        .out
+        .lines()
+        .filter(|line| line.ends_with("\t0000000000000000"));
+    assert_eq!(none.count(), 3, "{outcome:?}");
 }
 
 #[test]

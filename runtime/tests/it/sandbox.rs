@@ -3,7 +3,9 @@
 use lamina_mount::union::scratch::{Scratch, ScratchMedium, ScratchSpec};
 use lamina_runtime::cgroup::{Cgroups, ResourceLimits, Usage};
 use lamina_runtime::spec::{Identity, ProcessLimits};
-use lamina_runtime::{Ended, IdRange, Prepare, Prepared, Running, Spawner, Spec, Standard};
+use lamina_runtime::{
+    Capability, Ended, IdRange, Prepare, Prepared, Running, Spawner, Spec, Standard,
+};
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
@@ -27,6 +29,7 @@ pub(crate) struct Bench {
 #[derive(Clone)]
 pub(crate) struct Wish {
     pub(crate) user: Identity,
+    pub(crate) capabilities: Vec<Capability>,
     pub(crate) limits: ResourceLimits,
     pub(crate) disk: u64,
     pub(crate) timeout: Duration,
@@ -37,6 +40,7 @@ impl Default for Wish {
     fn default() -> Self {
         Self {
             user: Identity::default(),
+            capabilities: Vec::new(),
             limits: ResourceLimits {
                 pids: Some(200),
                 ..ResourceLimits::default()
@@ -205,6 +209,7 @@ pub(crate) fn spec(wish: &Wish, argv: &[&str]) -> Spec {
         env: vec![b"PATH=/bin".to_vec(), b"HOME=/".to_vec()],
         directory: b"/".to_vec(),
         user: wish.user.clone(),
+        capabilities: wish.capabilities.clone(),
         hostname: "box".to_owned(),
         terminal: None,
         limits: ProcessLimits::default(),
