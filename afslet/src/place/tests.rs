@@ -1,0 +1,142 @@
+use super::*;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+/// A root with links that lead out of it, and what must not be touched beside it.
+struct Place {
+    dir: tempfile::TempDir,
+    placer: Placer,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root");
+        for name in ["root/etc", "root/usr/bin", "outside"] {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("outside/file"), "untouched").unwrap();
+        symlink(dir.path().join("outside"), path.join("absolute")).unwrap();
+        symlink("../outside", path.join("relative")).unwrap();
+        symlink("usr/bin", path.join("bin")).unwrap();
+        symlink("loop", path.join("loop")).unwrap();
+        std::fs::write(path.join("etc/file"), "image").unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
+        let ids = IdRange::of_slot(7).unwrap();
+        Self {
+            placer: Placer::new(root, ids, 1000),
+            dir,
+        }
+    }
+
+    fn put(&mut self, path: &str, kind: Kind, data: &[u8]) -> Result<()> {
+        let names = path.split('/').filter(|name| !name.is_empty());
+        let entry = Entry {
+            names: names.map(str::to_owned).collect(),
+            kind,
+            mode: 0o640,
+            uid: 3,
+            gid: 4,
+            mtime: Some(1_000_000_000),
+        };
+        let is_file = entry.kind == Kind::File;
+        self.placer.apply(Step::Begin(entry))?;
+        if is_file {
+            self.placer.apply(Step::Data(data.to_vec()))?;
+        }
+        self.placer.apply(Step::End)
+    }
+
+    fn file(&mut self, path: &str, data: &str) -> Result<()> {
+        self.put(path, Kind::File, data.as_bytes())
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.dir.path().join("root").join(path)
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.path(path)).unwrap()
+    }
+}
+
+#[test]
+fn entries_have_their_owners_modes_and_times_and_parents_are_root_s() {
+    let mut place = Place::new();
+    place.file("a/b/c", "data").unwrap();
+    place.put("d", Kind::Directory, &[]).unwrap();
+    place
+        .put("l", Kind::Symlink("/nowhere".into()), &[])
+        .unwrap();
+    assert_eq!(place.read("a/b/c"), "data");
+    let first = IdRange::of_slot(7).unwrap().first();
+    for (path, mode) in [("a/b/c", 0o640), ("d", 0o640), ("l", 0o777)] {
+        let found = std::fs::symlink_metadata(place.path(path)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (first + 3, first + 4), "{path}");
+        assert_eq!(found.mode() & 0o777, mode, "{path}");
+        assert_eq!(found.mtime(), 1_000_000_000, "{path}");
+    }
+    let parent = std::fs::metadata(place.path("a/b")).unwrap();
+    assert_eq!((parent.uid(), parent.mode() & 0o777), (first, 0o755));
+}
+
+#[test]
+fn links_lead_nowhere_outside() {
+    let mut place = Place::new();
+    // Inside, these are paths that are not there.
+    for path in ["absolute/file", "relative/file", "absolute/new/x"] {
+        let refused = place.file(path, "evil").unwrap_err().of(path);
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        assert!(
+            refused.to_string().contains("leads to nothing"),
+            "{refused}"
+        );
+    }
+    let refused = place.file("loop/x", "evil").unwrap_err().of("loop/x");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    place
+        .put("mine", Kind::Symlink("../../../../outside".into()), &[])
+        .unwrap();
+    place.file("mine/file", "evil").unwrap_err();
+    let outside = place.dir.path().join("outside");
+    assert_eq!(
+        std::fs::read_to_string(outside.join("file")).unwrap(),
+        "untouched"
+    );
+    assert_eq!(std::fs::read_dir(outside).unwrap().count(), 1);
+    place.file("bin/tool", "tool").unwrap();
+    assert_eq!(place.read("usr/bin/tool"), "tool");
+    place.put("bin", Kind::Directory, &[]).unwrap();
+    assert!(place.path("bin").is_symlink());
+}
+
+#[test]
+fn what_is_there_is_replaced_and_never_written_through() {
+    let mut place = Place::new();
+    std::fs::hard_link(place.path("etc/file"), place.path("etc/other")).unwrap();
+    place.file("etc/file", "new").unwrap();
+    assert_eq!(
+        (place.read("etc/file"), place.read("etc/other")),
+        ("new".into(), "image".into())
+    );
+    place.file("absolute", "now a file").unwrap();
+    assert_eq!(place.read("absolute"), "now a file");
+    assert!(Path::new(&place.dir.path().join("outside/file")).exists());
+    let refused = place.file("usr", "x").unwrap_err().of("usr").to_string();
+    assert!(refused.contains("a directory is there"), "{refused}");
+    let refused = place.put("etc/file", Kind::Directory, &[]).unwrap_err();
+    assert!(refused.to_string().contains("something else"), "{refused}");
+    let refused = place.file("etc/file/x", "").unwrap_err().of("etc/file/x");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+}
+
+#[test]
+fn data_is_bounded() {
+    let mut place = Place::new();
+    place.file("a", &"x".repeat(900)).unwrap();
+    assert_eq!(place.placer.bytes(), 900);
+    let refused = place.file("b", &"x".repeat(101)).unwrap_err().of("b");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.to_string().contains("1000 bytes"), "{refused}");
+}

@@ -1,0 +1,396 @@
+//! One run, from its first frame to its last.
+//!
+//! ```text
+//!  start ──> reserve ──> image ──> sandbox, root ──Accepted──> files ──> command ──> logs ─┐
+//!                                                     Done <── gone <── changes <── Result ┘
+//! ```
+//! What always holds: nothing of a run is left when its task ends, whatever ended it; nothing is waited for that has no
+//! deadline but the command itself, which has one, too; a client that is gone ends its run.
+
+use std::io::PipeReader;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lamina_proto::afsletpb::execute_request::Payload as Asked;
+use lamina_proto::afsletpb::execute_response::Payload;
+use lamina_proto::afsletpb::{Accepted, Done, ExecuteRequest, StartRequest};
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+
+use crate::changes;
+use crate::drain::Drain;
+use crate::error::RunError;
+use crate::frames::{Frames, Step};
+use crate::images::Lease;
+use crate::live::{Live, since};
+use crate::logs::{self, LogBound};
+use crate::order::Order;
+use crate::outcome::{Cause, Outcome, Times};
+use crate::outlet::Outlet;
+use crate::parts::Parts;
+use crate::place::Placer;
+use crate::sys;
+
+/// How long a client may take for its first frame.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take between two frames of its files.
+const FRAME_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client whose run has failed is listened to.
+const LINGER: Duration = Duration::from_secs(2);
+/// Frames that are put in place at one go, and the bytes after which there are enough.
+const BATCH_FRAMES: usize = 64;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A run and its client.
+pub(crate) struct Run {
+    pub(crate) parts: Parts,
+    pub(crate) frames: Streaming<ExecuteRequest>,
+    pub(crate) outlet: Outlet,
+}
+
+impl Run {
+    /// Runs it to its end, and tells the client.
+    pub(crate) async fn go(mut self) {
+        let began = Instant::now();
+        let counted = self.parts.drain.count();
+        let done = self.run(began).await;
+        match done {
+            Ok(done) => {
+                self.outlet.hurry();
+                // A client that leaves before the very last frame has all it wanted.
+                let _ = self.outlet.send(Payload::Done(done)).await;
+            }
+            Err(error) => {
+                self.parts.metrics.refused(error.code());
+                tracing::info!(code = ?error.code(), %error, "run refused or cut off");
+                self.outlet.fail(error).await;
+                drop(self.outlet);
+                drop(counted);
+                linger(&mut self.frames).await;
+            }
+        }
+    }
+
+    async fn run(&mut self, began: Instant) -> Result<Done, RunError> {
+        let start = self.start().await?;
+        let Parts {
+            limits,
+            node,
+            admission,
+            ..
+        } = &self.parts;
+        let order = Arc::new(Order::parse(start, limits, node)?);
+        self.parts.drain.check()?;
+        let reservation = admission.reserve(order.bounds.cpu_cores, order.bounds.memory_mb)?;
+        let lease = self
+            .unless_gone(self.parts.images.get(&order.image))
+            .await?;
+        let argv = lease.mounted().config().argv(&order.wanted);
+        argv.map_err(|error| RunError::invalid(format!("command: {error}")))?;
+        let image_us = since(began);
+        let mut live = Some(self.sandbox(&lease, &order).await?);
+        let times = Times {
+            image: image_us,
+            ..Times::default()
+        };
+        let done = self
+            .in_sandbox(&mut live, &lease, &order, began, times)
+            .await;
+        if let Some(live) = live {
+            // Waited for: who is told that a run is done finds its room free.
+            let _ = spawn_blocking(move || live.end()).await;
+        }
+        drop((lease, reservation));
+        done
+    }
+
+    /// The first frame.
+    async fn start(&mut self) -> Result<StartRequest, RunError> {
+        let frame = timeout(START_PATIENCE, self.frames.message()).await;
+        let late = |_| RunError::new(Code::DeadlineExceeded, "start: it did not come within 30 s");
+        match frame.map_err(late)?.map_err(|status| received(&status))? {
+            Some(ExecuteRequest {
+                payload: Some(Asked::Start(start)),
+            }) => Ok(start),
+            Some(_) => Err(RunError::invalid("start: it must be the first frame")),
+            None => Err(RunError::invalid("start: the stream ended before it")),
+        }
+    }
+
+    async fn sandbox(&self, lease: &Lease, order: &Arc<Order>) -> Result<Live, RunError> {
+        let (lower, order) = (lease.open()?, Arc::clone(order));
+        let sandboxes = Arc::clone(&self.parts.sandboxes);
+        let made = spawn_blocking(move || Live::make(&sandboxes, &lower, &order)).await;
+        made.map_err(|error| RunError::internal("make a sandbox", &error))?
+    }
+
+    async fn in_sandbox(
+        &mut self,
+        live: &mut Option<Live>,
+        lease: &Lease,
+        order: &Arc<Order>,
+        began: Instant,
+        mut times: Times,
+    ) -> Result<Done, RunError> {
+        let accepted = Accepted {
+            accepted: true,
+            node_id: self.parts.node.to_string(),
+            request_id: order.request_id.clone(),
+            flist_digest: lease.mounted().digest().to_owned(),
+        };
+        self.outlet.send(Payload::Accepted(accepted)).await?;
+        let placed = self.files(live.as_ref(), order).await?;
+        // A reset ends a client's frames as its own end does, and is seen in the other direction next.
+        tokio::task::yield_now().await;
+        if self.outlet.is_gone() {
+            return Err(RunError::cancelled());
+        }
+        let pipes = {
+            let (order, mounted) = (Arc::clone(order), Arc::clone(lease.mounted()));
+            with(live, move |live| {
+                live.start(&order, mounted.config(), placed)
+            })
+            .await??
+        };
+        let ran = Instant::now();
+        times.startup = since(began);
+        self.parts.metrics.started(began.elapsed());
+        let bound = LogBound::new(order.bounds.log_bytes);
+        let (watched, read) = tokio::join!(
+            self.watch(live, pipes.readiness, order, &bound),
+            self.logs(pipes.output, pipes.error, &bound)
+        );
+        let (cause, ended, used, has_room) = watched?;
+        if cause == Some(Cause::Gone) {
+            return Err(RunError::cancelled());
+        }
+        times.wall = since(ran);
+        let was_cut = bound.is_exceeded().then_some(Cause::LogLimit);
+        let outcome = Outcome {
+            ended,
+            cause: cause.or(was_cut),
+            used,
+            has_room,
+            times,
+            log_bytes: bound.bytes(),
+        };
+        self.parts.metrics.ended(&outcome);
+        tracing::info!(
+            request = order.request_id,
+            image = order.image.key,
+            reason = outcome.reason().as_str_name(),
+            code = ended.exit_code(),
+            startup_us = times.startup,
+            wall_us = times.wall,
+            "run ended"
+        );
+        read?;
+        self.outlet
+            .send(Payload::Result(outcome.result(&order.bounds)))
+            .await?;
+        if !order.keeps_diff {
+            return Ok(Done::default());
+        }
+        let (root, ids) = match live {
+            Some(live) => (live.root()?, live.ids()?),
+            None => return Err(RunError::cancelled()),
+        };
+        changes::send(root, ids, order.host_network, &self.outlet).await
+    }
+
+    /// Puts the client's files in place; how many bytes.
+    async fn files(&mut self, live: Option<&Live>, order: &Order) -> Result<u64, RunError> {
+        let mut frames = Frames::default();
+        let mut placer: Option<Placer> = None;
+        loop {
+            let batch = self.batch(&mut frames).await?;
+            if batch.steps.is_empty() {
+                return Ok(placer.map_or(0, |placer| placer.bytes()));
+            }
+            let mut at = match placer.take() {
+                Some(placer) => placer,
+                None => live.ok_or_else(RunError::cancelled)?.placer(order)?,
+            };
+            let put = move || {
+                for (step, path) in batch.steps {
+                    at.apply(step).map_err(|error| error.of(&path))?;
+                }
+                Ok::<_, RunError>(at)
+            };
+            let put = spawn_blocking(put).await;
+            let put = put.map_err(|error| RunError::internal("put files in place", &error))?;
+            placer = Some(put?);
+            if batch.is_last {
+                return Ok(placer.map_or(0, |placer| placer.bytes()));
+            }
+        }
+    }
+
+    /// The next frames, as many as are there.
+    async fn batch(&mut self, order: &mut Frames) -> Result<Batch, RunError> {
+        use futures::FutureExt;
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        while batch.steps.len() < BATCH_FRAMES && bytes < BATCH_BYTES {
+            let frame = match batch.steps.is_empty() {
+                true => self.frame().await?,
+                false => match self.frames.message().now_or_never() {
+                    Some(frame) => frame.map_err(|status| received(&status))?,
+                    None => break,
+                },
+            };
+            let Some(frame) = frame else {
+                order.finish()?;
+                batch.is_last = true;
+                break;
+            };
+            let before = order.entry().map(str::to_owned);
+            let step = order.next(frame)?;
+            if let Step::Data(data) = &step {
+                bytes += data.len();
+            }
+            let path = order.entry().map(str::to_owned).or(before);
+            batch.steps.push((step, path.unwrap_or_default()));
+        }
+        Ok(batch)
+    }
+
+    /// The next frame, waited for.
+    async fn frame(&mut self) -> Result<Option<ExecuteRequest>, RunError> {
+        let late = |_| {
+            let why = "the client sent no frame for 60 s, and has not ended its stream";
+            RunError::new(Code::DeadlineExceeded, why)
+        };
+        let (frames, drain, outlet) = (&mut self.frames, &self.parts.drain, &self.outlet);
+        tokio::select! {
+            frame = timeout(FRAME_PATIENCE, frames.message()) => {
+                frame.map_err(late)?.map_err(|status| received(&status))
+            }
+            () = drain.over() => Err(Drain::refusal()),
+            () = outlet.gone() => Err(RunError::cancelled()),
+        }
+    }
+
+    /// Until nothing of the command is left: ends it when it must.
+    async fn watch(
+        &self,
+        live: &mut Option<Live>,
+        readiness: OwnedFd,
+        order: &Order,
+        bound: &LogBound,
+    ) -> Result<Watched, RunError> {
+        let cause = self.cause(readiness, order, bound).await;
+        if let (Err(_) | Ok(Some(_)), Some(live)) = (&cause, &live) {
+            live.kill();
+        }
+        self.outlet.hurry();
+        let cause = cause?;
+        let (ended, used, has_room) = with(live, |live| {
+            let (ended, used) = live.wait()?;
+            Ok::<_, RunError>((ended, used, live.has_room()))
+        })
+        .await??;
+        Ok((cause, ended, used, has_room))
+    }
+
+    /// What ends the command; `None`: itself.
+    async fn cause(
+        &self,
+        readiness: OwnedFd,
+        order: &Order,
+        bound: &LogBound,
+    ) -> Result<Option<Cause>, RunError> {
+        let readiness = sys::readable(readiness)
+            .map_err(|error| RunError::internal("watch the command", &error))?;
+        Ok(tokio::select! {
+            _ = readiness.readable() => None,
+            () = tokio::time::sleep(order.bounds.timeout) => Some(Cause::TimedOut),
+            () = bound.exceeded() => Some(Cause::LogLimit),
+            () = self.parts.drain.over() => Some(Cause::Drained),
+            () = self.outlet.gone() => Some(Cause::Gone),
+        })
+    }
+
+    async fn logs(
+        &self,
+        output: PipeReader,
+        error: PipeReader,
+        bound: &LogBound,
+    ) -> Result<(), RunError> {
+        let open = |pipe: PipeReader| {
+            let opened = Receiver::from_owned_fd(pipe.into());
+            opened.map_err(|error| RunError::internal("read the command's output", &error))
+        };
+        let (output, error) = (open(output)?, open(error)?);
+        let pumped = tokio::join!(
+            logs::pump("stdout", &output, bound, &self.outlet),
+            logs::pump("stderr", &error, bound, &self.outlet)
+        );
+        // What is not read any more is not closed before either: the command is to be killed, not to see that.
+        self.outlet.hurried().await;
+        pumped.0.and(pumped.1)
+    }
+
+    /// What is waited for, unless the client goes meanwhile or the afslet ends.
+    async fn unless_gone<T>(
+        &self,
+        work: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        tokio::select! {
+            done = work => done,
+            () = self.outlet.gone() => Err(RunError::cancelled()),
+            () = self.parts.drain.over() => Err(Drain::refusal()),
+        }
+    }
+}
+
+type Watched = (
+    Option<Cause>,
+    lamina_runtime::Ended,
+    lamina_runtime::cgroup::Usage,
+    bool,
+);
+
+/// Steps with the paths they are about.
+#[derive(Default)]
+struct Batch {
+    steps: Vec<(Step, String)>,
+    is_last: bool,
+}
+
+/// Does something that blocks with a sandbox.
+async fn with<T: Send + 'static>(
+    live: &mut Option<Live>,
+    work: impl FnOnce(&mut Live) -> T + Send + 'static,
+) -> Result<T, RunError> {
+    let mut held = live.take().ok_or_else(RunError::cancelled)?;
+    let worked = spawn_blocking(move || {
+        let done = work(&mut held);
+        (held, done)
+    });
+    let (held, done) = worked
+        .await
+        .map_err(|error| RunError::internal("work on a sandbox", &error))?;
+    *live = Some(held);
+    Ok(done)
+}
+
+/// Reads on for a moment: a client that is cut off in the middle of its files may never look for the reason.
+async fn linger(frames: &mut Streaming<ExecuteRequest>) {
+    let rest = async { while let Ok(Some(_)) = frames.message().await {} };
+    // Who goes on sending for longer is not listened to.
+    let _ = timeout(LINGER, rest).await;
+}
+
+/// What is wrong with a stream of frames: cut off, or no frames at all.
+fn received(status: &Status) -> RunError {
+    match status.code() {
+        Code::OutOfRange | Code::Internal | Code::InvalidArgument | Code::ResourceExhausted => {
+            RunError::invalid(format!("a frame cannot be read: {}", status.message()))
+        }
+        _ => RunError::cancelled(),
+    }
+}
