@@ -1,0 +1,334 @@
+//! Finds an afslet that accepts a run, and says why when there is none.
+//!
+//! An afslet that refuses for want of room, does not answer or breaks off is passed over for another one; between
+//! looks there are pauses, linearly longer, cut short when room becomes known. Always: nothing is tried again after an
+//! afslet's first answer, whatever it was.
+
+use std::collections::BTreeSet;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use lamina_discovery::{Random, reason};
+use tokio::time::Instant;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Code, Extensions, Request, Status, Streaming};
+
+use crate::afslet::{Afslet, Reserved};
+use crate::afslets::Afslets;
+use crate::ask::Ask;
+use crate::choose::{NoPlace, Shortage, choose};
+use crate::config::Limits;
+use crate::frame::{FRAME_MAX, Frames};
+use crate::ledger::Share;
+use crate::metrics::{Metrics, Try};
+use crate::passage::{Call, Passage};
+use crate::phase::Phase;
+use crate::source::Source;
+
+const EXECUTE: &str = "/afsletpb.Afslet/Execute";
+/// Headers that speak of the message's encoding on the client's connection, which is not ours.
+const NOT_PASSED_ON: [&str; 5] = [
+    "grpc-timeout",
+    "grpc-encoding",
+    "grpc-accept-encoding",
+    "content-length",
+    "accept-encoding",
+];
+
+/// Finds places.
+pub(crate) struct Dispatch {
+    pub(crate) afslets: Arc<Afslets>,
+    pub(crate) phase: Phase,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+    random: Mutex<Random>,
+}
+
+/// A run without a place.
+pub(crate) struct Wanted {
+    pub(crate) ask: Ask,
+    pub(crate) source: Source,
+    pub(crate) metadata: MetadataMap,
+    /// When looking for a place ends.
+    pub(crate) until: Instant,
+    /// When its client does not wait for the run any more.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// Why one look was in vain.
+enum Vain {
+    /// It would always be.
+    Final(Status),
+    /// Now.
+    Wait(Status),
+}
+
+/// Why one afslet did not accept.
+enum Refused {
+    /// Another one may.
+    PassOn(Code, String),
+    /// None should be asked.
+    Final(Status),
+}
+
+impl Dispatch {
+    pub(crate) fn new(
+        afslets: Arc<Afslets>,
+        phase: Phase,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            afslets,
+            phase,
+            metrics,
+            limits,
+            random: Mutex::new(Random::new()),
+        }
+    }
+
+    /// Gives a run to an afslet; returns with its first answer.
+    ///
+    /// # Errors
+    /// What to tell the client, for which nothing ran.
+    pub(crate) async fn place(&self, wanted: &Wanted) -> Result<Passage, Status> {
+        tokio::select! {
+            biased;
+            status = self.phase.drained() => Err(status),
+            status = wanted.source.failed() => Err(status),
+            placed = self.look_until(wanted) => placed,
+        }
+    }
+
+    async fn look_until(&self, wanted: &Wanted) -> Result<Passage, Status> {
+        self.afslets.settled().await;
+        let patience = wanted.ask.patience;
+        for attempt in 1.. {
+            let vain = match self.look(wanted).await {
+                Ok(passage) => return Ok(passage),
+                Err(Vain::Final(status)) => return Err(status),
+                Err(Vain::Wait(status)) => status,
+            };
+            if attempt > patience.retries {
+                return Err(looked(&vain, attempt));
+            }
+            let pause = patience.pause(attempt, &mut self.random());
+            let again = Instant::now() + pause;
+            if again >= wanted.until {
+                return Err(looked(&vain, attempt));
+            }
+            if let Some(passage) = self.wait(wanted, again).await? {
+                return Ok(passage);
+            }
+        }
+        Err(Status::internal("looking for a place ended by itself"))
+    }
+
+    /// Waits, and looks in between when something became free.
+    async fn wait(&self, wanted: &Wanted, again: Instant) -> Result<Option<Passage>, Status> {
+        let waiting = self.metrics.waiting();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(again) => return Ok(None),
+                () = self.afslets.freed.notified() => {}
+            }
+            match self.look(wanted).await {
+                Ok(passage) => {
+                    drop(waiting);
+                    return Ok(Some(passage));
+                }
+                Err(Vain::Final(status)) => return Err(status),
+                Err(Vain::Wait(_)) => {}
+            }
+        }
+    }
+
+    /// Offers the run to one afslet after the other, each once.
+    async fn look(&self, wanted: &Wanted) -> Result<Passage, Vain> {
+        let ask = &wanted.ask;
+        let share = Share {
+            cpu: ask.cpu,
+            memory: ask.memory,
+        };
+        let mut tried = BTreeSet::new();
+        let mut last = None;
+        loop {
+            if tried.len() >= self.limits.tries_max {
+                return Err(Vain::Wait(refused(last)));
+            }
+            let afslet = self.choose(ask, share, &tried).map_err(|none| match none {
+                NoPlace::Never(shortage) => Vain::Final(Status::invalid_argument(format!(
+                    "it does not fit on any afslet: {shortage}"
+                ))),
+                NoPlace::NotNow(shortage) => wait(ask, &shortage, last.as_ref()),
+            })?;
+            tried.insert(afslet.at);
+            match self.offer(&afslet, wanted).await {
+                Ok(passage) => return Ok(passage),
+                Err(Refused::Final(status)) => return Err(Vain::Final(status)),
+                Err(Refused::PassOn(code, why)) => {
+                    tracing::debug!(at = %afslet.at, %why, request = %ask.request_id, "an afslet does not take a run");
+                    last = Some((code, format!("{}: {why}", afslet.at)));
+                }
+            }
+        }
+    }
+
+    fn choose(
+        &self,
+        ask: &Ask,
+        share: Share,
+        tried: &BTreeSet<SocketAddr>,
+    ) -> Result<Arc<Afslet>, NoPlace> {
+        let all = self.afslets.all();
+        let candidates: Vec<_> = all
+            .iter()
+            .map(|afslet| afslet.candidate(ask, tried.contains(&afslet.at)))
+            .collect();
+        let chosen = choose(&candidates, share, &mut self.random())?;
+        Ok(Arc::clone(&all[chosen]))
+    }
+
+    /// Offers the run to an afslet, and waits for its first answer.
+    async fn offer(&self, afslet: &Arc<Afslet>, wanted: &Wanted) -> Result<Passage, Refused> {
+        let reserved = Reserved::new(afslet, &wanted.ask, Arc::clone(&self.afslets.freed));
+        let silent = self.limits.polls_failed_max;
+        let answered = tokio::select! {
+            biased;
+            answered = call(afslet, wanted) => answered,
+            () = afslet.silent(silent) => Err(Refused::PassOn(
+                Code::Unavailable,
+                "it does not answer any more".into(),
+            )),
+            () = tokio::time::sleep_until(wanted.until) => Err(Refused::Final(
+                Status::deadline_exceeded("no afslet has accepted in time; nothing ran"),
+            )),
+        };
+        let (first, answers, call) = match answered {
+            Ok(answered) => answered,
+            Err(refused) => {
+                self.note(afslet, &refused);
+                return Err(refused);
+            }
+        };
+        self.metrics.tried(Try::Accepted);
+        wanted.source.answered();
+        reserved.accepted(wanted.ask.image.as_ref());
+        Ok(Passage {
+            first,
+            answers,
+            source: wanted.source.clone(),
+            call,
+            reserved,
+        })
+    }
+
+    /// What a refusal says of the afslet.
+    fn note(&self, afslet: &Afslet, refused: &Refused) {
+        self.metrics.tried(match refused {
+            Refused::Final(_) => Try::Refused,
+            Refused::PassOn(Code::ResourceExhausted, _) => {
+                afslet.doubt();
+                Try::Full
+            }
+            Refused::PassOn(_, why) => {
+                afslet.unreachable(why.clone());
+                Try::Unavailable
+            }
+        });
+    }
+
+    fn random(&self) -> std::sync::MutexGuard<'_, Random> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls it, until it answers or refuses.
+async fn call(
+    afslet: &Afslet,
+    wanted: &Wanted,
+) -> Result<(Bytes, Streaming<Bytes>, Call), Refused> {
+    let mut request = Request::from_parts(
+        passed_on(&wanted.metadata, wanted.deadline),
+        Extensions::default(),
+        wanted.source.attempt(),
+    );
+    let call = Call::new(request.cancellation_handle());
+    let mut client: Grpc<Channel> =
+        Grpc::new(afslet.channels().runs).max_decoding_message_size(FRAME_MAX);
+    let lost = |error: &dyn std::fmt::Display| {
+        Refused::PassOn(Code::Unavailable, format!("it cannot be reached: {error}"))
+    };
+    client.ready().await.map_err(|error| lost(&error))?;
+    let path = PathAndQuery::from_static(EXECUTE);
+    let answered = client.streaming(request, path, Frames).await;
+    let mut answers = answered.map_err(of_status)?.into_inner();
+    match answers.message().await {
+        Ok(Some(first)) => Ok((first, answers, call)),
+        Ok(None) => Err(Refused::PassOn(
+            Code::Unavailable,
+            "it ended the call without a word".into(),
+        )),
+        Err(status) => Err(of_status(status)),
+    }
+}
+
+/// Another one may be asked when this one has no room, or is not there: it cannot have begun, since it was not
+/// told that the frames are all.
+fn of_status(status: Status) -> Refused {
+    let is_broken = status.source().is_some();
+    match status.code() {
+        _ if is_broken => Refused::PassOn(Code::Unavailable, reason(&status)),
+        code @ (Code::Unavailable | Code::ResourceExhausted) => {
+            Refused::PassOn(code, reason(&status))
+        }
+        _ => Refused::Final(status),
+    }
+}
+
+/// The client's headers, with the time that it still waits if it said one.
+fn passed_on(metadata: &MetadataMap, deadline: Option<Instant>) -> MetadataMap {
+    let mut request = Request::new(());
+    *request.metadata_mut() = metadata.clone();
+    for name in NOT_PASSED_ON {
+        request.metadata_mut().remove(name);
+    }
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+    std::mem::take(request.metadata_mut())
+}
+
+fn wait(ask: &Ask, shortage: &Shortage, last: Option<&(Code, String)>) -> Vain {
+    let refusals = last.map(|(_, why)| format!("; {why}"));
+    let refusals = refusals.unwrap_or_default();
+    let status = match (shortage.open, &ask.node) {
+        (0, Some(node)) => Status::unavailable(format!(
+            "node_id: no afslet of node {node} takes runs{refusals}"
+        )),
+        (0, None) => Status::unavailable(format!(
+            "none of {} afslets takes runs{refusals}",
+            shortage.known
+        )),
+        _ => Status::resource_exhausted(format!("it does not fit now: {shortage}{refusals}")),
+    };
+    Vain::Wait(status)
+}
+
+fn refused(last: Option<(Code, String)>) -> Status {
+    let (code, why) = last.unwrap_or((Code::Unavailable, "no afslet was asked".into()));
+    Status::new(code, format!("no afslet takes it; {why}"))
+}
+
+fn looked(status: &Status, times: u32) -> Status {
+    let times = match times {
+        1 => "looked once".to_owned(),
+        times => format!("looked {times} times"),
+    };
+    Status::new(status.code(), format!("{} ({times})", status.message()))
+}
