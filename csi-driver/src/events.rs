@@ -8,6 +8,7 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use lamina_crds::size;
 use lamina_proto::lamina::v1::{Pod, PublishResponse, Volume};
 use tokio::{sync::mpsc, time};
 
@@ -70,6 +71,13 @@ impl Events {
     /// Nobody is told.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// What is said is handed to a test.
+    #[cfg(test)]
+    pub(crate) fn heard() -> (Self, mpsc::Receiver<Note>) {
+        let (queue, notes) = mpsc::channel(QUEUE);
+        (Self(Some(queue)), notes)
     }
 
     /// Says it, if there is room.
@@ -191,16 +199,6 @@ fn millis(us: u64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let power = (bytes.max(1).ilog2() / 10) as usize;
-    if power == 0 {
-        return format!("{bytes} bytes");
-    }
-    let tenths = (u128::from(bytes) * 10) >> (10 * power);
-    format!("{}.{} {}", tenths / 10, tenths % 10, units[power])
-}
-
 fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
@@ -236,21 +234,13 @@ mod tests {
         let note = mounted(Subject::pod(&pod).unwrap(), "python:3.13", &response);
         assert_eq!(
             note.text,
-            "Mounted python:3.13 in 42 ms (it was on this node already): 1.5 GiB in 7 files and directories, 25% local, the rest comes when it is read"
+            "Mounted python:3.13 in 42 ms (it was on this node already): 1.50 GiB in 7 files and directories, 25% local, the rest comes when it is read"
         );
         assert_eq!(Subject::pod(&Pod::default()), None);
     }
 
     #[test]
-    fn sizes_and_times_are_short() {
-        for (bytes, want) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (1536, "1.5 KiB"),
-            (u64::MAX, "15.9 EiB"),
-        ] {
-            assert_eq!(size(bytes), want);
-        }
+    fn times_are_short() {
         for (us, want) in [
             (0, "0.0 ms"),
             (1234, "1.2 ms"),

@@ -25,7 +25,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::{
     agent::Agent,
-    attributes::{Attributes, FlistRef, From, Mode},
+    attributes::{Attributes, FLIST, FlistRef, From, IMAGE, Mode},
     calls::Calls,
     capability::{self, Use},
     deadline::Deadline,
@@ -39,6 +39,9 @@ use crate::{
 /// A label that every Linux node has anyway, so that nothing is left on nodes: volumes can be used on all
 /// of them.
 const TOPOLOGY: (&str, &str) = ("kubernetes.io/os", "linux");
+
+/// Characters of a refused source that are shown.
+const SOURCE_MAX: usize = 200;
 
 /// The service.
 #[derive(Clone)]
@@ -75,7 +78,9 @@ impl node_server::Node for Node {
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let deadline = Deadline::of(request.metadata());
-        let publish = Publish::check(&request.into_inner())?;
+        let request = request.into_inner();
+        let publish =
+            Publish::check(&request).inspect_err(|status| self.refuse(&request, status))?;
         let mut keys = vec![publish.id.on_node(&publish.target)];
         if publish.usage.alone {
             keys.push(publish.id.to_string());
@@ -219,6 +224,17 @@ impl Publish {
 }
 
 impl Node {
+    /// Tells the pod why its volume is not even tried: kubelet's own event does not name the driver.
+    fn refuse(&self, request: &NodePublishVolumeRequest, status: &Status) {
+        let given = |key: &str| request.volume_context.get(key).map(String::as_str);
+        let source = given(IMAGE).or_else(|| given(FLIST)).unwrap_or("a volume");
+        tracing::warn!(volume = shown(&request.volume_id), code = ?status.code(), why = status.message(), "refused");
+        if let Some(on) = Subject::pod(&pod(&request.volume_context)) {
+            self.events
+                .say(events::failed(on, &shown(source), status.message()));
+        }
+    }
+
     async fn publish(&self, publish: Publish, deadline: Deadline) -> Result<(), Status> {
         let (subject, source) = (
             Subject::pod(&publish.pod),
@@ -342,6 +358,12 @@ fn pod(context: &HashMap<String, String>) -> Pod {
     }
 }
 
+/// What nobody has checked yet, fit for a sentence.
+fn shown(text: &str) -> String {
+    let plain = text.chars().filter(|c| !c.is_control());
+    plain.take(SOURCE_MAX).collect()
+}
+
 fn refused(error: impl std::fmt::Display) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -353,5 +375,66 @@ fn amount(usage: Usage, unit: Unit) -> VolumeUsage {
         used: n(usage.used),
         available: n(usage.available),
         unit: unit.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lamina_proto::csi::v1::VolumeCapability;
+    use lamina_proto::csi::v1::node_server::Node as _;
+    use lamina_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+
+    use super::*;
+
+    /// `volume_context` of a pod's inline volume, as kubelet sends it.
+    fn context(given: &[(&str, &str)]) -> HashMap<String, String> {
+        let pod = [
+            ("csi.storage.k8s.io/pod.name", "web"),
+            ("csi.storage.k8s.io/pod.namespace", "shop"),
+            ("csi.storage.k8s.io/pod.uid", "u"),
+        ];
+        let all = pod.iter().chain(given);
+        all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_volume_whose_attributes_are_wrong_says_so_on_its_pod() {
+        let (events, mut notes) = Events::heard();
+        let node = Node {
+            name: "n".into(),
+            agent: Agent::new("/nowhere".into()),
+            events,
+            cluster: None,
+            calls: Arc::new(Calls::default()),
+            starts: Starts::default(),
+        };
+        let capability = VolumeCapability {
+            access_mode: Some(AccessMode { mode: 1 }),
+            access_type: Some(AccessType::Mount(MountVolume::default())),
+        };
+        let ask = NodePublishVolumeRequest {
+            volume_id: "csi-1".into(),
+            target_path: "/var/lib/kubelet/pods/u/volumes/v/mount".into(),
+            volume_capability: Some(capability),
+            volume_context: context(&[(IMAGE, "python:3.13"), ("subpath", "usr")]),
+            ..NodePublishVolumeRequest::default()
+        };
+        let status = node
+            .node_publish_volume(Request::new(ask))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let note = notes.try_recv().unwrap();
+        assert_eq!(
+            (note.reason, note.on.name.as_str()),
+            ("MountLaminaFailed", "web")
+        );
+        assert!(note.warning);
+        assert!(
+            note.text.starts_with("Could not mount python:3.13: ") && note.text.contains("subPath"),
+            "{}",
+            note.text
+        );
     }
 }

@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(note.reason, "PrefetchedLamina");
         assert_eq!(
             note.text,
-            "Fetched 4.0 MiB of python:3.13 before it was asked for, along its shared profile: 75% of it was read in the \
+            "Fetched 4.00 MiB of python:3.13 before it was asked for, along its shared profile: 75% of it was read in the \
              start, in which 95% of what was read did not wait"
         );
     }

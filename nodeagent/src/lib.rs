@@ -2,6 +2,7 @@
 pub mod agent;
 pub mod api;
 pub mod cluster_file;
+mod files;
 pub mod fill;
 pub mod holder;
 pub mod host;

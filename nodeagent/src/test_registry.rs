@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lamina_image::manifest::sha256;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -87,10 +87,15 @@ impl Server {
 
     /// Pushes an image of these layers (plain tars) as `a/b:tag`; gives its manifest's digest.
     pub(crate) fn push(&self, tag: &str, layers: &[Vec<u8>]) -> String {
+        self.push_saying(tag, layers, &json!({}))
+    }
+
+    /// The same, of an image that says this about its command.
+    pub(crate) fn push_saying(&self, tag: &str, layers: &[Vec<u8>], said: &Value) -> String {
         let diff_ids: Vec<String> = layers.iter().map(|l| sha256(l).to_string()).collect();
         let config = json!({
             "os": "linux", "architecture": lamina_image::Platform::host().arch,
-            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            "rootfs": { "type": "layers", "diff_ids": diff_ids }, "config": said,
         });
         let config = config.to_string().into_bytes();
         let layer = |bytes: &Vec<u8>| {

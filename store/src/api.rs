@@ -79,6 +79,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Every object of a kind, in no order. Foreign objects are skipped.
     async fn list(&self, kind: ObjectKind) -> Result<Vec<Listed>>;
 
+    /// Whether anything shows that objects are kept here, of a store that cannot be listed: not whether any is. One
+    /// that can be listed shows it by its list.
+    async fn is_there(&self) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Removes an object; one that is not there is fine.
     async fn delete(&self, key: &ObjectKey) -> Result<()>;
 }

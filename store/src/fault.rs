@@ -164,6 +164,11 @@ impl Store for FaultStore {
         self.inner.list(kind).await
     }
 
+    async fn is_there(&self) -> Result<bool> {
+        self.before("look for", false).await?;
+        self.inner.is_there().await
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<()> {
         self.before("delete", true).await?;
         self.inner.delete(key).await

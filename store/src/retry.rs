@@ -238,6 +238,11 @@ impl Store for Retry {
             .await
     }
 
+    async fn is_there(&self) -> Result<bool> {
+        self.run(&self.options, "look for", None, 0, || self.inner.is_there())
+            .await
+    }
+
     async fn delete(&self, key: &ObjectKey) -> Result<()> {
         self.run(&self.options, "delete", Some(key), 0, || {
             self.inner.delete(key)

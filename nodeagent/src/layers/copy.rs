@@ -111,7 +111,7 @@ async fn fetch(
             return Err(Trouble::Peer(PeerError::new(Outcome::Wrong, text)));
         }
         room.take(piece.data.len() as u64).map_err(Trouble::Disk)?;
-        part = part.write(piece.data.into()).await.map_err(Trouble::Disk)?;
+        part = part.write(piece.data).await.map_err(Trouble::Disk)?;
         if piece.eof && have == bytes {
             return Ok(part);
         }

@@ -1,13 +1,15 @@
 //! The layerstore's disk: small files, whole or not there; how much of it is free.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::{EnsureError, EnsureErrorKind};
+use crate::files::drop_oldest;
+pub(super) use crate::files::{make_dir, remove, touch};
 
 /// Held by the process that uses a directory.
 pub(super) const LOCK: &str = "lock";
@@ -25,11 +27,6 @@ pub(super) fn default_max(free: u64, used: u64) -> u64 {
 pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// Makes a directory only we may look into.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Bit of a layer file's mode that says that it was copied from another node. On the file itself, so that it goes with
@@ -91,45 +88,24 @@ pub(super) fn part_of(path: &Path) -> io::Result<(PathBuf, File)> {
     Ok((part, file))
 }
 
-/// Notes that a file was used.
-pub(super) fn touch(path: &Path) {
-    let touched = File::options().append(true).open(path);
-    if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
-        tracing::debug!(path = %path.display(), %error, "note the use of a file");
-    }
-}
-
-/// Removes a file; one that is not there is fine.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Removes what was being written, then the files written longest ago until `files_max` of `bytes_max` bytes are
-/// left.
+/// Removes the files written longest ago until `files_max` of `bytes_max` bytes are left; what is being written stays.
 pub(super) fn prune(dir: &Path, files_max: usize, bytes_max: u64) -> io::Result<()> {
     let mut found: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        let meta = entry.metadata()?;
-        if meta.is_file() && !entry.file_name().to_string_lossy().starts_with(".part-") {
+        if entry.file_name().to_string_lossy().starts_with(".part-") {
+            continue;
+        }
+        let meta = match entry.metadata() {
+            // Another call removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            meta => meta?,
+        };
+        if meta.is_file() {
             found.push((meta.modified()?, meta.len(), entry.path()));
         }
     }
-    found.sort_unstable();
-    let mut bytes: u64 = found.iter().map(|(_, len, _)| len).sum();
-    let mut left = found.len();
-    for (_, len, path) in found {
-        if left <= files_max && bytes <= bytes_max {
-            break;
-        }
-        remove(&path)?;
-        left -= 1;
-        bytes -= len;
-    }
-    Ok(())
+    drop_oldest(found, files_max, bytes_max)
 }
 
 /// Removes what a killed process was writing.
@@ -168,5 +144,21 @@ mod tests {
         assert!(!dir.path().join("a").exists());
         prune(dir.path(), 2, 10).unwrap();
         assert!(!dir.path().join("b").exists() && dir.path().join("c").exists());
+    }
+
+    #[test]
+    fn files_that_come_and_go_meanwhile_are_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    for number in 0..200 {
+                        write(&dir.join(format!("{thread}-{number}")), b"x").unwrap();
+                        prune(dir, 3, u64::MAX).unwrap();
+                    }
+                });
+            }
+        });
     }
 }

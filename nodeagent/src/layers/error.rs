@@ -14,6 +14,7 @@ use lamina_image::manifest::ManifestError;
 use lamina_image::registry::RegistryError;
 use lamina_image::source::SourceError;
 use lamina_store::{ErrorKind, SinkError, StoreError};
+use tonic::Code;
 
 use super::ledger::NoRoom;
 
@@ -40,6 +41,29 @@ pub enum EnsureErrorKind {
     FailedPrecondition,
     /// Our own disk or a bug: `INTERNAL`.
     Internal,
+}
+
+impl EnsureErrorKind {
+    /// The status code that the contracts name for it.
+    pub(crate) fn code(self) -> Code {
+        match self {
+            Self::InvalidArgument => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::Aborted => Code::Aborted,
+            Self::Unavailable => Code::Unavailable,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::DataLoss => Code::DataLoss,
+            Self::ResourceExhausted => Code::ResourceExhausted,
+            Self::FailedPrecondition => Code::FailedPrecondition,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// It may be refused to one caller, from another repository or with other credentials, and not to the next.
+    pub(crate) fn is_of_the_caller(self) -> bool {
+        matches!(self, Self::PermissionDenied | Self::NotFound)
+    }
 }
 
 /// A flist is not to be had.

@@ -28,6 +28,13 @@ pub(super) struct Landed<T> {
     pub(super) result: Result<T, EnsureError>,
 }
 
+impl<T> Landed<T> {
+    fn was_refused_to_another(&self) -> bool {
+        let refused = |error: &EnsureError| error.kind().is_of_the_caller();
+        self.joined && self.result.as_ref().is_err_and(refused)
+    }
+}
+
 impl<T> Default for Flights<T> {
     fn default() -> Self {
         Self {
@@ -77,6 +84,23 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         }
     }
 
+    /// The same, but what was refused to whoever began it is tried again by those who joined.
+    pub(super) async fn each<F>(
+        self: &Arc<Self>,
+        key: &str,
+        work: impl Fn() -> F,
+    ) -> Result<T, EnsureError>
+    where
+        F: Future<Output = Result<T, EnsureError>> + Send + 'static,
+    {
+        loop {
+            let landed = self.join(key.to_owned(), &work).await;
+            if !landed.was_refused_to_another() {
+                return landed.result;
+            }
+        }
+    }
+
     fn begin<F>(self: &Arc<Self>, key: String, work: impl FnOnce() -> F) -> (Status<T>, bool)
     where
         F: Future<Output = Result<T, EnsureError>> + Send + 'static,
@@ -106,18 +130,20 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     }
 }
 
-fn ended() -> EnsureError {
+/// What they are told of work that panicked.
+pub(crate) fn ended() -> EnsureError {
     let what = "the work ended without a result: call again";
     EnsureError::new(EnsureErrorKind::Aborted, what)
 }
 
-fn called_off() -> EnsureError {
+/// What the callers of work are told that was called off.
+pub(crate) fn called_off() -> EnsureError {
     let what = "the work was called off: Lamina is being taken off this node";
     EnsureError::new(EnsureErrorKind::Aborted, what)
 }
 
 /// Does `work` on a thread of its own: what talks to registries cannot move between threads.
-pub(super) async fn on_thread<T, F>(
+pub(crate) async fn on_thread<T, F>(
     work: impl FnOnce() -> F + Send + 'static,
 ) -> Result<T, EnsureError>
 where

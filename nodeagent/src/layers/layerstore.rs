@@ -286,16 +286,11 @@ impl Inner {
         wanted: &WantedImage,
     ) -> Result<HeldLayer, EnsureError> {
         let key = digest_of(image, index).to_string();
-        loop {
-            let landed = self.brings.join(key.clone(), || {
-                let (inner, image, wanted) = (Arc::clone(self), Arc::clone(image), wanted.clone());
-                async move { inner.bring(&image, index, &wanted).await }
-            });
-            let landed = landed.await;
-            if !(landed.joined && is_others_right(&landed.result)) {
-                return landed.result;
-            }
-        }
+        let bring = || {
+            let (inner, image, wanted) = (Arc::clone(self), Arc::clone(image), wanted.clone());
+            async move { inner.bring(&image, index, &wanted).await }
+        };
+        self.brings.each(&key, bring).await
     }
 
     /// Waits for a layer from the registry.
@@ -306,16 +301,11 @@ impl Inner {
         wanted: &WantedImage,
     ) -> Result<HeldLayer, EnsureError> {
         let key = digest_of(image, index).to_string();
-        loop {
-            let landed = self.pulls.join(key.clone(), || {
-                let (inner, image, wanted) = (Arc::clone(self), Arc::clone(image), wanted.clone());
-                async move { inner.pull(&image, index, &wanted).await }
-            });
-            let landed = landed.await;
-            if !(landed.joined && is_others_right(&landed.result)) {
-                return landed.result;
-            }
-        }
+        let pull = || {
+            let (inner, image, wanted) = (Arc::clone(self), Arc::clone(image), wanted.clone());
+            async move { inner.pull(&image, index, &wanted).await }
+        };
+        self.pulls.each(&key, pull).await
     }
 
     async fn bring(
@@ -384,14 +374,6 @@ impl Inner {
         let bytes = (done.bytes, done.record_bytes);
         Ok(self.shelf.land(&digest, bytes, &room))
     }
-}
-
-/// The same work may be refused to one and not to another.
-fn is_others_right<T>(result: &Result<T, EnsureError>) -> bool {
-    matches!(
-        result.as_ref().map_err(EnsureError::kind),
-        Err(EnsureErrorKind::PermissionDenied | EnsureErrorKind::NotFound)
-    )
 }
 
 /// The digest of a registry's layer.

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 
 pub use cluster::{Cluster, ClusterConfig, ClusterError};
 pub use error::{EnsureError, EnsureErrorKind};
+pub(crate) use flight::{called_off, ended, on_thread};
 pub use layerstore::{Ensured, EnsuredLayer, LayerCounts, Layerstore, Origin};
 pub use ledger::NoRoom;
 pub use open::{OpenLayer, WholeLayers};

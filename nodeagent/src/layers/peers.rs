@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Bytes under way to us: of one answer, and of a connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of one frame of an answer: each costs the reader a turn.
+const FRAME: u32 = 256 << 10;
 
 /// Why a peer did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +166,7 @@ impl Peers {
             .keep_alive_timeout(KEEPALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .tcp_nodelay(true);
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
             endpoint = endpoint.tls_config(certificates.client(&tls.server_name))?;

@@ -125,21 +125,11 @@ impl Inner {
         if let Some(here) = self.record_here(&digest) {
             return Ok(here);
         }
-        loop {
-            let landed = self.records.join(digest.to_string(), || {
-                let (inner, image, wanted) = (Arc::clone(self), Arc::clone(image), wanted.clone());
-                async move { inner.fetch_record(&image, index, &wanted).await }
-            });
-            let landed = landed.await;
-            let refused = matches!(
-                landed.result.as_ref().map_err(EnsureError::kind),
-                Err(EnsureErrorKind::PermissionDenied | EnsureErrorKind::NotFound)
-            );
-            // It was refused to whoever began it, from another repository or with other credentials.
-            if !(landed.joined && refused) {
-                return landed.result;
-            }
-        }
+        let fetch = || {
+            let (inner, image, wanted) = (Arc::clone(self), Arc::clone(image), wanted.clone());
+            async move { inner.fetch_record(&image, index, &wanted).await }
+        };
+        self.records.each(&digest.to_string(), fetch).await
     }
 
     fn record_here(&self, digest: &Sha256Digest) -> Option<RecordAt> {

@@ -18,6 +18,7 @@ use lamina_proto::layerstore::v1::{
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
+use super::EnsureError;
 use super::home::Asked;
 use super::layerstore::{Ensured, EnsuredLayer, LAYERS_MAX, Layerstore, Origin};
 use super::open::WholeLayers as _;
@@ -25,7 +26,6 @@ use super::peer_service::Answers;
 use super::report::signed;
 use super::upload::{self, Span};
 use super::wanted::WantedImage;
-use super::{EnsureError, EnsureErrorKind};
 
 /// A lease lasts at least and at most.
 const TTL_MIN_MS: i64 = 1;
@@ -148,26 +148,10 @@ fn unreadable(error: &std::io::Error) -> Status {
     )
 }
 
-/// The code that the contract names for a failure.
-fn code(kind: EnsureErrorKind) -> Code {
-    match kind {
-        EnsureErrorKind::InvalidArgument => Code::InvalidArgument,
-        EnsureErrorKind::NotFound => Code::NotFound,
-        EnsureErrorKind::PermissionDenied => Code::PermissionDenied,
-        EnsureErrorKind::Aborted => Code::Aborted,
-        EnsureErrorKind::Unavailable => Code::Unavailable,
-        EnsureErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        EnsureErrorKind::DataLoss => Code::DataLoss,
-        EnsureErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        EnsureErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        EnsureErrorKind::Internal => Code::Internal,
-    }
-}
-
 fn status(method: &str, error: &EnsureError) -> Status {
     let text = crate::chain(error);
     tracing::info!(method, kind = ?error.kind(), error = text, "call failed");
-    Status::new(code(error.kind()), text)
+    Status::new(error.kind().code(), text)
 }
 
 /// A lease's time, checked.
@@ -431,6 +415,7 @@ fn known_size(id: &str) -> Result<&str, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::EnsureErrorKind;
 
     #[test]
     fn every_kind_of_failure_has_the_code_that_the_contract_names() {

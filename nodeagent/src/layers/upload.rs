@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -60,7 +61,7 @@ pub(super) fn send<T, K>(
     span: Span,
     upload: Upload,
     keep: K,
-    message: impl Fn(u64, Vec<u8>, bool) -> T + Send + 'static,
+    message: impl Fn(u64, Bytes, bool) -> T + Send + 'static,
 ) -> Answers<T>
 where
     T: Send + 'static,
@@ -79,14 +80,14 @@ where
 async fn pass_on<T>(
     span: Span,
     to: &Sender<Result<T, Status>>,
-    message: impl Fn(u64, Vec<u8>, bool) -> T,
+    message: impl Fn(u64, Bytes, bool) -> T,
 ) -> Result<(), Status> {
     let mut at = span.start;
     loop {
         let next = (at + PIECE).min(span.end);
         let bytes = read(Arc::clone(&span.file), at, next).await?;
         let is_last = next == span.end;
-        let sent = to.send(Ok(message(at, bytes, is_last)));
+        let sent = to.send(Ok(message(at, bytes.into(), is_last)));
         match tokio::time::timeout(PATIENCE, sent).await {
             Ok(Ok(())) if !is_last => at = next,
             // The end, or a reader that is gone.

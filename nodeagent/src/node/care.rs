@@ -69,8 +69,11 @@ async fn check_store(
     let held = looked.map_err(late)??;
     Ok(CheckStoreResponse {
         writable: held.writable,
-        objects: held.objects,
-        bytes: held.bytes,
+        objects: held.objects.unwrap_or(0),
+        bytes: held.bytes.unwrap_or(0),
+        objects_known: held.objects.is_some(),
+        bytes_known: held.bytes.is_some(),
+        nothing_seen: !held.is_there,
     })
 }
 
@@ -102,6 +105,7 @@ impl Leaving {
         let sweep = Sweep {
             state: self.parts.settings.state.clone(),
             run_dir: self.parts.settings.run_dir.clone(),
+            kubelet_dir: self.parts.settings.kubelet_dir.clone(),
             instance: self.parts.daemons.dir().to_owned(),
             outside_pod: self.parts.settings.outside_pod,
         };

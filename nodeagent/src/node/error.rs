@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use super::library::{EnsureError, EnsureErrorKind};
+use super::library::EnsureError;
 use crate::api::{CallError, Failure, FailureKind};
 
 /// A failed call. Its text holds no credential.
@@ -67,22 +67,6 @@ fn of_agent(kind: FailureKind) -> Code {
     }
 }
 
-/// What the library's failure is to a caller of the node.
-fn of_library(kind: EnsureErrorKind) -> Code {
-    match kind {
-        EnsureErrorKind::InvalidArgument => Code::InvalidArgument,
-        EnsureErrorKind::NotFound => Code::NotFound,
-        EnsureErrorKind::PermissionDenied => Code::PermissionDenied,
-        EnsureErrorKind::Aborted => Code::Aborted,
-        EnsureErrorKind::Unavailable => Code::Unavailable,
-        EnsureErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        EnsureErrorKind::DataLoss => Code::DataLoss,
-        EnsureErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        EnsureErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        EnsureErrorKind::Internal => Code::Internal,
-    }
-}
-
 impl From<Failure> for NodeError {
     fn from(failure: Failure) -> Self {
         Self::new(of_agent(failure.kind), failure.message)
@@ -104,7 +88,7 @@ impl From<CallError> for NodeError {
 
 impl From<EnsureError> for NodeError {
     fn from(error: EnsureError) -> Self {
-        Self::new(of_library(error.kind()), crate::chain(&error))
+        Self::new(error.kind().code(), crate::chain(&error))
     }
 }
 
@@ -117,6 +101,7 @@ impl From<NodeError> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::EnsureErrorKind;
 
     #[test]
     fn every_kind_of_failure_has_the_code_that_the_contract_names() {

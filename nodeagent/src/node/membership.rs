@@ -77,10 +77,10 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps the file current, until it is dropped.
-    pub(super) async fn keep(self) {
+    /// Keeps the file current, until it is dropped or this node has been left: what was removed then stays so.
+    pub(super) async fn keep(self, is_left: impl Fn() -> bool) {
         let mut addresses: Vec<String> = Vec::new();
-        loop {
+        while !is_left() {
             let found = lookup(&self.membership.discovery).await;
             if !found.is_empty() {
                 addresses = found;

@@ -114,6 +114,7 @@ struct Settings {
     /// Where the file systems of the mount daemons are seen.
     host_root: PathBuf,
     outside_pod: bool,
+    kubelet_dir: PathBuf,
     store_env: BTreeMap<String, String>,
     cache_bytes_max: Option<u64>,
     node: String,
@@ -153,7 +154,7 @@ async fn serve(config: NodeConfig) -> Result<()> {
     let lock = crate::rundir::lock(&config.state, "node.lock", STOP_DEADLINE)
         .context("wait for another `lamina node` on this state directory to end")?;
     let parts = open(&config).await?;
-    let keeping = tell_of_cluster(&config)?;
+    let keeping = tell_of_cluster(&config, &parts)?;
     let services = Services {
         node: Service::new(parts.clone()),
         layers: parts.layers.clone(),
@@ -184,7 +185,7 @@ async fn serve(config: NodeConfig) -> Result<()> {
 }
 
 /// Has the machine's other processes know the cluster, until what is returned is dropped.
-fn tell_of_cluster(config: &NodeConfig) -> Result<JoinSet<()>> {
+fn tell_of_cluster(config: &NodeConfig, parts: &Parts) -> Result<JoinSet<()>> {
     let mut keeping = JoinSet::new();
     match config.cluster.clone() {
         Some(membership) => {
@@ -195,7 +196,8 @@ fn tell_of_cluster(config: &NodeConfig) -> Result<JoinSet<()>> {
                 run_dir: config.run_dir.clone(),
                 socket: config.socket.clone(),
             };
-            keeping.spawn(keeper.keep());
+            let daemons = Arc::clone(&parts.daemons);
+            keeping.spawn(keeper.keep(move || daemons.is_over()));
         }
         None => membership::forget(&config.run_dir)?,
     }
@@ -261,6 +263,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
             run_dir: config.run_dir.clone(),
             host_root: host_root.into(),
             outside_pod: config.outside_pod,
+            kubelet_dir: config.kubelet_dir.clone(),
             store_env: config.store_env.clone(),
             cache_bytes_max: config.cache_bytes_max,
             node: config.node.clone(),

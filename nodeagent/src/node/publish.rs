@@ -422,7 +422,7 @@ fn response(record: &Record, mut flist: FlistInfo, mount: &MountInfo) -> Publish
 }
 
 /// Of `bytes` of files, those that are here; a mount counts what several files share once.
-fn local(bytes: u64, mount: &MountInfo) -> u64 {
+pub(super) fn local(bytes: u64, mount: &MountInfo) -> u64 {
     let here = u128::from(mount.bytes_local.min(mount.bytes_total));
     let part = (u128::from(bytes) * here).checked_div(u128::from(mount.bytes_total));
     // Without blobs all of it is in the flist.

@@ -26,7 +26,7 @@ use super::target::Target;
 use super::tree::Look;
 use super::volumes::VolumeId;
 use super::warm::Warming;
-use super::{Parts, info, keep, stats};
+use super::{Parts, info, keep, publish, stats};
 
 /// How long a caller that names no deadline is taken to wait.
 const PATIENCE: Duration = Duration::from_secs(110);
@@ -112,12 +112,16 @@ impl Service {
                 done: None,
             }));
         };
-        self.warming.warm(&self.parts, &have, warm, warming).await?;
+        let warmed = self.warming.warm(&self.parts, &have, warm, warming).await?;
+        let mut info = have.info.clone();
+        if let Some(mount) = warmed {
+            info.bytes_local = publish::local(info.bytes, &mount);
+        }
         let last = EnsureProgress {
             phase: "done".into(),
             bytes_done: have.info.bytes,
             bytes_total: have.info.bytes,
-            done: Some(have.info),
+            done: Some(info),
         };
         // Who is gone does not need it.
         let _ = tell.send(Ok(last)).await;

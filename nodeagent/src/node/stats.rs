@@ -41,6 +41,8 @@ fn volume(record: Record, mount: Option<MountInfo>) -> Volume {
     let state = match &mount {
         Some(mount) if mount.state == MountState::Degraded => "degraded",
         Some(_) => "mounted",
+        // It is on record before it is mounted: its source may be on its way for a long time.
+        None if !record.is_published() => "mounting",
         None => "detached",
     };
     let mount = mount.unwrap_or_default();
@@ -204,4 +206,37 @@ pub(super) async fn flists(parts: &Parts) -> Result<Vec<FlistInfo>, NodeError> {
         flist.bytes_local = local.unwrap_or(flist.bytes_local);
     }
     Ok(flists)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::volumes::{PodName, What};
+
+    #[test]
+    fn what_is_not_mounted_yet_is_not_told_as_lost() {
+        let record = |published_unix_ms| Record {
+            volume_id: VolumeId::parse("v").unwrap(),
+            target: "/t".into(),
+            what: What {
+                source: "image a".into(),
+                stores: String::new(),
+                writable: false,
+                overlay_bytes_max: 0,
+                overlay_medium: crate::api::Medium::default(),
+                sub_path: String::new(),
+            },
+            pod: PodName::default(),
+            reference: "a".into(),
+            digest: String::new(),
+            mode: String::new(),
+            published_unix_ms,
+            took_us: 0,
+            ensure_us: 0,
+        };
+        assert_eq!(volume(record(0), None).state, "mounting");
+        assert_eq!(volume(record(1), None).state, "detached");
+        let mounted = Some(MountInfo::default());
+        assert_eq!(volume(record(1), mounted).state, "mounted");
+    }
 }

@@ -30,11 +30,15 @@ const STATE: [&str; 11] = [
 /// Of it, where an instance mounts.
 const MOUNTED: [&str; 2] = ["volumes", "warm"];
 
+/// In kubelet's directory, where images are mounted for afslets.
+const AFSLETS: &str = "plugins/afslet.lamina.dev";
+
 /// Where to sweep.
 #[derive(Debug, Clone)]
 pub(super) struct Sweep {
     pub(super) state: PathBuf,
     pub(super) run_dir: PathBuf,
+    pub(super) kubelet_dir: PathBuf,
     /// The instance's directory in it.
     pub(super) instance: PathBuf,
     /// The paths are the host's, and so are the control groups.
@@ -66,7 +70,8 @@ impl Sweep {
         }
         let mut first = Ok(());
         let state = STATE.iter().map(|name| self.state.join(name));
-        for path in state.chain([self.run_dir.clone()]) {
+        let afslets = self.kubelet_dir.join(AFSLETS);
+        for path in state.chain([afslets, self.run_dir.clone()]) {
             let removed = remove(&path);
             if let Err(error) = &removed {
                 tracing::warn!(%error, "left on the node");
@@ -138,17 +143,24 @@ mod tests {
         for name in ["bin", "volumes/v.upper", "store/packs/00", "theirs"] {
             fs::create_dir_all(state.join(name)).unwrap();
         }
+        let kubelet = dir.path().join("kubelet");
+        for name in ["afslet.lamina.dev/0a", "other"] {
+            fs::create_dir_all(kubelet.join("plugins").join(name)).unwrap();
+        }
         fs::create_dir_all(run_dir.join("instance/m")).unwrap();
         fs::write(state.join("bin/lamina-0"), "").unwrap();
         std::os::unix::fs::symlink(state.join("theirs"), state.join("images")).unwrap();
         let sweep = Sweep {
             state: state.clone(),
             run_dir: run_dir.clone(),
+            kubelet_dir: kubelet.clone(),
             instance: run_dir.join("instance"),
             outside_pod: false,
         };
         sweep.clone().run().unwrap();
         assert!(!run_dir.exists());
+        let plugins: Vec<_> = fs::read_dir(kubelet.join("plugins")).unwrap().collect();
+        assert_eq!(plugins.len(), 1, "{plugins:?}");
         let left: Vec<_> = fs::read_dir(&state).unwrap().flatten().collect();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].file_name(), "theirs");

@@ -16,8 +16,8 @@ use super::daemons::{Daemons, blocking};
 use super::error::NodeError;
 use super::library::Have;
 use crate::api::{
-    self, CallError, FailureKind, Medium, ModeRequest, MountCall, MountState, PrefetchCall,
-    Request, UmountCall,
+    self, CallError, FailureKind, Medium, ModeRequest, MountCall, MountInfo, MountState,
+    PrefetchCall, Request, UmountCall,
 };
 
 /// Where it is mounted, in the state directory.
@@ -36,24 +36,26 @@ pub(super) struct Warming {
 }
 
 impl Warming {
-    /// Fetches what is asked, telling how far it is: bytes here, and of them all.
+    /// Fetches what is asked, telling how far it is: bytes here, and of them all. Gives the same at the end, if that is
+    /// known.
     pub(super) async fn warm(
         &self,
         parts: &Parts,
         have: &Have,
         warm: Warm,
         tell: impl Fn(u64, u64),
-    ) -> Result<(), NodeError> {
+    ) -> Result<Option<MountInfo>, NodeError> {
         if warm == Warm::None {
-            return Ok(());
+            return Ok(None);
         }
         let turn = self.turn(&have.info.digest);
         let _turn = turn.lock().await;
         let at = parts.settings.state.join(DIR).join(&have.info.digest);
         mount(parts, have, &at).await?;
         let fetched = fetch(parts, at.clone(), warm, tell).await;
+        let seen = glance(parts, &at).await;
         take_down(parts, &at).await?;
-        fetched
+        fetched.map(|()| seen)
     }
 
     /// Opens the file at `path` in a flist. Its mount goes at once; what is open is served until it is closed.
@@ -163,12 +165,16 @@ async fn fetch(
             done = &mut fetching => return done.map(drop),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        let glance = blocking(&parts.daemons, Daemons::glance).await;
-        let mounts = glance.map(|(mounts, _)| mounts).unwrap_or_default();
-        if let Some(mount) = mounts.iter().find(|mount| mount.target == target) {
+        if let Some(mount) = glance(parts, &target).await {
             tell(mount.bytes_local, mount.bytes_total);
         }
     }
+}
+
+/// What is mounted at `target`, if that is known at once.
+async fn glance(parts: &Parts, target: &Path) -> Option<MountInfo> {
+    let (mounts, _) = blocking(&parts.daemons, Daemons::glance).await.ok()?;
+    mounts.into_iter().find(|mount| mount.target == target)
 }
 
 fn unmount(daemons: &Daemons, target: PathBuf) -> Result<(), NodeError> {

@@ -63,11 +63,15 @@ impl HttpStore {
     }
 
     fn request(&self, method: Method, key: &ObjectKey) -> RequestBuilder {
+        self.request_path(method, &key.path())
+    }
+
+    /// A request for what is below the folder.
+    fn request_path(&self, method: Method, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         url.set_path(&format!(
-            "{}/{}",
-            self.base.path().trim_end_matches('/'),
-            key.path()
+            "{}/{path}",
+            self.base.path().trim_end_matches('/')
         ));
         let request = self
             .client
@@ -152,6 +156,19 @@ impl Store for HttpStore {
 
     async fn list(&self, _: ObjectKind) -> Result<Vec<Listed>> {
         self.read_only("list", "http stores cannot be listed")
+    }
+
+    /// The folder itself: servers that do not show what is in it refuse that, and say nothing of a missing one.
+    async fn is_there(&self) -> Result<bool> {
+        let fail = |kind| StoreError::new(kind, "look for", &self.name);
+        let response = self.request_path(Method::HEAD, "").send().await;
+        let status = response.map_err(|e| web::no_answer(e, fail))?.status();
+        match web::kind_of_status(status) {
+            _ if status.is_success() => Ok(true),
+            ErrorKind::NotFound => Ok(false),
+            ErrorKind::Denied | ErrorKind::Unsupported | ErrorKind::Invalid => Ok(true),
+            kind => Err(fail(kind).detail(format!("the server said {status}"))),
+        }
     }
 
     async fn delete(&self, _: &ObjectKey) -> Result<()> {

@@ -348,3 +348,25 @@ async fn a_closed_port_is_told_from_a_server_that_cannot_serve_now() {
         assert!(!error.is_unreachable(), "{error}");
     }
 }
+
+/// Servers that show no lists refuse the folder; only one that does not have it says "not found".
+#[tokio::test]
+async fn a_folder_that_is_not_found_is_told_from_one_that_is_not_shown() {
+    for (status, is_there) in [
+        (200, true),
+        (403, true),
+        (405, true),
+        (404, false),
+        (410, false),
+    ] {
+        let web = Web::start(move |_| Reply::new(status, ""));
+        assert_eq!(
+            open(&web.url()).is_there().await.unwrap(),
+            is_there,
+            "{status}"
+        );
+    }
+    let web = Web::start(|_| Reply::new(503, ""));
+    let error = open(&web.url()).is_there().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}

@@ -112,7 +112,7 @@ pub(super) async fn ask(
                 (true, false) => Giver::OwnPull,
             };
             for chunk in message.chunks {
-                let Some(piece) = verified(want, &mut open, chunk, giver) else {
+                let Some(piece) = verified(want, &mut open, &chunk, giver) else {
                     return Outcome::Wrong;
                 };
                 progress.came(piece.stored_len);
@@ -142,14 +142,14 @@ async fn next(
 }
 
 /// The chunk, if it was asked for, did not come before, and is what it must be.
-fn verified(want: &Want, open: &mut BTreeSet<u32>, chunk: Chunk, giver: Giver) -> Option<Piece> {
+fn verified(want: &Want, open: &mut BTreeSet<u32>, chunk: &Chunk, giver: Giver) -> Option<Piece> {
     if !open.remove(&chunk.entry) {
         return None;
     }
     let (id, len) = want.chunks.get(&chunk.entry)?;
     let codec = Codec::from_u8(u8::try_from(chunk.codec).ok()?)?;
     let stored_len = u32::try_from(chunk.stored.len()).ok()?;
-    let plain = lamina_store::decode(id, codec, &chunk.stored.into(), *len).ok()?;
+    let plain = lamina_store::decode(id, codec, &chunk.stored, *len).ok()?;
     Some(Piece {
         entry: chunk.entry,
         plain,

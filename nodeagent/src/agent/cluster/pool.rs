@@ -18,6 +18,8 @@ const CHANNELS_MAX: usize = 256;
 /// is about to verify.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Bytes of one frame of an answer: each costs the reader a turn.
+const FRAME: u32 = 256 << 10;
 
 /// Every connection of a member.
 pub(super) struct Pool {
@@ -77,4 +79,5 @@ fn settings(endpoint: Endpoint) -> Endpoint {
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
 }

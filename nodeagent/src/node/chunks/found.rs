@@ -87,7 +87,7 @@ impl Found {
                 Ok(Some(Chunk {
                     entry: *entry,
                     codec: u32::from(chunk.codec as u8),
-                    stored,
+                    stored: stored.into(),
                 }))
             }
             Self::Part(part, entries) => {
@@ -97,7 +97,7 @@ impl Found {
                 Ok(bytes.map(|stored| Chunk {
                     entry,
                     codec: 0,
-                    stored,
+                    stored: stored.into(),
                 }))
             }
             Self::Nowhere => Ok(None),

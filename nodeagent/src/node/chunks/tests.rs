@@ -72,7 +72,7 @@ impl Scene {
                 .chunk(entries[chunk.entry as usize].chunk)
                 .unwrap();
             let codec = Codec::from_u8(u8::try_from(chunk.codec).unwrap()).unwrap();
-            let stored = chunk.stored.into();
+            let stored = chunk.stored;
             let plain = lamina_store::decode(&record.id, codec, &stored, record.len);
             (chunk.entry, plain.expect("what is served is right"))
         };

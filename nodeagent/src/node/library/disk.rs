@@ -1,16 +1,14 @@
 //! Files of the library: whole or not there, and not without bound.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-/// Makes a directory only we may look into.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
+use crate::files::drop_oldest;
+pub(super) use crate::files::{make_dir, remove, touch};
 
 /// Writes a file by way of `tmp`, durable before it is visible.
 pub(super) fn write(tmp: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -32,22 +30,6 @@ fn write_part(part: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.open(part)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// Notes that a file was used.
-pub(super) fn touch(path: &Path) {
-    let touched = File::options().append(true).open(path);
-    if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
-        tracing::debug!(path = %path.display(), %error, "note the use of a file");
-    }
-}
-
-/// Removes a file; one that is not there is fine.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Removes every file that a killed process was writing.
@@ -72,16 +54,5 @@ pub(super) fn prune(dir: &Path, files_max: usize, bytes_max: u64) -> io::Result<
             found.push((meta.modified()?, meta.len(), entry.path()));
         }
     }
-    found.sort();
-    let mut bytes: u64 = found.iter().map(|(_, len, _)| len).sum();
-    let mut left = found.len();
-    for (_, len, path) in found {
-        if left <= files_max && bytes <= bytes_max {
-            break;
-        }
-        remove(&path)?;
-        left -= 1;
-        bytes -= len;
-    }
-    Ok(())
+    drop_oldest(found, files_max, bytes_max)
 }

@@ -12,7 +12,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::{Have, Phase};
-use crate::layers::{EnsureError, EnsureErrorKind};
+pub(super) use crate::layers::on_thread;
+use crate::layers::{EnsureError, called_off, ended};
 
 #[derive(Clone)]
 enum Status {
@@ -105,8 +106,7 @@ impl Flights {
                 Status::Done(result) => break *result,
             }
             if status.changed().await.is_err() {
-                let what = "the work ended without a result: call again";
-                break Err(EnsureError::new(EnsureErrorKind::Aborted, what));
+                break Err(ended());
             }
         };
         let result = result.map(|have| Have {
@@ -115,27 +115,6 @@ impl Flights {
         });
         Landed { joined, result }
     }
-}
-
-fn called_off() -> EnsureError {
-    let what = "the work was called off: Lamina is being taken off this node";
-    EnsureError::new(EnsureErrorKind::Aborted, what)
-}
-
-/// Does `work` on a thread of its own: what talks to registries cannot move between threads.
-pub(super) async fn on_thread<T, F>(
-    work: impl FnOnce() -> F + Send + 'static,
-) -> Result<T, EnsureError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, EnsureError>>,
-{
-    let handle = Handle::current();
-    let done = tokio::task::spawn_blocking(move || handle.block_on(work())).await;
-    done.unwrap_or_else(|error| {
-        let what = "the work ended without a result: call again";
-        Err(EnsureError::new(EnsureErrorKind::Aborted, what).because(error))
-    })
 }
 
 /// Takes the work off the list however it ends.

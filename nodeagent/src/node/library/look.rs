@@ -11,10 +11,12 @@ use crate::layers::EnsureError;
 pub struct Holdings {
     /// Objects can be written.
     pub writable: bool,
-    /// Objects in it.
-    pub objects: u64,
-    /// Bytes of those whose size its listing tells.
-    pub bytes: u64,
+    /// Objects in it; none where it cannot be listed.
+    pub objects: Option<u64>,
+    /// Bytes of them; none unless its listing tells every size.
+    pub bytes: Option<u64>,
+    /// Something shows that objects are kept there.
+    pub is_there: bool,
 }
 
 /// Looks at one store, whatever part of the names it is for.
@@ -36,8 +38,9 @@ pub async fn look(url: &str) -> Result<Holdings, EnsureError> {
 async fn seen(set: &StoreSet) -> Result<Holdings, StoreError> {
     let mut held = Holdings {
         writable: set.check_writable().is_ok(),
-        objects: 0,
-        bytes: 0,
+        objects: Some(0),
+        bytes: Some(0),
+        is_there: true,
     };
     for (_, store) in set.stores() {
         for kind in ObjectKind::ALL {
@@ -45,12 +48,15 @@ async fn seen(set: &StoreSet) -> Result<Holdings, StoreError> {
                 // It cannot be listed: whether it answers shows in a question for what it has not.
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
                     answers(store.as_ref()).await?;
+                    held.is_there &= store.is_there().await?;
+                    (held.objects, held.bytes) = (None, None);
                     break;
                 }
                 listed => listed?,
             };
-            held.objects += listed.len() as u64;
-            held.bytes += listed.iter().filter_map(|found| found.len).sum::<u64>();
+            held.objects = held.objects.map(|sum| sum + listed.len() as u64);
+            let bytes: Option<u64> = listed.iter().map(|found| found.len).sum();
+            held.bytes = held.bytes.zip(bytes).map(|(sum, more)| sum + more);
         }
     }
     Ok(held)
@@ -61,5 +67,38 @@ async fn answers(store: &dyn lamina_store::Store) -> Result<(), StoreError> {
     match store.head(&none).await {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_registry::Server;
+
+    #[tokio::test]
+    async fn a_web_folder_that_is_not_found_may_be_no_store() {
+        let server = Server::start();
+        let files = |path: &str| (path.to_owned(), b"a page".to_vec());
+        server
+            .content
+            .lock()
+            .unwrap()
+            .files
+            .extend([files("/packs/")]);
+        for (folder, is_there) in [("packs", true), ("typo", false)] {
+            let url = format!("http://{}/{folder}", server.address);
+            let held = look(&url).await.unwrap();
+            assert_eq!(held.is_there, is_there, "{folder}");
+            assert_eq!((held.objects, held.bytes), (None, None));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_directory_holds_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("dir://{}", dir.path().display());
+        let held = look(&url).await.unwrap();
+        assert_eq!((held.objects, held.bytes), (Some(0), Some(0)));
+        assert!(held.is_there && held.writable);
     }
 }

@@ -296,12 +296,8 @@ impl Inner {
             let (inner, image, stores) = (Arc::clone(self), image.clone(), stores.clone());
             let work = move |teller| inner.make_image(manifest, image, stores, teller);
             let landed = self.flights.join(key.clone(), progress, work).await;
-            let others_rights = matches!(
-                landed.result.as_ref().map_err(EnsureError::kind),
-                Err(EnsureErrorKind::PermissionDenied | EnsureErrorKind::NotFound)
-            );
-            // It was refused to whoever began it, from another repository or with other credentials.
-            if !(landed.joined && others_rights) {
+            let refused = |error: &EnsureError| error.kind().is_of_the_caller();
+            if !(landed.joined && landed.result.as_ref().is_err_and(refused)) {
                 return landed.result;
             }
         }
@@ -356,11 +352,12 @@ impl Inner {
         };
         if have.info.digest != digest.to_string() {
             let what = format!(
-                "no store has the flist {digest}, and what it was made from gives {} today: use that, or \
-                 publish the flist to a store again",
+                "no store has the flist {digest} any more, and what it was made from is another one today, {}: name \
+                 that one (a Flist object: make a new one), or publish the old one to a store again",
                 have.info.digest
             );
-            return Err(EnsureError::new(EnsureErrorKind::DataLoss, what));
+            // Nothing is damaged: what was asked for is gone.
+            return Err(EnsureError::new(EnsureErrorKind::NotFound, what));
         }
         Ok(have)
     }

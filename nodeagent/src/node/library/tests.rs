@@ -382,7 +382,11 @@ async fn a_flist_is_found_by_its_digest_or_made_again() {
     let none = ensure(&two, by_digest(&unknown, None)).await;
     assert_eq!(none.unwrap_err(), EnsureErrorKind::NotFound);
     let other = ensure(&two, by_digest(&unknown, Some(fallback(":t")))).await;
-    assert_eq!(other.unwrap_err(), EnsureErrorKind::DataLoss);
+    assert_eq!(
+        other.unwrap_err(),
+        EnsureErrorKind::NotFound,
+        "gone, not damaged"
+    );
     let bad = ensure(&two, by_digest("zz", None)).await;
     assert_eq!(bad.unwrap_err(), EnsureErrorKind::InvalidArgument);
 

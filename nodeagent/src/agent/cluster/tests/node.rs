@@ -269,7 +269,9 @@ async fn spoil(fault: Fault, at: usize, mut chunk: Chunk) -> Result<ReadChunksRe
     match fault {
         Fault::OtherBytes if at.is_multiple_of(2) => {
             let middle = chunk.stored.len() / 2;
-            chunk.stored[middle] ^= 1;
+            let mut bytes = chunk.stored.to_vec();
+            bytes[middle] ^= 1;
+            chunk.stored = bytes.into();
         }
         Fault::OtherEntry => chunk.entry ^= 0x4000,
         Fault::OtherCodec => chunk.codec = 7,
@@ -278,7 +280,8 @@ async fn spoil(fault: Fault, at: usize, mut chunk: Chunk) -> Result<ReadChunksRe
             chunk.codec = 1;
             chunk.stored = vec![
                 0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x10, 0x02, 0, 0x10, 0, 0x03, 0, 0x10, 0,
-            ];
+            ]
+            .into();
         }
         Fault::Cut if at > 0 => return Err(Status::internal("cut")),
         Fault::Trickle if at > 0 => tokio::time::sleep(Duration::from_secs(60)).await,
