@@ -115,6 +115,27 @@ class Rendered(unittest.TestCase):
         names = [item["metadata"]["name"] for item in having(template(monitoring=monitors, discovery={"enabled": False}), "ServiceMonitor")]
         self.assertEqual(names, ["lamina-operator"])
 
+    def test_commands_are_run_only_where_that_is_wanted(self):
+        objects = template(networkPolicy={"enabled": True})
+        self.assertIs(applied(objects)[-1]["spec"]["execution"]["enabled"], False)
+        kinds = [item["kind"] for item in objects if item["metadata"]["name"] in ("lamina-afslet", "lamina-proxy")]
+        self.assertEqual(kinds, [])
+        afslet = {"cpus": 8, "memory": "16Gi", "nodeSelector": {"runs": "yes"}}
+        objects = template(execution={"enabled": True, "afslet": afslet, "proxy": {"replicas": 3}}, networkPolicy={"enabled": True},
+                           monitoring={"serviceMonitor": {"enabled": True}})
+        spec = applied(objects)[-1]["spec"]["execution"]
+        self.assertEqual((spec["afslet"]["cpus"], spec["afslet"]["memory"], spec["proxy"]["replicas"]), (8, "16Gi", 3))
+        self.assertEqual(spec["afslet"]["placement"]["nodeSelector"], {"kubernetes.io/os": "linux", "runs": "yes"})
+        for name in ("lamina-afslet", "lamina-proxy"):
+            self.assertIs(find(objects, "ServiceAccount", name)["automountServiceAccountToken"], False)
+            find(objects, "ServiceMonitor", name)
+        policy = find(objects, "NetworkPolicy", "lamina-afslet")["spec"]
+        from_proxies = [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "lamina", "app.kubernetes.io/component": "proxy"}}}]
+        self.assertIn({"ports": [{"port": "grpc", "protocol": "TCP"}], "from": from_proxies}, policy["ingress"])
+        self.assertNotIn({}, policy["egress"])
+        objects = template(execution={"enabled": True, "afslet": {"allowHostNetwork": True}}, networkPolicy={"enabled": True})
+        self.assertIn({}, find(objects, "NetworkPolicy", "lamina-afslet")["spec"]["egress"])
+
     def test_nodes_reach_who_signs_and_discovery_through_the_policies(self):
         objects = template(networkPolicy={"enabled": True, "metricsFrom": [{"podSelector": {}}]})
         for name, port in (("operator", "certificates"), ("discovery", "grpc")):

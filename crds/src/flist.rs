@@ -44,8 +44,8 @@ use crate::warm::{self, Replicas, Warm};
     ),
     printcolumn(
         name = "Nodes",
-        type_ = "integer",
-        json_path = ".status.nodesWarm",
+        type_ = "string",
+        json_path = ".status.nodesSummary",
         priority = "1"
     ),
     printcolumn(
@@ -216,6 +216,10 @@ pub struct FlistStatus {
     /// Nodes that shall.
     #[serde(default)]
     pub nodes_wanted: i32,
+    /// `nodesWarm/nodesWanted`, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub nodes_summary: Option<String>,
     /// Names of the nodes that hold it, at most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::node_names")]

@@ -38,9 +38,9 @@ use crate::warm::{self, Replicas, Warm};
     printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
     printcolumn(
         name = "Nodes",
-        type_ = "integer",
-        json_path = ".status.nodesWarm",
-        description = "Nodes that hold its data"
+        type_ = "string",
+        json_path = ".status.nodesSummary",
+        description = "Nodes that hold its data, of those that shall"
     ),
     printcolumn(
         name = "Flist",
@@ -143,6 +143,10 @@ pub struct ImageStatus {
     /// Nodes that shall.
     #[serde(default)]
     pub nodes_wanted: i32,
+    /// `nodesWarm/nodesWanted`, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub nodes_summary: Option<String>,
     /// Names of the nodes that hold it, at most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::node_names")]

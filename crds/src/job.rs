@@ -1,4 +1,8 @@
-//! `Job`: a command in a fresh root file system. Types only; nothing runs them yet.
+//! `Job`: a command in a fresh root file system, once or for every index.
+//!
+//! A run is one command with one index; a run that fails is tried again as another attempt. Attempts are numbered through
+//! the whole job, and each is in the status before it begins: so who finds one there that nobody watches any more
+//! knows that it may have run.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +26,20 @@ use crate::text::{self, EnvVar, LocalName, rule};
     namespaced,
     status = "JobStatus",
     derive = "PartialEq",
-    doc = "A command run in a fresh root file system made of an image or a flist. Not acted upon by this version.",
+    doc = "A command run in a fresh root file system made of an image or a flist. No pod is made for it.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.reason",
+        description = "Why it is in this phase, or how it ended"
+    ),
+    printcolumn(
+        name = "Done",
+        type_ = "string",
+        json_path = ".status.summary",
+        description = "Runs that succeeded, of those that shall"
+    ),
     printcolumn(name = "Exit", type_ = "integer", json_path = ".status.exitCode"),
     printcolumn(
         name = "Node",
@@ -39,48 +55,55 @@ use crate::text::{self, EnvVar, LocalName, rule};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [rule(
-    "self.parallelism <= self.completions",
-    "parallelism is at most completions",
-)]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("self.parallelism <= self.completions", "parallelism is at most completions"),
+    rule("!self.keepDiff", "keepDiff is not possible yet; leave it out"),
+]))]
 pub struct JobSpec {
     /// Root file system of the command.
     pub source: JobSource,
-    /// Command and arguments; without it, those of the image.
+    /// Command and arguments, in place of the image's entrypoint and command; without it, those of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::arguments")]
     pub command: Vec<String>,
-    /// Environment variables, over those of the image.
+    /// Directory it starts in; without it, as the image says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::inner_path")]
+    pub working_dir: Option<String>,
+    /// Environment variables, over those of the image. Every run has `JOB_COMPLETION_INDEX` (from 0) and
+    /// `LAMINA_JOB_ATTEMPT` (from 1) beside them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "text::env")]
     pub env: Vec<EnvVar>,
-    /// Files put into the root file system.
+    /// Files put into the root file system; together at most 8 MiB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "files")]
     pub files: Vec<JobFile>,
-    /// The most the command may use.
+    /// The most the command may use, which is reserved for it.
     #[serde(default)]
     pub resources: JobResources,
-    /// Time after which it is ended.
+    /// Time after which a run is ended.
     #[serde(default = "an_hour")]
     #[schemars(schema_with = "text::duration")]
     pub timeout: String,
     /// Runs at the same time.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = 256))]
     pub parallelism: i32,
-    /// Runs that must succeed.
+    /// Runs that must succeed, one for each index.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(schema_with = "completions")]
     pub completions: i32,
-    /// Times a failed run is tried again.
+    /// Times failed runs are tried again, over all of them. Also a run of which nobody knows whether it ended, as when
+    /// the operator was replaced, has failed.
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
     pub retries: i32,
-    /// Not admitted while this is true (Kueue sets it).
+    /// Not admitted while this is true; set while it runs, its runs are ended, and begin anew when it is false. A Job
+    /// with the label `kueue.x-k8s.io/queue-name` is suspended when it is new, and started by Kueue.
     #[serde(default)]
     pub suspend: bool,
-    /// Keep what the command wrote.
+    /// Keep what the command wrote. Not possible yet.
     #[serde(default)]
     pub keep_diff: bool,
     /// Seconds after its end until the object is deleted; without it, it stays.
@@ -95,6 +118,37 @@ fn an_hour() -> String {
 
 fn one() -> i32 {
     1
+}
+
+fn completions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "integer",
+        "format": "int32",
+        "minimum": 1,
+        "maximum": COMPLETIONS_MAX,
+        "x-kubernetes-validations": [rule(
+            "self == oldSelf",
+            "completions of a Job cannot be changed; make a new Job",
+        )],
+    })
+}
+
+fn index_set(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 65536 })
+}
+
+fn runs(schemas: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": RUNS_MAX,
+        "items": JobRun::json_schema(schemas),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["attempt"],
+    })
+}
+
+fn run_log(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": RUN_LOG_BYTES_MAX })
 }
 
 fn files(schemas: &mut SchemaGenerator) -> Schema {
@@ -114,10 +168,10 @@ fn content(_: &mut SchemaGenerator) -> Schema {
 /// Root file system of a job: exactly one of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [rule(
-    "has(self.image) != has(self.flist)",
-    "a source is exactly one of image and flist",
-)]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("has(self.image) != has(self.flist)", "a source is exactly one of image and flist"),
+    rule("self == oldSelf", "the source of a Job cannot be changed; make a new Job"),
+]))]
 pub struct JobSource {
     /// Reference of an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,11 +237,11 @@ pub struct NamedKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobResources {
-    /// Processors, such as `500m` or `2`.
+    /// Processors, in whole ones: of `1500m` it is 2. Without it, 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::quantity")]
     pub cpu: Option<String>,
-    /// Memory, such as `512Mi`.
+    /// Memory, such as `2Gi`, in whole mebibytes. Without it, `512Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::quantity")]
     pub memory: Option<String>,
@@ -206,7 +260,7 @@ pub enum JobPhase {
     Finished,
 }
 
-/// How a run ended.
+/// How a run, and with its last one a job, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum JobOutcome {
     /// Exit code 0.
@@ -219,6 +273,67 @@ pub enum JobOutcome {
     OOMKilled,
     /// Ended because somebody asked.
     Cancelled,
+    /// Nobody knows whether it ended.
+    Lost,
+}
+
+impl JobOutcome {
+    /// As it is written in the object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::TimedOut => "TimedOut",
+            Self::OOMKilled => "OOMKilled",
+            Self::Cancelled => "Cancelled",
+            Self::Lost => "Lost",
+        }
+    }
+}
+
+/// Indexes a job may have.
+pub const COMPLETIONS_MAX: i32 = 10_000;
+/// Attempts a status shows: those under way, and the last ones that ended.
+pub const RUNS_MAX: usize = 320;
+/// Bytes of a run's log that a status shows.
+pub const RUN_LOG_BYTES_MAX: usize = 1024;
+/// Bytes of the last run's log that a status shows.
+pub const LOG_BYTES_MAX: usize = 16384;
+
+/// One attempt of one index.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRun {
+    /// Number of the attempt within the job, from 1.
+    pub attempt: i32,
+    /// Whose, from 0.
+    pub index: i32,
+    /// How it ended; not there while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<JobOutcome>,
+    /// Exit code of the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Node it ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub node: Option<String>,
+    /// When it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::time")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::time")]
+    pub finished_at: Option<Time>,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub message: Option<String>,
+    /// Last lines of its output, where it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "run_log")]
+    pub log_tail: Option<String>,
 }
 
 /// What became of a `Job`.
@@ -235,33 +350,61 @@ pub struct JobStatus {
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<JobPhase>,
+    /// Why it is there, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub reason: Option<String>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<JobOutcome>,
-    /// Exit code of the command.
+    /// Runs under way.
+    #[serde(default)]
+    pub active: i32,
+    /// Runs that succeeded.
+    #[serde(default)]
+    pub succeeded: i32,
+    /// Attempts that failed.
+    #[serde(default)]
+    pub failed: i32,
+    /// `succeeded/completions`, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub summary: Option<String>,
+    /// Attempts there were.
+    #[serde(default)]
+    pub attempts: i32,
+    /// Indexes that succeeded, such as `0-4,7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "index_set")]
+    pub succeeded_indexes: Option<String>,
+    /// Every attempt that is under way, and the last ones that ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "runs")]
+    pub runs: Vec<JobRun>,
+    /// Exit code of the run that ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// Node it ran on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]
     pub node: Option<String>,
-    /// When it started.
+    /// When the first run was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::time")]
     pub started_at: Option<Time>,
-    /// When it ended.
+    /// When the job ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::time")]
     pub finished_at: Option<Time>,
-    /// How long it ran, for people.
+    /// How long that took, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]
     pub duration: Option<String>,
-    /// What it used, by resource.
+    /// What the run that ended last used: `cpuSeconds`, `memoryPeak` (bytes).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "text::resources")]
     pub usage: BTreeMap<String, String>,
-    /// Last lines of its output.
+    /// Last lines of its output, both streams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::log_tail")]
     pub log_tail: Option<String>,

@@ -91,6 +91,9 @@ pub struct LaminaClusterSpec {
     /// The cluster's memory of what its nodes hold: with it they read from each other before they ask a registry.
     #[serde(default)]
     pub discovery: DiscoverySpec,
+    /// What runs commands for `Job` objects and clients, without pods of their own.
+    #[serde(default)]
+    pub execution: ExecutionSpec,
 }
 
 /// When kubelet pulls an image.
@@ -237,6 +240,83 @@ impl Default for DiscoverySpec {
             enabled: yes(),
             replicas: two(),
             ttl: ttl(),
+            placement: Placement::default(),
+        }
+    }
+}
+
+/// What runs commands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionSpec {
+    /// Whether there is any. It runs whatever its clients ask for, on every node that `afslet` selects.
+    #[serde(default)]
+    pub enabled: bool,
+    /// What runs commands on nodes.
+    #[serde(default)]
+    pub afslet: AfsletSpec,
+    /// What finds a node for each.
+    #[serde(default)]
+    pub proxy: ProxySpec,
+}
+
+/// What runs commands on nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AfsletSpec {
+    /// Processors of a node for commands. Without it, all that the pod sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub cpus: Option<i32>,
+    /// Memory of a node for commands, what they write included. Without it, all of the node's: give less than the pod's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::quantity")]
+    pub memory: Option<String>,
+    /// Longest that a command may run.
+    #[serde(default = "timeout_max")]
+    #[schemars(schema_with = "text::duration")]
+    pub timeout_max: String,
+    /// Whether commands may ask for the network of their afslet's pod.
+    #[serde(default)]
+    pub allow_host_network: bool,
+    /// Where it runs and with how much.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+impl Default for AfsletSpec {
+    fn default() -> Self {
+        Self {
+            cpus: None,
+            memory: None,
+            timeout_max: timeout_max(),
+            allow_host_network: false,
+            placement: Placement::default(),
+        }
+    }
+}
+
+fn timeout_max() -> String {
+    "1h".to_owned()
+}
+
+/// What finds a node for each command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxySpec {
+    /// Pods of it; each serves everything.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 20))]
+    pub replicas: i32,
+    /// Where it runs and with how much.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+impl Default for ProxySpec {
+    fn default() -> Self {
+        Self {
+            replicas: two(),
             placement: Placement::default(),
         }
     }

@@ -18,6 +18,7 @@ mod job;
 mod lamina_cluster;
 mod reference;
 pub mod schema;
+mod size;
 mod store;
 pub mod text;
 pub mod warm;
@@ -29,14 +30,15 @@ pub use flist::{
 pub use generate::{crds, from_yaml, yaml, yaml_of};
 pub use image::{Image, ImageSpec, ImageStatus};
 pub use job::{
-    ConfigMapFile, Job, JobFile, JobOutcome, JobPhase, JobResources, JobSource, JobSpec, JobStatus,
-    NamedKey,
+    COMPLETIONS_MAX, ConfigMapFile, Job, JobFile, JobOutcome, JobPhase, JobResources, JobRun,
+    JobSource, JobSpec, JobStatus, LOG_BYTES_MAX, NamedKey, RUN_LOG_BYTES_MAX, RUNS_MAX,
 };
 pub use lamina_cluster::{
     ControllerSpec, LaminaCluster, LaminaClusterSpec, LaminaClusterStatus, NodeSpec, Placement,
     Toleration, WorkloadStatus,
 };
 pub use reference::markdown;
+pub use size::size;
 pub use store::{SecretRef, Store, StoreSpec, StoreStatus};
 pub use text::{EnvVar, LocalName};
 

@@ -144,6 +144,10 @@ pub fn store_url(_: &mut SchemaGenerator) -> Schema {
                 "not a store URL; expected dir://, s3://, gs://, az://, http(s):// or oci:// and a place, such as s3://bucket/prefix",
             ),
             rule(
+                "!self.startsWith('dir://') || self.startsWith('dir:///')",
+                "dir:// takes an absolute path, such as dir:///var/lib/packs",
+            ),
+            rule(
                 "!self.matches('^[a-z0-9]+://[^/]*@')",
                 "a store URL must not contain a user or password; put them into a Secret and name it in secretRef",
             ),
@@ -235,9 +239,18 @@ pub fn node_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "maxProperties": 16,
-        "additionalProperties": { "type": "string", "maxLength": 63 },
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "x-kubernetes-validations": [rule(
+                "self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",
+                "not a label's value, so no node has it; expected letters, digits, - _ and ., beginning and ending with a letter or digit",
+            )]
+        },
+        // What a key may hold is for the operator to say: of a key's length the API server knows no limit, and would
+        // refuse a costlier rule.
         "x-kubernetes-validations": [rule(
-    "self.all(key, key.size() <= 317)",
+            "self.all(key, key.size() <= 317)",
             "a label's name has at most 317 bytes",
         )]
     })

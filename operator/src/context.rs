@@ -3,12 +3,16 @@
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::Semaphore;
 
+use crate::job::Runs;
 use crate::metrics::Metrics;
 use crate::nodes::Dial;
 use crate::retry::Attempts;
 
 /// Streams of conversions open at once, over all nodes.
 const ENSURES_MAX: usize = 32;
+
+/// Port of the proxy.
+const PROXY_PORT: u16 = 7180;
 
 /// What every reconciler holds.
 pub(crate) struct Ctx {
@@ -20,6 +24,10 @@ pub(crate) struct Ctx {
     pub(crate) metrics: Metrics,
     pub(crate) attempts: Attempts,
     pub(crate) ensures: Semaphore,
+    /// `HOST:PORT` of the proxy that finds nodes for runs.
+    pub(crate) proxy: String,
+    /// Runs of jobs that are watched.
+    pub(crate) runs: Runs,
 }
 
 impl Ctx {
@@ -35,6 +43,8 @@ impl Ctx {
             instance: Some(identity),
         };
         Self {
+            proxy: format!("lamina-proxy.{namespace}.svc:{PROXY_PORT}"),
+            runs: Runs::default(),
             recorder: Recorder::new(client.clone(), reporter),
             client,
             namespace,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::events::EventType;
@@ -20,9 +21,12 @@ use crate::events::say;
 use crate::fault::{Fault, from_status};
 use crate::keys::store_urls;
 use crate::nodes::{self, Place};
+use crate::status::Conditions;
 
 /// How long a deletion may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// When to go on with a deletion.
+pub(crate) const SOON: Duration = Duration::from_secs(1);
 /// How long one node may take.
 const CALL: Duration = Duration::from_secs(15);
 /// Nodes asked at once.
@@ -39,6 +43,25 @@ where
     let mut finalizers = object.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
     write(api, object, &finalizers).await
+}
+
+/// Has the conditions of a deleted object say so, which nobody should take for ready any more. False where it is gone
+/// already, as far as we have a say.
+pub(crate) fn announce<K: Resource<DynamicType = ()>>(
+    object: &K,
+    conditions: &mut Vec<Condition>,
+) -> bool {
+    let deleting = Fault::new(
+        "Deleting",
+        "it is being deleted: nodes forget it, and stores lose what nothing else needs",
+    );
+    let mut said = Conditions {
+        all: conditions,
+        generation: object.meta().generation,
+        now: Timestamp::now(),
+    };
+    said.no("Ready", &deleting);
+    object.finalizers().iter().any(|name| name == FINALIZER)
 }
 
 /// Cleans up after a deleted object and lets it go.

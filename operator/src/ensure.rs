@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use lamina_crds::size;
 use lamina_proto::lamina::v1::{EnsureProgress, EnsureRequest, FlistInfo};
 
 use crate::context::Ctx;
 use crate::fault::{Fault, from_status};
 use crate::nodes::{NodeClient, Place};
-use crate::quantity::size;
 
 /// How long one call listens. The node works on without a listener.
 const LISTEN: Duration = Duration::from_secs(20);
@@ -99,7 +99,7 @@ mod tests {
         fake.state().hangs = true;
         let fault = ask(&fake, Duration::from_millis(300)).await.unwrap_err();
         assert!(fault.is_work(), "{fault:?}");
-        assert_eq!(fault.message, "node a: convert, 50 % of 2.0 KiB");
+        assert_eq!(fault.message, "node a: convert, 50 % of 2.00 KiB");
     }
 
     #[tokio::test]

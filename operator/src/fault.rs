@@ -64,8 +64,23 @@ impl Fault {
 
 impl From<kube::Error> for Fault {
     fn from(error: kube::Error) -> Self {
+        if is_conflict(&error) {
+            return Self {
+                again: Again::Soon(Duration::from_secs(1)),
+                ..Self::new(
+                    "Working",
+                    "somebody else changed the object meanwhile; it is looked at again",
+                )
+            };
+        }
         Self::new("ApiServer", format!("the API server refused: {error}"))
     }
+}
+
+/// Whether what was written is not of the latest version: read again, it can be written again.
+fn is_conflict(error: &kube::Error) -> bool {
+    // What is there already has the same code, and stays there.
+    matches!(error, kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict")
 }
 
 /// A node's answer, as a fault. `node` and `what` are for the message.
@@ -93,6 +108,16 @@ pub(crate) fn from_status(node: &str, what: &str, status: &Status) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conflict_of_writers_is_work_and_no_failure() {
+        let refused = |reason: &str| {
+            let status = kube::core::Status::failure("no", reason).with_code(409);
+            Fault::from(kube::Error::Api(Box::new(status)))
+        };
+        assert!(refused("Conflict").is_work());
+        assert_eq!(refused("AlreadyExists").reason, "ApiServer");
+    }
 
     #[test]
     fn every_answer_of_a_node_has_its_reason() {

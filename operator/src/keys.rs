@@ -10,6 +10,8 @@ use lamina_crds::{LaminaCluster, Store, StoreSpec};
 use crate::context::Ctx;
 use crate::fault::Fault;
 
+const RELATIVE: &str = "dir:// takes an absolute path, such as dir:///var/lib/packs";
+
 /// The URLs of the named stores; of the `LaminaCluster`'s where none is named.
 pub(crate) async fn store_urls(ctx: &Ctx, names: &[String]) -> Result<Vec<String>, Fault> {
     let names = match names.is_empty() {
@@ -36,6 +38,11 @@ async fn default_stores(ctx: &Ctx) -> Result<Vec<String>, Fault> {
 
 /// One store's URL.
 pub(crate) async fn store_url(ctx: &Ctx, spec: &StoreSpec) -> Result<String, Fault> {
+    // Each node would take it from a directory of its own choice.
+    if spec.url.starts_with("dir://") && !spec.url.starts_with("dir:///") {
+        let message = format!("{}: {RELATIVE}", spec.url);
+        return Err(Fault::new("InvalidSource", message));
+    }
     let Some(reference) = &spec.secret_ref else {
         return Ok(with_range(spec, spec.url.clone()));
     };

@@ -15,6 +15,7 @@ mod fault;
 mod flist;
 mod http;
 mod image;
+mod job;
 mod keys;
 mod lease;
 mod metrics;

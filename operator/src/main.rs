@@ -1,5 +1,6 @@
 //! `lamina-operator`: what is given on its command line.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,9 @@ enum Verb {
         /// Name of this one among several
         #[arg(long, env = "POD_NAME", default_value = "lamina-operator")]
         identity: String,
+        /// HOST:PORT of the proxy that finds nodes for the runs of Jobs (default: the Service lamina-proxy)
+        #[arg(long)]
+        proxy: Option<String>,
     },
     /// Applies the objects of a file and waits for Lamina to be ready
     Apply {
@@ -67,6 +71,8 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Log files are searched: no colours in them.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match Args::parse().verb {
         Verb::Run {
@@ -74,12 +80,14 @@ async fn main() -> anyhow::Result<()> {
             http,
             certificates,
             identity,
+            proxy,
         } => {
             run(RunConfig {
                 namespace,
                 http,
                 certificates,
                 identity,
+                proxy,
             })
             .await
         }

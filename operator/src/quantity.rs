@@ -1,4 +1,4 @@
-//! Kubernetes amounts as bytes, and bytes for people.
+//! Kubernetes amounts as bytes.
 
 /// Bytes of an amount such as `20Gi`; none if it is not one.
 pub(crate) fn bytes(text: &str) -> Option<u64> {
@@ -24,23 +24,6 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
     (total.is_finite() && total >= 0.0).then_some(total as u64)
 }
 
-/// Bytes for people: `412.0 MiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +40,5 @@ mod tests {
         ] {
             assert_eq!(bytes(text), expected, "{text}");
         }
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1_572_864), "1.5 MiB");
     }
 }

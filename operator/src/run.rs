@@ -16,9 +16,9 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
-use lamina_crds::{Flist, Image, LaminaCluster, Store};
+use lamina_crds::{Flist, Image, Job, LaminaCluster, Store};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::context::Ctx;
 use crate::fault::{Again, Fault};
@@ -26,10 +26,12 @@ use crate::lease::{self, Lease};
 use crate::metrics::Metrics;
 use crate::nodes::{self, Dial};
 use crate::retry::about;
-use crate::{cluster, flist, http, image, pki, store};
+use crate::{cluster, flist, http, image, job, pki, store};
 
 /// Objects of a kind reconciled at once.
 const CONCURRENCY: u16 = 16;
+/// Runs that end within this time are looked at together.
+const ENDS_TOGETHER: Duration = Duration::from_millis(200);
 /// The longest one reconciliation may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -44,6 +46,8 @@ pub struct RunConfig {
     pub certificates: SocketAddr,
     /// Name among several.
     pub identity: String,
+    /// `HOST:PORT` of the proxy that finds nodes for the runs of jobs; without it, the Service of Lamina's namespace.
+    pub proxy: Option<String>,
 }
 
 /// Runs until told to stop, or until the lead is lost: then it ends, and its successor starts afresh.
@@ -62,13 +66,17 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
     let namespace = config.namespace.clone();
     let counted = metrics.certificates.clone();
     let signing = pki::serve(config.certificates, client.clone(), &namespace, counted);
-    let ctx = Arc::new(Ctx::new(
+    let mut ctx = Ctx::new(
         client.clone(),
         config.namespace,
         config.identity,
         Dial::Mutual,
         metrics.clone(),
-    ));
+    );
+    if let Some(proxy) = config.proxy {
+        ctx.proxy = proxy;
+    }
+    let ctx = Arc::new(ctx);
     let leading = {
         let metrics = metrics.clone();
         async move {
@@ -120,7 +128,11 @@ async fn controllers(ctx: Arc<Ctx>) {
         Api::<Pod>::all(client()),
         watcher::Config::default().labels("app.kubernetes.io/component=pack"),
     );
-    let stores = Controller::new(Api::<Store>::all(client()), all);
+    let stores = Controller::new(Api::<Store>::all(client()), all.clone());
+    let jobs = Controller::new(Api::<Job>::all(client()), all);
+    let jobs = jobs.reconcile_all_on(ends(ctx.runs.news()));
+    // With the lead, the runs end.
+    let _leading = ctx.runs.while_leading();
     let images = images.reconcile_all_on(news(heard.clone()));
     let flists = flists.reconcile_all_on(news(heard.clone()));
     let stores = stores.reconcile_all_on(news(heard.clone()));
@@ -138,6 +150,9 @@ async fn controllers(ctx: Arc<Ctx>) {
         drive(stores, &ctx, |object, ctx| async move {
             store::step(&object, &ctx).await
         }),
+        drive(jobs, &ctx, |object, ctx| async move {
+            job::step(&object, &ctx).await
+        }),
     );
 }
 
@@ -146,6 +161,15 @@ fn news(heard: watch::Receiver<()>) -> impl Stream<Item = ()> {
     futures::stream::unfold(heard, |mut heard| async {
         heard.changed().await.ok()?;
         Some(((), heard))
+    })
+}
+
+/// Once for all runs that ended shortly after one another.
+fn ends(news: Arc<Notify>) -> impl Stream<Item = ()> {
+    futures::stream::unfold(news, |news| async {
+        news.notified().await;
+        tokio::time::sleep(ENDS_TOGETHER).await;
+        Some(((), news))
     })
 }
 

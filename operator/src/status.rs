@@ -20,12 +20,29 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     S: Serialize,
 {
-    let patch = json!({
+    write_at(api, name, None, status).await
+}
+
+/// The same; with a version, only if the object still has it.
+pub(crate) async fn write_at<K, S>(
+    api: &Api<K>,
+    name: &str,
+    version: Option<String>,
+    status: &S,
+) -> Result<(), Fault>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    S: Serialize,
+{
+    let mut patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         "metadata": { "name": name },
         "status": status,
     });
+    if let Some(version) = version {
+        patch["metadata"]["resourceVersion"] = json!(version);
+    }
     let params = PatchParams::apply(MANAGER).force();
     api.patch_status(name, &params, &Patch::Apply(&patch))
         .await?;
@@ -48,6 +65,16 @@ impl Conditions<'_> {
         message: impl Into<String>,
     ) {
         self.set(Said::new(kind, true, reason, message));
+    }
+
+    /// Nobody can tell whether this holds.
+    pub(crate) fn unknown(
+        &mut self,
+        kind: &'static str,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        self.set(Said::new(kind, State::Unknown, reason, message));
     }
 
     /// This does not hold, for this fault.

@@ -30,6 +30,8 @@ pub(crate) struct Round<'a> {
     pub(crate) wanted: &'a mut i32,
     /// How many do.
     pub(crate) warm: &'a mut i32,
+    /// Both, for people.
+    pub(crate) summary: &'a mut Option<String>,
     /// Their names.
     pub(crate) nodes: &'a mut Vec<String>,
 }
@@ -86,10 +88,12 @@ impl Warmed {
         let Round {
             wanted,
             warm,
+            summary: short,
             nodes,
         } = status;
         *wanted = i32::try_from(self.wanted).unwrap_or(i32::MAX);
         *warm = i32::try_from(self.nodes.len()).unwrap_or(i32::MAX);
+        *short = Some(format!("{warm}/{wanted}"));
         *nodes = self.nodes;
         nodes.truncate(NODES_MAX);
         let summary = summary(*warm, *wanted);

@@ -16,6 +16,7 @@ fn inputs(spec: Value, stores: &[&str]) -> Inputs {
         stores: stores.iter().map(|url| (*url).to_owned()).collect(),
         cache_bytes_max: None,
         layers_bytes_max: None,
+        run_memory_mb: None,
     }
 }
 
@@ -65,17 +66,23 @@ fn a_cluster_with_everything_set() {
         "controller": { "replicas": 1, "placement": placement },
         "discovery": { "replicas": 3, "ttl": "1m", "placement": placement },
         "authoritySecret": { "name": "given" },
+        "execution": {
+            "enabled": true,
+            "afslet": { "cpus": 8, "memory": "16Gi", "timeoutMax": "10m", "allowHostNetwork": true, "placement": placement },
+            "proxy": { "replicas": 3, "placement": placement },
+        },
     });
     let mut inputs = inputs(spec, &["s3://key:secret@bucket/packs"]);
     inputs.cache_bytes_max = Some(1 << 30);
     inputs.layers_bytes_max = Some(1 << 31);
+    inputs.run_memory_mb = Some(16 << 10);
     golden("everything.yaml", &objects(&inputs));
 }
 
 #[test]
 fn objects_are_what_the_api_server_knows() {
-    let all = objects(&inputs(json!({ "image": "lamina:1" }), &["oci://r/p"]));
-    for object in all {
+    let spec = json!({ "image": "lamina:1", "execution": { "enabled": true } });
+    for object in objects(&inputs(spec, &["oci://r/p"])) {
         match object["kind"].as_str().unwrap() {
             "DaemonSet" => drop(serde_json::from_value::<DaemonSet>(object).unwrap()),
             "Deployment" => drop(serde_json::from_value::<Deployment>(object).unwrap()),
@@ -147,12 +154,49 @@ fn without_discovery_there_is_nothing_of_it() {
     }
 }
 
+#[test]
+fn commands_are_run_where_that_is_wanted_and_nowhere_else() {
+    let of_it = |spec: Value| -> Vec<Value> {
+        let all = objects(&inputs(
+            json!({ "image": "lamina:1", "execution": spec }),
+            &[],
+        ));
+        let runs = |one: &Value| {
+            let name = one["metadata"]["name"].as_str().unwrap_or_default();
+            name == "lamina-afslet" || name == "lamina-proxy"
+        };
+        all.into_iter().filter(runs).collect()
+    };
+    assert!(of_it(json!({})).is_empty());
+    assert_eq!(of_it(json!({ "enabled": true })).len(), 5);
+    let one = of_it(json!({ "enabled": true, "proxy": { "replicas": 1 } }));
+    assert_eq!(one.len(), 4, "no budget for one");
+    let somewhere = json!({ "enabled": true, "afslet": { "placement": { "nodeSelector": { "runs": "yes" } } } });
+    let set = of_it(somewhere)
+        .into_iter()
+        .find(|one| one["kind"] == "DaemonSet")
+        .unwrap();
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!(pod["nodeSelector"], json!({ "runs": "yes" }));
+    assert_eq!(pod["tolerations"], Value::Null, "taints keep it away");
+    assert_eq!(pod["automountServiceAccountToken"], json!(false));
+    let volumes = pod["volumes"].as_array().unwrap();
+    let of_host = volumes
+        .iter()
+        .filter_map(|one| one["hostPath"]["path"].as_str());
+    assert_eq!(
+        of_host.collect::<Vec<_>>(),
+        ["/run/lamina", "/var/lib/kubelet/plugins/afslet.lamina.dev",]
+    );
+}
+
 /// There is no value that turns TLS off: what serves or calls in a cluster shows a certificate.
 #[test]
 fn no_workload_goes_without_tls() {
     let spec = json!({
         "image": "lamina:1",
         "node": { "insecureRegistries": ["registry:5000"] },
+        "execution": { "enabled": true },
     });
     let mut serving = 0;
     for object in objects(&inputs(spec, &[])) {
@@ -175,5 +219,30 @@ fn no_workload_goes_without_tls() {
             }
         }
     }
-    assert_eq!(serving, 2, "node servers and discovery");
+    assert_eq!(serving, 4, "node servers, discovery, afslets and proxies");
+}
+
+/// Logs of pods are files: who searches them does not look for `\x1b[32m`.
+#[test]
+fn a_log_that_no_terminal_shows_has_no_colours() {
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("config");
+    // Nobody listens there.
+    let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "a", "user": {}}]}"#;
+    std::fs::write(&kubeconfig, text).unwrap();
+    let objects = dir.path().join("objects.yaml");
+    std::fs::write(&objects, "kind: A\napiVersion: v1\nmetadata: {name: a}\n").unwrap();
+    let ended = std::process::Command::new(env!("CARGO_BIN_EXE_lamina-operator"))
+        .args(["apply", "--timeout=1s", "--file"])
+        .arg(&objects)
+        .env("KUBECONFIG", &kubeconfig)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(ended.stderr).unwrap();
+    assert!(log.contains("trying again"), "{log}");
+    assert!(!log.contains('\x1b'), "{log}");
 }

@@ -71,6 +71,21 @@ spec:
     replicas: {{ $v.discovery.replicas }}
     ttl: {{ $v.discovery.ttl }}
     placement: {{- include "lamina.workload" $v.discovery | nindent 6 }}
+  execution:
+    enabled: {{ $v.execution.enabled }}
+    afslet:
+      {{- with $v.execution.afslet.cpus }}
+      cpus: {{ . }}
+      {{- end }}
+      {{- with $v.execution.afslet.memory }}
+      memory: {{ . | toString | quote }}
+      {{- end }}
+      timeoutMax: {{ $v.execution.afslet.timeoutMax }}
+      allowHostNetwork: {{ $v.execution.afslet.allowHostNetwork }}
+      placement: {{- include "lamina.workload" $v.execution.afslet | nindent 8 }}
+    proxy:
+      replicas: {{ $v.execution.proxy.replicas }}
+      placement: {{- include "lamina.workload" $v.execution.proxy | nindent 8 }}
 {{- end -}}
 
 {{/* The Secret with a CA that somebody else makes; empty: the operator makes its own. */}}

@@ -15,7 +15,7 @@ use lamina_proto::lamina::v1::node_care_client::NodeCareClient;
 use lamina_proto::lamina::v1::{LeaveRequest, ListVolumesRequest, Volume};
 use tonic::transport::Channel;
 
-use super::{Deadline, PAUSE};
+use super::{Deadline, PAUSE, pods, remove};
 use crate::context::Ctx;
 use crate::fault::{Fault, from_status};
 use crate::nodes::{self, NodeClient, Place};
@@ -29,6 +29,8 @@ const AT_ONCE: usize = 32;
 /// Pods named in a refusal.
 const NAMED_MAX: usize = 4;
 const DAEMON_SET: &str = "lamina-node";
+/// What the ids of volumes of afslets begin with.
+const AFSLET_VOLUMES: &str = "afslet-";
 
 /// Leaves every node.
 ///
@@ -41,6 +43,9 @@ pub(super) async fn every(ctx: &Ctx, deadline: Deadline) -> Result<()> {
     complete(wanted(ctx).await.context("read its DaemonSet")?, &places)?;
     let unused = each(&places, |place| unused(ctx, place)).await;
     all_done(&unused, places.len())?;
+    // If a node cannot be left after all, the operator makes them again.
+    remove::execution(ctx).await?;
+    pods::gone(ctx, &pods::RUNNING, deadline).await?;
     let left = each(&places, |place| patiently(ctx, place, deadline)).await;
     let done = all_done(&left, places.len());
     if done.is_err() {
@@ -97,7 +102,10 @@ async fn unused(ctx: &Ctx, place: &Place) -> Result<(), Fault> {
         Some(pod) if !pod.name.is_empty() => format!("pod {}/{}", pod.namespace, pod.name),
         _ => format!("volume {}", volume.volume_id),
     };
-    let names: BTreeSet<String> = volumes.iter().map(name).collect();
+    let of_pods = volumes
+        .iter()
+        .filter(|volume| !volume.volume_id.starts_with(AFSLET_VOLUMES));
+    let names: BTreeSet<String> = of_pods.map(name).collect();
     if names.is_empty() {
         return Ok(());
     }

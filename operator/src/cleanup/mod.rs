@@ -1,8 +1,9 @@
 //! `cleanup`: the chart's pre-delete hook. Lamina goes from nodes and namespace, and nothing is left waiting
 //! for an operator that is gone.
 //!
-//! In this order: the operator stops, so that it makes nothing again; every node ends what runs outside of
-//! pods; only then anything is removed. While one node cannot be left, nothing is, and the operator goes on.
+//! In this order: the operator stops, so that it makes nothing again; what runs commands ends, whose images are volumes of
+//! nodes; every node ends what runs outside of pods; only then anything else is removed. While one node cannot be left,
+//! nothing is, and the operator goes on: it makes again what runs commands.
 //! What was done is done again without harm: a cleanup that failed is simply started anew.
 
 mod leave;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kube::Client;
-use lamina_crds::{Flist, Image};
+use lamina_crds::{Flist, Image, Job};
 use tokio::time::Instant;
 
 use crate::context::Ctx;
@@ -55,9 +56,10 @@ async fn clean(ctx: &Ctx, timeout: Duration) -> Result<()> {
         .step("delete the workloads", remove::workloads(ctx))
         .await?;
     deadline
-        .step("let go of images and flists", async {
+        .step("let go of images, flists and jobs", async {
             release::all::<Image>(&ctx.client).await?;
-            release::all::<Flist>(&ctx.client).await
+            release::all::<Flist>(&ctx.client).await?;
+            release::all::<Job>(&ctx.client).await
         })
         .await?;
     deadline

@@ -8,7 +8,9 @@ use kube::{Api, ResourceExt};
 use super::{Deadline, PAUSE};
 use crate::context::Ctx;
 
-/// Components of the workloads that the operator makes.
+/// Of those that run commands.
+pub(super) const RUNNING: [&str; 2] = ["afslet", "proxy"];
+/// Components of the other workloads that the operator makes.
 pub(super) const MADE: [&str; 4] = ["node", "csi", "controller", "discovery"];
 
 /// Waits until no pod of these components runs.

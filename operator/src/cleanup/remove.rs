@@ -13,16 +13,25 @@ use kube::{Api, Resource, ResourceExt};
 use lamina_crds::{CLUSTER_NAME, LaminaCluster};
 use serde::de::DeserializeOwned;
 
-use crate::cluster::build::{STORES_SECRET, discovery};
+use crate::cluster::build::{STORES_SECRET, discovery, execution};
 use crate::context::Ctx;
 use crate::pki::SECRETS;
 
 /// Pods that pack claims, in the namespaces of their `Flist`s, and that of `helm test`, which helm leaves.
 const ODD_PODS: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component in (pack,test)";
 
-/// Deletes the `LaminaCluster` and every workload made for it.
+/// Deletes what runs commands, whose images are volumes of nodes.
+pub(super) async fn execution(ctx: &Ctx) -> Result<()> {
+    own::<Deployment>(ctx, execution::PROXY).await?;
+    own::<DaemonSet>(ctx, execution::AFSLET).await
+}
+
+/// Deletes the `LaminaCluster` and every other workload made for it.
 pub(super) async fn workloads(ctx: &Ctx) -> Result<()> {
     delete(&Api::<LaminaCluster>::all(ctx.client.clone()), CLUSTER_NAME).await?;
+    own::<Service>(ctx, execution::PROXY).await?;
+    own::<PodDisruptionBudget>(ctx, execution::PROXY).await?;
+    own::<Service>(ctx, execution::AFSLET).await?;
     own::<DaemonSet>(ctx, "lamina-csi").await?;
     own::<DaemonSet>(ctx, "lamina-node").await?;
     own::<Deployment>(ctx, "lamina-controller").await?;

@@ -61,13 +61,18 @@ fn installed(fakes: &[&FakeNode], wanted: usize) -> FakeApi {
         "metadata": { "name": "d" },
         "spec": { "replicas": 2, "selector": selector, "template": template },
     });
-    for name in ["lamina-operator", "lamina-controller", "lamina-discovery"] {
+    for name in [
+        "lamina-operator",
+        "lamina-controller",
+        "lamina-discovery",
+        "lamina-proxy",
+    ] {
         api.answer(&format!("{APPS}/deployments/{name}"), deployment.clone());
     }
     let status = json!({
         "desiredNumberScheduled": wanted, "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
     });
-    for name in ["lamina-node", "lamina-csi"] {
+    for name in ["lamina-node", "lamina-csi", "lamina-afslet"] {
         let spec = json!({ "selector": selector, "template": template });
         let set = json!({ "metadata": { "name": name }, "spec": spec, "status": status });
         api.answer(&format!("{APPS}/daemonsets/{name}"), set);
@@ -78,10 +83,16 @@ fn installed(fakes: &[&FakeNode], wanted: usize) -> FakeApi {
 }
 
 fn removed(api: &FakeApi) -> bool {
-    let pods = format!("DELETE {PODS}/");
+    // Of these the operator makes others.
+    let made_again = [
+        format!("DELETE {PODS}/"),
+        format!("DELETE {APPS}/deployments/lamina-proxy"),
+        format!("DELETE {APPS}/daemonsets/lamina-afslet"),
+    ];
+    let stays = |write: &String| made_again.iter().any(|start| write.starts_with(start));
     api.writes()
         .iter()
-        .any(|write| write.starts_with("DELETE") && !write.starts_with(&pods))
+        .any(|write| write.starts_with("DELETE") && !stays(write))
 }
 
 fn replicas(api: &FakeApi) -> Value {
@@ -97,7 +108,12 @@ async fn everything_goes_in_an_order_in_which_nothing_comes_back() {
     assert_eq!(replicas(&api), json!(0));
     let expected = [
         format!("PATCH {APPS}/deployments/lamina-operator"),
+        format!("DELETE {APPS}/deployments/lamina-proxy"),
+        format!("DELETE {APPS}/daemonsets/lamina-afslet"),
         format!("DELETE {LAMINA}/laminaclusters/default"),
+        format!("DELETE {SERVICES}/lamina-proxy"),
+        format!("DELETE {BUDGETS}/lamina-proxy"),
+        format!("DELETE {SERVICES}/lamina-afslet"),
         format!("DELETE {APPS}/daemonsets/lamina-csi"),
         format!("DELETE {APPS}/daemonsets/lamina-node"),
         format!("DELETE {APPS}/deployments/lamina-controller"),
@@ -105,6 +121,9 @@ async fn everything_goes_in_an_order_in_which_nothing_comes_back() {
         format!("DELETE {SERVICES}/lamina-discovery"),
         format!("DELETE {BUDGETS}/lamina-discovery"),
         format!("PATCH {LAMINA}/namespaces/team/images/python"),
+        format!("DELETE {SECRETS}/lamina-afslet-tls"),
+        format!("DELETE {SECRETS}/lamina-proxy-tls"),
+        format!("DELETE {SECRETS}/lamina-user-tls"),
         format!("DELETE {SECRETS}/lamina-operator-tls"),
         format!("DELETE {SECRETS}/lamina-discovery-tls"),
         format!("DELETE {SECRETS}/lamina-client-tls"),
@@ -139,7 +158,9 @@ async fn while_one_node_cannot_be_left_nothing_is_removed_and_the_operator_goes_
         // The other one serves volumes again.
         assert_eq!((a.state().left, b.state().left), (1, 0));
         let restarted: Vec<String> = api.writes();
-        let restarted = restarted.iter().filter(|write| write.starts_with("DELETE"));
+        let restarted = restarted
+            .iter()
+            .filter(|write| write.starts_with("DELETE") && write.contains("/pods/"));
         let pod = api.pod(&a.place)["metadata"]["name"].clone();
         let expected = format!("DELETE {PODS}/{}", pod.as_str().unwrap());
         assert_eq!(restarted.collect::<Vec<_>>(), [&expected]);

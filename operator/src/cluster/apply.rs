@@ -10,7 +10,7 @@ use lamina_crds::LaminaCluster;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::build::discovery;
+use super::build::{discovery, execution};
 use crate::MANAGER;
 use crate::context::Ctx;
 use crate::fault::Fault;
@@ -35,7 +35,7 @@ pub(crate) async fn objects(
     Ok(())
 }
 
-/// Removes discovery as far as the spec does not want it.
+/// Removes discovery and what runs commands as far as the spec does not want them.
 pub(crate) async fn unwanted(cluster: &LaminaCluster, ctx: &Ctx) -> Result<(), Fault> {
     let spec = &cluster.spec.discovery;
     if !spec.enabled {
@@ -44,6 +44,16 @@ pub(crate) async fn unwanted(cluster: &LaminaCluster, ctx: &Ctx) -> Result<(), F
     }
     if !spec.enabled || spec.replicas < 2 {
         gone::<PodDisruptionBudget>(cluster, ctx, discovery::NAME).await?;
+    }
+    let spec = &cluster.spec.execution;
+    if !spec.enabled {
+        gone::<Deployment>(cluster, ctx, execution::PROXY).await?;
+        gone::<Service>(cluster, ctx, execution::PROXY).await?;
+        gone::<DaemonSet>(cluster, ctx, execution::AFSLET).await?;
+        gone::<Service>(cluster, ctx, execution::AFSLET).await?;
+    }
+    if !spec.enabled || spec.proxy.replicas < 2 {
+        gone::<PodDisruptionBudget>(cluster, ctx, execution::PROXY).await?;
     }
     Ok(())
 }
@@ -103,11 +113,12 @@ where
     let params = PatchParams::apply(MANAGER).force();
     api.patch(&name, &params, &Patch::Apply(&object))
         .await
-        .map_err(|error| {
-            Fault::new(
+        .map_err(|error| match Fault::from(error) {
+            conflict if conflict.is_work() => conflict,
+            fault => Fault::new(
                 "ApplyFailed",
-                format!("could not apply {} {name}: {error}", K::kind(&())),
-            )
+                format!("could not apply {} {name}: {fault}", K::kind(&())),
+            ),
         })?;
     Ok(())
 }

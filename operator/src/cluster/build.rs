@@ -1,11 +1,13 @@
 //! The workloads of a `LaminaCluster`, as the API server gets them. No I/O: the same spec gives the same
 //! objects, and `operator/tests/golden/` shows them.
 //!
-//! Only `lamina-node` is privileged, and no workload on nodes can speak to the API server but `lamina-csi`.
+//! Only `lamina-node` is privileged, and `lamina-afslet` where it is wanted; no workload on nodes can speak to the API server but
+//! `lamina-csi`.
 
 mod controller;
 mod csi;
 pub(crate) mod discovery;
+pub(crate) mod execution;
 mod node;
 
 pub use super::validate::Inputs;
@@ -43,6 +45,9 @@ pub fn objects(inputs: &Inputs) -> Vec<Value> {
         csi::csi(inputs),
         controller::controller(inputs),
     ]);
+    if inputs.spec.execution.enabled {
+        all.extend(execution::objects(inputs));
+    }
     all
 }
 
@@ -74,6 +79,11 @@ fn daemon_set(inputs: &Inputs, component: &str, placement: &Placement, mut pod: 
     if placement.priority_class_name.is_none() {
         pod["priorityClassName"] = json!("system-node-critical");
     }
+    daemon_set_where(inputs, component, placement, pod)
+}
+
+/// Where its placement says, and nowhere else.
+fn daemon_set_where(inputs: &Inputs, component: &str, placement: &Placement, pod: Value) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -104,6 +114,33 @@ fn deployment(inputs: &Inputs, component: &str, replicas: i32, mut template: Val
             "selector": { "matchLabels": selector(component) },
             "template": template,
         },
+    })
+}
+
+/// A Service whose name stands for every pod of a component; ports of its calls and of its metrics.
+fn headless(inputs: &Inputs, name: &str, component: &str, (grpc, metrics): (u16, u16)) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(inputs, name, component),
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector(component),
+            "ports": [
+                { "name": "grpc", "port": grpc, "targetPort": "grpc" },
+                { "name": "metrics", "port": metrics, "targetPort": "metrics" },
+            ],
+        },
+    })
+}
+
+/// Drains take one pod of a component at a time.
+fn budget(inputs: &Inputs, name: &str, component: &str) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(inputs, name, component),
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(component) } },
     })
 }
 

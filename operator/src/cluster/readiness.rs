@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::Api;
 use lamina_crds::{LaminaCluster, WorkloadStatus};
 
-use super::build::discovery;
+use super::build::{discovery, execution};
 use crate::context::Ctx;
 use crate::fault::Fault;
 
@@ -15,11 +15,15 @@ pub(crate) async fn workloads(
     let sets = Api::<DaemonSet>::namespaced(ctx.client.clone(), &ctx.namespace);
     let deployments = Api::<Deployment>::namespaced(ctx.client.clone(), &ctx.namespace);
     let mut all = Vec::new();
-    for name in ["lamina-node", "lamina-csi"] {
+    let runs = cluster.spec.execution.enabled;
+    let afslet = runs.then_some(execution::AFSLET);
+    for name in ["lamina-node", "lamina-csi"].into_iter().chain(afslet) {
         all.push(of_set(name, sets.get_opt(name).await?.as_ref()));
     }
     let discovery = cluster.spec.discovery.enabled.then_some(discovery::NAME);
-    for name in ["lamina-controller"].into_iter().chain(discovery) {
+    let proxy = runs.then_some(execution::PROXY);
+    let wanted = discovery.into_iter().chain(proxy);
+    for name in ["lamina-controller"].into_iter().chain(wanted) {
         let found = deployments.get_opt(name).await?;
         all.push(of_deployment(name, found.as_ref()));
     }

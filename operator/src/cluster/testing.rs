@@ -39,6 +39,11 @@ impl FakeApi {
         self.0.lock().unwrap().answers.insert(path.to_owned(), body);
     }
 
+    /// A GET of `path` finds nothing from now on.
+    pub(crate) fn forget(&self, path: &str) {
+        self.0.lock().unwrap().answers.remove(path);
+    }
+
     /// From the write `METHOD path` on, a GET of `at` gives this.
     pub(crate) fn after(&self, write: &str, at: &str, body: Value) {
         let changed = (at.to_owned(), body);
@@ -69,6 +74,13 @@ impl FakeApi {
             .unwrap_or_else(|| panic!("nothing written to {path}: {:?}", state.writes))
             .body
             .clone()
+    }
+
+    /// Every body written to `path`, in order.
+    pub(crate) fn bodies(&self, path: &str) -> Vec<Value> {
+        let state = self.0.lock().unwrap();
+        let found = state.writes.iter().filter(|write| write.path == path);
+        found.map(|write| write.body.clone()).collect()
     }
 
     pub(crate) fn wrote(&self, path: &str) -> bool {

@@ -1,12 +1,10 @@
 //! What nodes are asked for a `Flist`, and what their answers mean. No I/O.
 
-use lamina_crds::{ArchiveFrom, FlistFrom, FlistStatus, ImageFrom};
+use lamina_crds::{ArchiveFrom, FlistFrom, FlistStatus, ImageFrom, size};
 use lamina_proto::lamina::v1::{
     ArchiveSource, EnsureRequest, FlistInfo, FlistSource, ImageSource, PullPolicy, Source,
     source::From,
 };
-
-use crate::quantity::size;
 
 /// A request for `source`.
 pub(crate) fn request(source: From, warm: i32, stores: &[String]) -> EnsureRequest {

@@ -3,6 +3,8 @@
 mod build;
 mod pack;
 
+pub(crate) use build::again;
+
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -33,6 +35,12 @@ pub(crate) async fn step(flist: &Flist, ctx: &Ctx) -> Result<Duration, Fault> {
     let api = Api::<Flist>::namespaced(ctx.client.clone(), &namespace);
     let old = flist.status.clone().unwrap_or_default();
     if flist.metadata.deletion_timestamp.is_some() {
+        let mut new = old.clone();
+        if deletion::announce(flist, &mut new.conditions) && new != old {
+            // What is written now has another version than the object at hand: the rest is for the next look.
+            status::write(&api, &flist.name_any(), &new).await?;
+            return Ok(deletion::SOON);
+        }
         let digests: Vec<&str> = old.digest.as_deref().into_iter().collect();
         deletion::finish(ctx, &api, flist, &digests, &flist.spec.stores).await?;
         return Ok(LOOK_AGAIN);
@@ -81,10 +89,7 @@ fn validate(flist: &Flist) -> Result<FlistFrom<'_>, Fault> {
 async fn advance(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<Duration, Fault> {
     let from = validate(flist)?;
     let known = dereference(flist, ctx, from).await?;
-    let places = nodes::admitted(&known.places, &flist.spec.node_selector);
-    if places.is_empty() {
-        return Err(Fault::no_node(!known.places.is_empty()));
-    }
+    let places = nodes::admitted(&known.places, &flist.spec.node_selector)?;
     if status.entries.is_none() {
         make(flist, ctx, status, from, &known, &places).await?;
     }
@@ -101,6 +106,7 @@ async fn advance(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<D
     warmed.record(Round {
         wanted: &mut status.nodes_wanted,
         warm: &mut status.nodes_warm,
+        summary: &mut status.nodes_summary,
         nodes: &mut status.nodes,
     })?;
     Ok(LOOK_AGAIN)

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use lamina_crds::{Image, ImageStatus};
+use lamina_crds::{Image, ImageStatus, size};
 use lamina_proto::lamina::v1::{
     EnsureRequest, FlistInfo, FlistSource, ImageSource, PullPolicy, Source, source::From,
 };
 
 use crate::fault::Fault;
-use crate::quantity::size;
 use crate::warming::{amount, keep_s};
 
 /// Flists of before that are remembered: of a tag that moves faster than volumes end, the oldest stay on nodes.

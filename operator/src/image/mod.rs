@@ -35,6 +35,12 @@ pub(crate) async fn step(image: &Image, ctx: &Ctx) -> Result<Duration, Fault> {
     let api = Api::<Image>::namespaced(ctx.client.clone(), &namespace);
     let old = image.status.clone().unwrap_or_default();
     if image.metadata.deletion_timestamp.is_some() {
+        let mut new = old.clone();
+        if deletion::announce(image, &mut new.conditions) && new != old {
+            // What is written now has another version than the object at hand: the rest is for the next look.
+            status::write(&api, &image.name_any(), &new).await?;
+            return Ok(deletion::SOON);
+        }
         let digests: Vec<&str> = old
             .retired
             .iter()
@@ -73,11 +79,7 @@ async fn dereference(image: &Image, ctx: &Ctx) -> Result<Known, Fault> {
 
 /// The nodes that may be used.
 fn validate<'a>(image: &Image, known: &'a Known) -> Result<Vec<&'a Place>, Fault> {
-    let places = nodes::admitted(&known.places, &image.spec.node_selector);
-    if places.is_empty() {
-        return Err(Fault::no_node(!known.places.is_empty()));
-    }
-    Ok(places)
+    nodes::admitted(&known.places, &image.spec.node_selector)
 }
 
 async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<Duration, Fault> {
@@ -98,6 +100,7 @@ async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<D
     let recorded = warmed.record(Round {
         wanted: &mut status.nodes_wanted,
         warm: &mut status.nodes_warm,
+        summary: &mut status.nodes_summary,
         nodes: &mut status.nodes,
     });
     // Only when the new one is where it shall be, or cannot be: a full disk may be full of the old one.
@@ -157,7 +160,7 @@ async fn tell(image: &Image, ctx: &Ctx, old: &ImageStatus, new: &ImageStatus) {
             "{} is flist {flist}: {}, {} stored",
             image.spec.reference,
             new.size.as_deref().unwrap_or("?"),
-            crate::quantity::size(new.bytes_stored.unwrap_or(0).unsigned_abs()),
+            lamina_crds::size(new.bytes_stored.unwrap_or(0).unsigned_abs()),
         );
         say(&ctx.recorder, image, EventType::Normal, "Converted", &note).await;
     } else {

@@ -107,6 +107,7 @@ async fn an_image_is_converted_once_and_kept_on_the_nodes_asked_for() {
     assert!(holds(&status.conditions, "Ready"), "{status:?}");
     assert!(holds(&status.conditions, "Replicated"));
     assert_eq!((status.nodes_warm, status.nodes_wanted), (2, 2));
+    assert_eq!(status.nodes_summary.as_deref(), Some("2/2"));
     assert_eq!(status.flist.as_deref(), Some("f1"));
     assert_eq!(status.dedup_ratio.as_deref(), Some("3.00"));
     let asked: Vec<_> = [&a, &b]
@@ -183,6 +184,12 @@ async fn deletion_cleans_the_store_only_when_nobody_else_has_the_flist() {
             json!({ "metadata": {}, "items": [] }),
         );
         fake.state().forgotten.clear();
+        step(&gone, &api.ctx()).await.unwrap();
+        let said = written(&api);
+        let ready = find(&said.conditions, "Ready").unwrap();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", "Deleting"));
+        assert!(fake.state().forgotten.is_empty(), "first it is said");
+        gone.status = Some(said);
         step(&gone, &api.ctx()).await.unwrap();
         assert_eq!(fake.state().forgotten.len(), usize::from(!shared));
         let write = api.last_write("/apis/lamina.dev/v1alpha1/namespaces/team/images/python");

@@ -26,6 +26,30 @@ pub(crate) enum Dial {
     Plain,
 }
 
+/// Who is dialled.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// As a sentence names it.
+    pub(crate) what: String,
+    /// `host:port`.
+    pub(crate) address: String,
+    /// Name in its certificate.
+    pub(crate) certificate: &'static str,
+    /// Of the fault when it does not answer.
+    pub(crate) reason: &'static str,
+}
+
+impl From<&Place> for Peer {
+    fn from(place: &Place) -> Self {
+        Self {
+            what: format!("node {}", place.name),
+            address: place.address.clone(),
+            certificate: pki::SERVER_NAME,
+            reason: "NodeUnreachable",
+        }
+    }
+}
+
 impl Dial {
     /// A client of a node's server.
     pub(crate) async fn connect(
@@ -45,15 +69,25 @@ impl Dial {
         namespace: &str,
         place: &Place,
     ) -> Result<Channel, Fault> {
+        self.reach(client, namespace, &Peer::from(place)).await
+    }
+
+    /// A connection.
+    pub(crate) async fn reach(
+        &self,
+        client: &kube::Client,
+        namespace: &str,
+        peer: &Peer,
+    ) -> Result<Channel, Fault> {
         let endpoint = match self {
-            Self::Mutual => mutual(client, namespace, place).await?,
+            Self::Mutual => mutual(client, namespace, peer).await?,
             #[cfg(test)]
             Self::Plain => {
                 // A fake has a port of its own: it comes as the pod's address, and looks like IPv6.
-                let inner = place.address.trim_start_matches('[');
+                let inner = peer.address.trim_start_matches('[');
                 let address = inner.split("]:").next().unwrap_or(inner);
                 Endpoint::from_shared(format!("http://{address}"))
-                    .map_err(|error| unreachable_node(place, &error))?
+                    .map_err(|error| unreachable_peer(peer, &error))?
             }
         };
         let endpoint = endpoint
@@ -61,17 +95,12 @@ impl Dial {
             .http2_keep_alive_interval(Duration::from_secs(20));
         tokio::time::timeout(CONNECT_TIMEOUT * 2, endpoint.connect())
             .await
-            .map_err(|_| {
-                Fault::new(
-                    "NodeUnreachable",
-                    format!("node {} does not answer", place.name),
-                )
-            })?
-            .map_err(|error| unreachable_node(place, &error))
+            .map_err(|_| Fault::new(peer.reason, format!("{} does not answer", peer.what)))?
+            .map_err(|error| unreachable_peer(peer, &error))
     }
 }
 
-async fn mutual(client: &kube::Client, namespace: &str, place: &Place) -> Result<Endpoint, Fault> {
+async fn mutual(client: &kube::Client, namespace: &str, peer: &Peer) -> Result<Endpoint, Fault> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
     let secret = api.get_opt(pki::CLIENT_SECRET).await?;
     let data = secret.and_then(|secret| secret.data).unwrap_or_default();
@@ -86,18 +115,18 @@ async fn mutual(client: &kube::Client, namespace: &str, place: &Place) -> Result
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(part("ca.crt")?))
         .identity(Identity::from_pem(part("tls.crt")?, part("tls.key")?))
-        .domain_name(pki::SERVER_NAME);
-    Endpoint::from_shared(format!("https://{}", place.address))
+        .domain_name(peer.certificate);
+    Endpoint::from_shared(format!("https://{}", peer.address))
         .and_then(|endpoint| endpoint.tls_config(tls))
-        .map_err(|error| unreachable_node(place, &error))
+        .map_err(|error| unreachable_peer(peer, &error))
 }
 
-fn unreachable_node(place: &Place, error: &dyn std::error::Error) -> Fault {
-    let mut message = format!("node {} cannot be reached: {error}", place.name);
+fn unreachable_peer(peer: &Peer, error: &dyn std::error::Error) -> Fault {
+    let mut message = format!("{} cannot be reached: {error}", peer.what);
     let mut cause = error.source();
     while let Some(inner) = cause {
         message = format!("{message}: {inner}");
         cause = inner.source();
     }
-    Fault::new("NodeUnreachable", message)
+    Fault::new(peer.reason, message)
 }

@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) volumes: Vec<Volume>,
     /// The flist that a volume of it shows.
     pub(crate) shows: Option<String>,
+    /// What it finds of a store.
+    pub(crate) store: Option<CheckStoreResponse>,
     /// How often it was left.
     pub(crate) left: usize,
 }
@@ -211,7 +213,10 @@ impl NodeCare for Served {
         &self,
         _: Request<CheckStoreRequest>,
     ) -> Result<Response<CheckStoreResponse>, Status> {
-        Err(Status::unimplemented("not faked"))
+        let found = self.0.lock().unwrap().store;
+        found
+            .map(Response::new)
+            .ok_or_else(|| Status::unavailable("no store"))
     }
 
     async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 
-pub(crate) use dial::{Dial, NodeClient};
+pub(crate) use dial::{Dial, NodeClient, Peer};
 pub(crate) use watch::watch;
 
 use crate::context::Ctx;
@@ -122,18 +122,48 @@ fn address(ip: &str) -> String {
 }
 
 /// Those of `places` that have every label of `selector`.
+///
+/// # Errors
+/// `InvalidSpec` for what no label can be, `NoNode` when there is none.
 pub(crate) fn admitted<'a>(
     places: &'a [Place],
     selector: &BTreeMap<String, String>,
-) -> Vec<&'a Place> {
-    places
-        .iter()
-        .filter(|place| {
-            selector
-                .iter()
-                .all(|(key, value)| place.labels.get(key) == Some(value))
-        })
-        .collect()
+) -> Result<Vec<&'a Place>, Fault> {
+    if let Some((key, value)) = selector.iter().find(|one| !is_label(one.0, one.1)) {
+        let message = format!(
+            "nodeSelector: {key:?}: {value:?} is not a label, so no node has it: correct it (kubectl get nodes \
+             --show-labels)"
+        );
+        return Err(Fault::new("InvalidSpec", message));
+    }
+    let has_all = |place: &&Place| {
+        selector
+            .iter()
+            .all(|(key, value)| place.labels.get(key) == Some(value))
+    };
+    let admitted: Vec<&Place> = places.iter().filter(has_all).collect();
+    match admitted.is_empty() {
+        true => Err(Fault::no_node(!places.is_empty())),
+        false => Ok(admitted),
+    }
+}
+
+/// Whether a node can have this label: `[prefix/]name: value`, as Kubernetes has it.
+fn is_label(key: &str, value: &str) -> bool {
+    let (prefix, name) = key.split_once('/').unwrap_or(("a", key));
+    let is_prefix = (1..=253).contains(&prefix.len())
+        && prefix.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
+        });
+    is_prefix && !name.is_empty() && is_word(name) && is_word(value)
+}
+
+/// At most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends.
+fn is_word(text: &str) -> bool {
+    let is_edge = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    bytes.len() <= 63 && bytes.iter().all(fits) && is_edge(bytes.first()) && is_edge(bytes.last())
 }
 
 #[cfg(test)]
@@ -168,7 +198,23 @@ mod tests {
         assert_eq!(all[0].address, "10.0.0.1:7150");
         assert_eq!(all[1].address, "[fd00::1]:7150");
         let selector = BTreeMap::from([("zone".to_owned(), "one".to_owned())]);
-        assert_eq!(admitted(&all, &selector).len(), 1);
-        assert_eq!(admitted(&all, &BTreeMap::new()).len(), 2);
+        assert_eq!(admitted(&all, &selector).unwrap().len(), 1);
+        assert_eq!(admitted(&all, &BTreeMap::new()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn labels_that_no_node_can_have_are_told_from_those_that_none_has() {
+        for (key, value, reason) in [
+            ("zone", "a b", "InvalidSpec"),
+            ("my zone", "a", "InvalidSpec"),
+            ("", "a", "InvalidSpec"),
+            ("zone", "-a", "InvalidSpec"),
+            ("zone", "two", "NoNode"),
+            ("example.com/disk", "", "NoNode"),
+        ] {
+            let selector = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            let fault = admitted(&[], &selector).unwrap_err();
+            assert_eq!(fault.reason, reason, "{key}: {value}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  CA (own, or given by cert-manager) ── authority: whom everybody trusts ──> every pod, as ca.crt
-//!   ├── operator, discovery, client: Secrets, 90 days, written by the leader        (secrets)
+//!   ├── servers of the control plane and their clients: Secrets, 90 days, written by the leader        (secrets)
 //!   └── nodes: 24 hours, signed by any replica for who the API server says it is    (review, sign, service, serve)
 //! ```
 //!
@@ -35,8 +35,17 @@ pub(crate) const OPERATOR_SECRET: &str = "lamina-operator-tls";
 pub(crate) const DISCOVERY_SECRET: &str = "lamina-discovery-tls";
 /// The certificate of the node servers' clients.
 pub(crate) const CLIENT_SECRET: &str = "lamina-client-tls";
+/// The certificate of what runs commands.
+pub(crate) const AFSLET_SECRET: &str = "lamina-afslet-tls";
+/// The certificate of who finds nodes for commands.
+pub(crate) const PROXY_SECRET: &str = "lamina-proxy-tls";
+/// The certificate of who may have commands run, and nothing else.
+pub(crate) const USER_SECRET: &str = "lamina-user-tls";
 /// Every one of them that the operator makes.
-pub(crate) const SECRETS: [&str; 5] = [
+pub(crate) const SECRETS: [&str; 8] = [
+    AFSLET_SECRET,
+    PROXY_SECRET,
+    USER_SECRET,
     OPERATOR_SECRET,
     DISCOVERY_SECRET,
     CLIENT_SECRET,
@@ -54,6 +63,12 @@ const OPERATOR_NAME: &str = "operator.lamina.internal";
 const DISCOVERY_NAME: &str = "discovery.lamina.internal";
 /// Name of who may ask nodes for anything.
 const CLIENT_NAME: &str = "client.lamina.internal";
+/// Name of what runs commands.
+const AFSLET_NAME: &str = "afslet.lamina.internal";
+/// Name of who finds nodes for commands; afslets take commands from it and from clients.
+const PROXY_NAME: &str = "proxy.lamina.internal";
+/// Name of who may have proxies run commands.
+const USER_NAME: &str = "user.lamina.internal";
 /// What the names that mean something end with: no node is called so.
 const RESERVED: &str = "lamina.internal";
 /// Port of who signs for nodes.

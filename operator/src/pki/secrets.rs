@@ -15,8 +15,9 @@ use serde_json::json;
 
 use super::authority::{self, Ca, PkiError, Subject, later, text, validity};
 use super::{
-    AUTHORITY_SECRET, CA_SECRET, CLIENT_NAME, CLIENT_SECRET, DISCOVERY_NAME, DISCOVERY_SECRET,
-    OPERATOR_NAME, OPERATOR_SECRET,
+    AFSLET_NAME, AFSLET_SECRET, AUTHORITY_SECRET, CA_SECRET, CLIENT_NAME, CLIENT_SECRET,
+    DISCOVERY_NAME, DISCOVERY_SECRET, OPERATOR_NAME, OPERATOR_SECRET, PEER_NAME, PROXY_NAME,
+    PROXY_SECRET, USER_NAME, USER_SECRET,
 };
 
 /// Secret whose CA signs.
@@ -42,25 +43,49 @@ const TRUSTED_MAX: usize = 8;
 /// A certificate in a Secret.
 struct Leaf {
     secret: &'static str,
-    name: &'static str,
-    usage: ExtendedKeyUsagePurpose,
+    /// The first one is its common name, too.
+    names: &'static [&'static str],
+    usages: &'static [ExtendedKeyUsagePurpose],
 }
 
-const LEAVES: [Leaf; 3] = [
+const SERVES: &[ExtendedKeyUsagePurpose] = &[ExtendedKeyUsagePurpose::ServerAuth];
+const ASKS: &[ExtendedKeyUsagePurpose] = &[ExtendedKeyUsagePurpose::ClientAuth];
+const BOTH: &[ExtendedKeyUsagePurpose] = &[
+    ExtendedKeyUsagePurpose::ServerAuth,
+    ExtendedKeyUsagePurpose::ClientAuth,
+];
+
+const LEAVES: [Leaf; 6] = [
     Leaf {
         secret: OPERATOR_SECRET,
-        name: OPERATOR_NAME,
-        usage: ExtendedKeyUsagePurpose::ServerAuth,
+        names: &[OPERATOR_NAME],
+        usages: SERVES,
     },
     Leaf {
         secret: DISCOVERY_SECRET,
-        name: DISCOVERY_NAME,
-        usage: ExtendedKeyUsagePurpose::ServerAuth,
+        names: &[DISCOVERY_NAME],
+        usages: SERVES,
     },
     Leaf {
         secret: CLIENT_SECRET,
-        name: CLIENT_NAME,
-        usage: ExtendedKeyUsagePurpose::ClientAuth,
+        names: &[CLIENT_NAME],
+        usages: ASKS,
+    },
+    Leaf {
+        secret: AFSLET_SECRET,
+        names: &[AFSLET_NAME],
+        usages: SERVES,
+    },
+    Leaf {
+        secret: PROXY_SECRET,
+        // To nodes it is one that may have layers pulled and read.
+        names: &[PROXY_NAME, PEER_NAME],
+        usages: BOTH,
+    },
+    Leaf {
+        secret: USER_SECRET,
+        names: &[USER_NAME],
+        usages: ASKS,
     },
 ];
 
@@ -192,9 +217,9 @@ fn kept(
     }
     let key = KeyPair::generate()?;
     let subject = Subject {
-        common: leaf.name,
-        names: &[leaf.name],
-        usages: std::slice::from_ref(&leaf.usage),
+        common: leaf.names[0],
+        names: leaf.names,
+        usages: leaf.usages,
     };
     let cert = ca.issue(&subject, &key, LEAF_LIFE, now)?;
     Ok(whole(leaf, &cert, &key.serialize_pem(), trusted, &issuer))

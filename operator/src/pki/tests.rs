@@ -102,7 +102,14 @@ fn certificates_are_renewed_before_they_end() {
     assert_eq!(cluster.renew(now).len(), SECRETS.len());
     assert_eq!(names(&cluster.renew(now)), [""; 0]);
     assert_eq!(names(&cluster.renew(days(now, 59))), [""; 0]);
-    let leaves = [OPERATOR_SECRET, DISCOVERY_SECRET, CLIENT_SECRET];
+    let leaves = [
+        OPERATOR_SECRET,
+        DISCOVERY_SECRET,
+        CLIENT_SECRET,
+        AFSLET_SECRET,
+        PROXY_SECRET,
+        USER_SECRET,
+    ];
     assert_eq!(names(&cluster.renew(days(now, 61))), leaves);
     for secret in leaves {
         assert_eq!(
@@ -118,7 +125,14 @@ fn a_new_ca_is_trusted_before_it_signs_and_the_old_one_until_nothing_of_it_is_le
     let mut cluster = Cluster::new(now);
     let old = cluster.trusted();
     let then = days(now, 3650 - 365 + 1);
-    for secret in [OPERATOR_SECRET, CLIENT_SECRET, DISCOVERY_SECRET] {
+    for secret in [
+        OPERATOR_SECRET,
+        CLIENT_SECRET,
+        DISCOVERY_SECRET,
+        AFSLET_SECRET,
+        PROXY_SECRET,
+        USER_SECRET,
+    ] {
         // As if they had been renewed all along.
         let life = Duration::from_secs(90 * 24 * 3600);
         let ca = Ca::read(cluster.get(CA_SECRET)).unwrap();
@@ -150,7 +164,7 @@ fn a_new_ca_is_trusted_before_it_signs_and_the_old_one_until_nothing_of_it_is_le
     assert_eq!(authority::each(&part(client, "ca.crt")).len(), 2);
     let soon = later(then, Duration::from_secs(601));
     let written = cluster.renew(soon);
-    assert_eq!(names(&written).len(), 3, "{:?}", names(&written));
+    assert_eq!(names(&written).len(), 6, "{:?}", names(&written));
     assert_ne!(part(cluster.get(CLIENT_SECRET), "tls.crt"), before);
     assert_eq!(cluster.trusted().len(), 2);
     cluster.renew(days(soon, 3));

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    GRACE_SECONDS, Inputs, TLS, base_env, confined, container, deployment, metadata, selector,
+    GRACE_SECONDS, Inputs, TLS, base_env, budget, confined, container, deployment, headless,
     template, unprivileged,
 };
 use crate::pki::DISCOVERY_SECRET;
@@ -19,10 +19,12 @@ pub(super) fn address(inputs: &Inputs) -> String {
 }
 
 pub(super) fn objects(inputs: &Inputs) -> Vec<Value> {
-    let mut all = vec![service(inputs), workload(inputs)];
+    // Headless: nodes report to every replica.
+    let ports = (PORT, METRICS_PORT);
+    let mut all = vec![headless(inputs, NAME, "discovery", ports), workload(inputs)];
     // With one replica a budget would only block drains.
     if inputs.spec.discovery.replicas > 1 {
-        all.push(budget(inputs));
+        all.push(budget(inputs, NAME, "discovery"));
     }
     all
 }
@@ -68,30 +70,4 @@ fn workload(inputs: &Inputs) -> Value {
     });
     let pod = template(inputs, "discovery", &spec.placement, pod);
     deployment(inputs, "discovery", spec.replicas, pod)
-}
-
-fn service(inputs: &Inputs) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata(inputs, NAME, "discovery"),
-        "spec": {
-            // Nodes report to every replica.
-            "clusterIP": "None",
-            "selector": selector("discovery"),
-            "ports": [
-                { "name": "grpc", "port": PORT, "targetPort": "grpc" },
-                { "name": "metrics", "port": METRICS_PORT, "targetPort": "metrics" },
-            ],
-        },
-    })
-}
-
-fn budget(inputs: &Inputs) -> Value {
-    json!({
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": metadata(inputs, NAME, "discovery"),
-        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector("discovery") } },
-    })
 }

@@ -1,0 +1,171 @@
+//! What a job's status and events say of what was decided.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::events::EventType;
+use lamina_crds::conditions::find;
+use lamina_crds::{Job, JobOutcome, JobPhase, JobStatus};
+
+use super::plan::Next;
+use crate::context::Ctx;
+use crate::events::say;
+use crate::fault::Fault;
+use crate::status::Conditions;
+
+/// Failed runs told of by events at one time.
+const TOLD_MAX: usize = 3;
+
+/// What was decided.
+pub(super) struct Decided<'a> {
+    pub(super) next: &'a Next,
+    /// What keeps runs from beginning, or ended the job.
+    pub(super) fault: Option<&'a Fault>,
+    /// It is held back for a reason that was told before.
+    pub(super) held: bool,
+}
+
+/// The conditions of what was decided.
+pub(super) fn conclude(job: &Job, status: &mut JobStatus, decided: &Decided<'_>) {
+    status.observed_generation = job.metadata.generation;
+    let summary = status.summary.clone().unwrap_or_default();
+    let why = why_failed(status, decided.fault);
+    let (begun, active, outcome) = (status.attempts > 0, status.active, status.outcome);
+    let mut said = Conditions {
+        all: &mut status.conditions,
+        generation: job.metadata.generation,
+        now: Timestamp::now(),
+    };
+    let text = format!("{summary} runs succeeded");
+    if let Some(outcome) = outcome {
+        let text = match why {
+            Some(why) if outcome != JobOutcome::Succeeded => format!("{text}; {why}"),
+            _ => text,
+        };
+        said.yes("Finished", outcome.as_str(), text);
+        status.reason = Some(outcome.as_str().to_owned());
+        return;
+    }
+    said.no("Finished", &Fault::new("Unfinished", text));
+    let reason = match decided.next {
+        Next::Suspended => Some(suspended(&mut said)),
+        _ => going(&mut said, decided, begun, active > 0),
+    };
+    if let Some(reason) = reason {
+        status.reason = Some(reason.to_owned());
+    }
+}
+
+fn suspended(said: &mut Conditions<'_>) -> &'static str {
+    let message = "spec.suspend is true: its runs begin when it is not";
+    let fault = Fault::new("Suspended", message);
+    said.no("Admitted", &fault);
+    said.no("Started", &fault);
+    fault.reason
+}
+
+/// The word for it; none where it stays as it is.
+fn going(
+    said: &mut Conditions<'_>,
+    decided: &Decided<'_>,
+    begun: bool,
+    active: bool,
+) -> Option<&'static str> {
+    said.yes("Admitted", "Admitted", "its runs may begin");
+    match decided.fault {
+        Some(fault) if !active => {
+            said.no("Started", fault);
+            Some(fault.reason)
+        }
+        Some(fault) => Some(fault.reason),
+        None if decided.held && !active => None,
+        None => {
+            if begun {
+                said.yes("Started", "Started", "runs were sent");
+            }
+            Some(if active { "Running" } else { "Waiting" })
+        }
+    }
+}
+
+/// Why a job failed: what keeps it for ever, or what its last failed run says.
+fn why_failed(status: &JobStatus, fault: Option<&Fault>) -> Option<String> {
+    if let Some(fault) = fault {
+        return Some(fault.message.clone());
+    }
+    let failed = status.runs.iter().filter(|run| run.message.is_some());
+    let run = failed.max_by_key(|run| run.attempt)?;
+    let message = run.message.as_deref().unwrap_or_default();
+    Some(format!(
+        "run {}, attempt {}: {message}",
+        run.index, run.attempt
+    ))
+}
+
+/// Events of what changed.
+pub(super) async fn tell(
+    job: &Job,
+    ctx: &Ctx,
+    old: &JobStatus,
+    new: &JobStatus,
+    fault: Option<&Fault>,
+) {
+    let known = |attempt: i32| {
+        let before = old.runs.iter().find(|run| run.attempt == attempt);
+        before.is_none_or(|run| run.outcome.is_some())
+    };
+    let failed = new
+        .runs
+        .iter()
+        .filter(|run| run.message.is_some() && !known(run.attempt));
+    for run in failed.take(TOLD_MAX) {
+        let note = format!(
+            "Run {}, attempt {}{}: {}",
+            run.index,
+            run.attempt,
+            run.node
+                .as_ref()
+                .map_or_else(String::new, |node| format!(" on {node}")),
+            run.message.as_deref().unwrap_or_default(),
+        );
+        say(&ctx.recorder, job, EventType::Warning, "RunFailed", &note).await;
+    }
+    if let (Some(fault), true) = (
+        fault,
+        old.reason.as_deref() != fault.map(|fault| fault.reason),
+    ) {
+        say(
+            &ctx.recorder,
+            job,
+            EventType::Warning,
+            fault.reason,
+            &fault.message,
+        )
+        .await;
+    }
+    if new.phase == old.phase {
+        return;
+    }
+    let (kind, reason, note) = match (new.phase, new.outcome) {
+        (Some(JobPhase::Finished), Some(JobOutcome::Succeeded)) => {
+            (EventType::Normal, "Finished", ended(new))
+        }
+        (Some(JobPhase::Finished), _) => (EventType::Warning, "Finished", ended(new)),
+        (Some(JobPhase::Running), _) => (
+            EventType::Normal,
+            "Started",
+            "Its runs were sent".to_owned(),
+        ),
+        (Some(JobPhase::Pending), _) => {
+            let note = "It waits until spec.suspend is false".to_owned();
+            (EventType::Normal, "Suspended", note)
+        }
+        _ => return,
+    };
+    say(&ctx.recorder, job, kind, reason, &note).await;
+}
+
+/// How it ended, and how long it took.
+fn ended(status: &JobStatus) -> String {
+    let said = find(&status.conditions, "Finished").map(|said| said.message.clone());
+    let duration = status.duration.as_deref().unwrap_or("0s");
+    format!("{} ({duration})", said.unwrap_or_default())
+}
