@@ -1,5 +1,8 @@
 //! The command line: what a person may type. No behaviour here.
 
+pub(crate) mod afslet;
+pub(crate) mod exec;
+pub(crate) mod proxy;
 pub(crate) mod run;
 
 use clap::builder::{OsStringValueParser, RangedU64ValueParser, TypedValueParser};
@@ -86,6 +89,15 @@ pub(crate) enum Command {
     Node(Node),
     /// Serve discovery: which nodes live, what each of them holds, what images are
     Discovery(Discovery),
+    /// Serve runs: commands for the cluster, on images that `lamina node` of this machine mounts
+    Afslet(afslet::Afslet),
+    /// Find a place among afslets for every run
+    Proxy(proxy::Proxy),
+    /// Run a command in the cluster: files up, logs as they come, the exit code, and what was changed
+    #[command(after_help = RUN_EXIT_CODES)]
+    Exec(Box<exec::Exec>),
+    /// Show afslets and layerstores, as a proxy sees them
+    Status(proxy::Status),
     /// Run all of Lamina's services on this machine, as one process tree
     Up(Up),
     /// Sign the certificate of another machine, for its `lamina up --join`, with this machine's authority
@@ -647,16 +659,10 @@ pub(crate) struct Up {
         value_parser = absolute_dir()
     )]
     pub(crate) state: PathBuf,
-    /// Directory of sockets and live state
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "LAMINA_RUN_DIR",
-        default_value = "/run/lamina",
-        value_parser = absolute_dir()
-    )]
-    pub(crate) run_dir: PathBuf,
-    /// Address everything is served on: ports 7070, 7071 (discovery), 7150, 7151 (node)
+    #[command(flatten)]
+    pub(crate) instance: RunDir,
+    /// Address everything is served on: ports 7070, 7071 (discovery), 7150, 7151 (node), 7170, 7171 (afslet), 7180, 7181
+    /// (proxy)
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub(crate) address: std::net::IpAddr,
     /// Name of this node (default: the machine's)
@@ -665,9 +671,19 @@ pub(crate) struct Up {
     /// Be a node of the cluster whose discovery is at HOST:PORT, instead of running one; repeatable
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) join: Vec<String>,
+    /// Run no commands: neither an afslet nor a proxy
+    #[arg(long)]
+    pub(crate) no_execution: bool,
+    /// Have commands run on this machine's afslet and on the one at HOST:PORT; repeatable
+    #[arg(
+        long = "afslet",
+        value_name = "HOST:PORT",
+        conflicts_with = "no_execution"
+    )]
+    pub(crate) afslets: Vec<String>,
     /// Directory of tls.crt, tls.key and ca.crt, from `lamina certify` on the first machine or from an authority of
-    /// yours. The certificate names the node, node.lamina.internal and peer.lamina.internal; without --join also
-    /// discovery.lamina.internal
+    /// yours. The certificate names the node and, all in lamina.internal, node, peer, afslet and proxy; without --join
+    /// also discovery
     #[arg(long, value_name = "DIR", value_parser = absolute_dir())]
     pub(crate) tls_dir: Option<PathBuf>,
     /// Run the mount daemons as processes of the host, for a privileged container with the host's processes

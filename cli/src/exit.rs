@@ -24,6 +24,9 @@ const TIMEOUT: u8 = 7;
 const INTEGRITY: u8 = 8;
 const EXHAUSTED: u8 = 10;
 
+/// As if SIGPIPE had ended the command: nobody reads what it writes.
+pub(crate) const BROKEN_PIPE: u8 = 128 + 13;
+
 /// The user asked for something that makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -24,7 +24,11 @@ fn main() -> ExitCode {
     // Nobody sits before a service to ask for more.
     let service = matches!(
         args.command,
-        args::Command::Node(_) | args::Command::Discovery(_) | args::Command::Up(_)
+        args::Command::Node(_)
+            | args::Command::Discovery(_)
+            | args::Command::Afslet(_)
+            | args::Command::Proxy(_)
+            | args::Command::Up(_)
     );
     init_logs(args.verbose.max(service.into()), daemon::log(&args));
     match cmd::run(args) {

@@ -2,6 +2,7 @@
 
 use super::{Instance, StoreAccess};
 use clap::{Args, ValueEnum};
+use lamina_runtime::Capability;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ pub(crate) struct Run {
     /// User, USER[:GROUP], names of the image or numbers (default: the image's)
     #[arg(short, long)]
     pub(crate) user: Option<String>,
+    /// Let root inside do what needs this capability, over its own files and processes; ALL for what installing
+    /// packages takes; repeatable
+    #[arg(long, value_name = "CAPABILITY", value_parser = Capability::parse)]
+    pub(crate) cap_add: Vec<Vec<Capability>>,
     /// Program to run instead of the image's entrypoint; empty for none
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,

@@ -1,9 +1,11 @@
 //! One module per family of verbs; each verb is a function from its arguments to `Result<()>`.
 
+mod afslet;
 mod compare;
 mod convert;
 mod discovery;
 mod doctor;
+mod exec;
 mod explore;
 mod foreground;
 mod gc;
@@ -14,7 +16,10 @@ mod mounts;
 mod node;
 mod out;
 mod pack;
+mod proxy;
+mod reach;
 mod run;
+mod status;
 mod stores;
 mod up;
 mod write;
@@ -56,6 +61,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Node(args) => node::node(args),
         Command::Discovery(args) => discovery::discovery(args),
+        Command::Afslet(args) => afslet::afslet(args),
+        Command::Proxy(args) => proxy::proxy(args),
+        Command::Exec(args) => exec::exec(&args),
+        Command::Status(args) => status::status(&args),
         Command::Up(args) => up::up(&args),
         Command::Certify(args) => up::certify(&args),
         Command::K8s(args) => runtime()?.block_on(crate::kube::run(&args)),

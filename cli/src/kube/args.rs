@@ -62,6 +62,8 @@ pub(crate) enum Verb {
     Prefetch(Prefetch),
     /// Tell what became of a pod's volumes: scheduled, mounted, read, warm
     Explain(Explain),
+    /// Print the last lines that a Job's command wrote
+    Logs(Logs),
     /// Collect what is needed to find a fault into one file, without secrets
     Report(Report),
 }
@@ -156,6 +158,15 @@ pub(crate) struct Explain {
     pub(crate) pod: String,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Name of the Job
+    pub(crate) job: String,
+    /// Of this attempt (default: of the run that ended last)
+    #[arg(long, value_name = "N")]
+    pub(crate) attempt: Option<i32>,
 }
 
 #[derive(Debug, Args)]

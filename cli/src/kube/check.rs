@@ -265,6 +265,9 @@ pub(crate) fn objects(check: &'static str, all: &[Object]) -> Vec<Check> {
         let ready = condition(&one.conditions, "Ready");
         let (verdict, why) = match ready {
             Some(ready) if ready.status == "True" => continue,
+            Some(ready) if ready.reason == "Deleting" || ready.status == "Unknown" => {
+                (Verdict::Warn, ready.message.clone())
+            }
             Some(ready) => (Verdict::Fail, ready.message.clone()),
             None => (
                 Verdict::Warn,

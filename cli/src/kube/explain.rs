@@ -264,6 +264,9 @@ fn of_now(volume: &Volume) -> Vec<Step> {
         detail,
     };
     let name = source(volume);
+    if volume.state == "mounting" && volume.last_error.is_empty() {
+        return vec![now("mounting", format!("{name} is being mounted"))];
+    }
     let read = match volume.reads {
         0 => format!(
             "{name}: no read came to the mount daemon: nothing was read, or the kernel had it all"

@@ -91,9 +91,9 @@ fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
     if text.is_empty() { otherwise } else { text }
 }
 
-/// A node's failure at `what`.
-pub(crate) fn of_node(node: &str, what: &str, status: &Status) -> Fault {
-    let kind = match status.code() {
+/// What the code of one of our services means.
+pub(crate) fn kind_of(code: Code) -> Kind {
+    match code {
         Code::InvalidArgument => Kind::Usage,
         Code::NotFound => Kind::NotFound,
         Code::PermissionDenied | Code::Unauthenticated => Kind::Denied,
@@ -102,7 +102,12 @@ pub(crate) fn of_node(node: &str, what: &str, status: &Status) -> Fault {
         Code::DataLoss => Kind::Integrity,
         Code::ResourceExhausted => Kind::Exhausted,
         _ => Kind::Other,
-    };
+    }
+}
+
+/// A node's failure at `what`.
+pub(crate) fn of_node(node: &str, what: &str, status: &Status) -> Fault {
+    let kind = kind_of(status.code());
     let said = match status.code() {
         Code::Unimplemented => "its version of Lamina cannot do that".to_owned(),
         Code::Aborted => format!("{}; it goes on, ask again", status.message()),

@@ -6,11 +6,14 @@
 pub(crate) mod args;
 mod check;
 mod cluster;
+mod discovery;
 mod doctor;
 mod explain;
 mod fault;
+mod logs;
 mod node;
 mod objects;
+mod page;
 mod prefetch;
 mod redact;
 mod report;
@@ -18,7 +21,7 @@ mod status;
 mod top;
 mod tree;
 
-pub(crate) use fault::{Fault, Kind};
+pub(crate) use fault::{Fault, Kind, chain as message_of, kind_of};
 
 use crate::args::{Cli, Command};
 use ::clap::Parser as _;
@@ -61,6 +64,7 @@ pub(crate) async fn run(args: &K8s) -> Result<()> {
         Verb::Report(args) => report::report(&cluster, args).await,
         Verb::Top(args) => top::top(&cluster, args).await,
         Verb::Prefetch(args) => prefetch::prefetch(&cluster, args).await,
+        Verb::Logs(args) => logs::logs(&cluster, args).await,
         Verb::Explain(args) => explain::explain(&cluster, args).await,
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Each connection is one forwarded stream: when it ends, the node is dialled again.
 
-use super::cluster::{Cluster, get, in_time};
+use super::cluster::{Cluster, get};
 use super::fault::{Fault, Kind, chain, of_node};
+use super::page;
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -18,7 +19,6 @@ use lamina_proto::lamina::v1::{
 use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// Labels of the node servers' pods.
@@ -35,8 +35,6 @@ const CONNECT: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(15);
 /// Nodes asked at once: each is a connection to the API server.
 const AT_ONCE: usize = 8;
-/// Most bytes of a metrics page.
-const METRICS_MAX: u64 = 4 << 20;
 
 /// A `lamina-node` pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +131,7 @@ impl Nodes {
     /// Connects to a node's server.
     pub(crate) async fn dial(&self, server: &Server) -> Result<Dialled, Fault> {
         let tls = self.tls.clone()?;
-        let (forward, stream) = self.forward(server, PORT).await?;
+        let (forward, stream) = page::forward(&self.pods, &server.pod, PORT).await?;
         let stream = Mutex::new(Some(stream));
         let connector = tower::service_fn(move |_| {
             let stream = stream.lock().ok().and_then(|mut stream| stream.take());
@@ -162,41 +160,9 @@ impl Nodes {
         })
     }
 
-    async fn forward(
-        &self,
-        server: &Server,
-        port: u16,
-    ) -> Result<(Portforwarder, DuplexStream), Fault> {
-        let what = format!("pods/portforward of {}", server.pod);
-        let ports = [port];
-        let asked = self.pods.portforward(&server.pod, &ports);
-        let mut forward = in_time("get and create", &what, asked).await?;
-        let stream = forward.take_stream(port).ok_or_else(|| {
-            Fault::unavailable(format!("node {}: no port was forwarded", server.node))
-        })?;
-        Ok((forward, stream))
-    }
-
     /// A node's metrics page.
     pub(crate) async fn metrics(&self, server: &Server) -> Result<String, Fault> {
-        let (_forward, mut stream) = self.forward(server, HTTP_PORT).await?;
-        let exchange = async {
-            stream
-                .write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
-                .await?;
-            let mut bytes = Vec::new();
-            stream.take(METRICS_MAX).read_to_end(&mut bytes).await?;
-            Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        let failed =
-            |why: String| Fault::unavailable(format!("node {}: no metrics: {why}", server.node));
-        let page = tokio::time::timeout(ANSWER, exchange)
-            .await
-            .map_err(|_| failed("no answer in time".to_owned()))?
-            .map_err(|error| failed(error.to_string()))?;
-        page.split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned())
-            .ok_or_else(|| failed("the answer is no page".to_owned()))
+        page::metrics(&self.pods, &server.pod, HTTP_PORT).await
     }
 }
 

@@ -53,7 +53,7 @@ impl Show for Report {
                 ],
             })
             .collect();
-        output::columns(["NODE", "LOCAL", "OF", "TOOK", "RESULT"], &rows)
+        output::columns(["NODE", "LOCAL", "SIZE", "TOOK", "RESULT"], &rows)
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(
             output::unindented(&report(&[server("n1"), server("n2")], done).table()),
             "\
-NODE  LOCAL     OF        TOOK   RESULT
+NODE  LOCAL     SIZE      TOOK   RESULT
 n1    2.00 MiB  2.00 MiB  1.5 s  flist abababababab
 n2    -         -         1.5 s  gone"
         );

@@ -1,7 +1,8 @@
 //! What leaves a cluster in a report: objects and texts without what opens doors.
 //!
 //! Removed: user and password and everything after `?` in URLs, values of environment variables and keys whose
-//! names speak of secrets, `data` of secrets (which are not asked for either), bearer tokens, private keys.
+//! names speak of secrets, `data` of secrets (which are not asked for either), bearer tokens, private keys,
+//! files and logs of Jobs.
 //! What is doubtful goes, too.
 
 use serde_json::Value;
@@ -19,6 +20,8 @@ const SECRET_WORDS: [&str; 8] = [
     "accesskey",
     "auth",
 ];
+/// What people put into a Job, and what its command wrote: nobody knows what is in it.
+const CONTENT: [&str; 2] = ["inline", "logTail"];
 /// Annotations that repeat the object as somebody typed it, and fields nobody reads.
 const DROPPED: [&str; 2] = [
     "managedFields",
@@ -43,7 +46,8 @@ fn walk(value: &mut Value) {
                 .and_then(Value::as_str)
                 .is_some_and(is_secret);
             for (name, below) in fields.iter_mut() {
-                let hidden = is_secret(name) || named && name == "value";
+                let is_content = CONTENT.contains(&name.as_str());
+                let hidden = is_content || is_secret(name) || named && name == "value";
                 match below {
                     Value::String(said) if hidden => REMOVED.clone_into(said),
                     below => walk(below),
@@ -244,5 +248,17 @@ mod tests {
         let mut secret = json!({ "kind": "Secret", "data": { "a": "b" } });
         object(&mut secret);
         assert_eq!(secret, json!("REMOVED"));
+    }
+
+    #[test]
+    fn what_a_job_was_given_and_what_it_wrote_stays_here() {
+        let mut job = serde_json::json!({
+            "kind": "Job",
+            "spec": { "files": [{ "path": "/a", "inline": "hunter2" }] },
+            "status": { "logTail": "hunter2", "runs": [{ "attempt": 1, "logTail": "hunter2", "exitCode": 3 }] },
+        });
+        object(&mut job);
+        assert!(!job.to_string().contains("hunter2"), "{job}");
+        assert_eq!(job["status"]["runs"][0]["exitCode"], 3);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::args::Shown;
 use super::cluster::Cluster;
+use super::discovery::{self, Replica};
 use super::fault::{Fault, Kind};
 use super::node::{Asked, Nodes};
 use super::objects::{Workload, is_ready};
@@ -21,6 +22,8 @@ const EXPECTED: [(&str, &str); 4] = [
     ("lamina-node", "DaemonSet"),
     ("lamina-csi", "DaemonSet"),
 ];
+/// Another one, unless the `LaminaCluster` says that there is none.
+const DISCOVERY: (&str, &str) = ("lamina-discovery", "Deployment");
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -28,6 +31,7 @@ struct Report {
     workloads: Vec<Workload>,
     conditions: Vec<Said>,
     objects: Vec<Counted>,
+    discovery: Vec<Replica>,
     nodes: Vec<NodeLine>,
     /// What could not be found out.
     notes: Vec<String>,
@@ -67,6 +71,7 @@ impl Show for Report {
             workload_table(&self.workloads),
             condition_table(&self.conditions),
             object_table(&self.objects),
+            discovery_table(&self.discovery, self.nodes.len()),
             node_table(&self.nodes),
         ];
         let warnings = warnings(&self.nodes);
@@ -116,6 +121,24 @@ fn object_table(objects: &[Counted]) -> String {
         .map(|one| [one.kind.to_owned(), format!("{}/{}", one.ready, one.total)])
         .collect();
     output::columns(["OBJECTS", "READY"], &rows)
+}
+
+fn discovery_table(replicas: &[Replica], nodes: usize) -> String {
+    if replicas.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = replicas
+        .iter()
+        .map(|one| {
+            let known = one.nodes.map(|known| format!("{known}/{nodes}"));
+            [
+                one.pod.clone(),
+                known.unwrap_or_else(|| "-".into()),
+                one.problem.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output::columns(["DISCOVERY", "NODES KNOWN", "PROBLEM"], &rows)
 }
 
 fn node_table(nodes: &[NodeLine]) -> String {
@@ -180,6 +203,7 @@ async fn look(cluster: &Cluster) -> Result<Report, Fault> {
     }
     let mut notes = Vec::new();
     let conditions = noted(&mut notes, cluster.all::<LaminaCluster>().await);
+    let discovery = noted(&mut notes, discovery::replicas(cluster).await);
     let conditions = conditions
         .into_iter()
         .filter_map(|object| object.status)
@@ -191,7 +215,10 @@ async fn look(cluster: &Cluster) -> Result<Report, Fault> {
         Ok(nodes) => nodes.ask().await,
         Err(fault) => noted(&mut notes, Err(fault)),
     };
-    Ok(report(workloads, conditions, objects, &nodes, notes))
+    Ok(Report {
+        discovery,
+        ..report(workloads, conditions, objects, &nodes, notes)
+    })
 }
 
 fn report(
@@ -209,6 +236,7 @@ fn report(
         workloads,
         conditions,
         objects,
+        discovery: Vec::new(),
         nodes: nodes.iter().map(node_line).collect(),
         notes,
     }
@@ -223,11 +251,16 @@ pub(crate) async fn workloads(cluster: &Cluster) -> Result<Vec<Workload>, Fault>
         .map(Workload::of_set)
         .chain(deployments.iter().map(Workload::of_deployment))
         .collect();
-    Ok(expected(&found))
+    let clusters = cluster.all::<LaminaCluster>().await;
+    // Who may not see it is shown what there is.
+    let discovers = clusters.is_ok_and(|all| all.iter().any(|one| one.spec.discovery.enabled));
+    Ok(expected(&found, discovers))
 }
 
-fn expected(found: &[Workload]) -> Vec<Workload> {
-    let all = EXPECTED.into_iter().map(|(name, kind)| {
+fn expected(found: &[Workload], discovers: bool) -> Vec<Workload> {
+    let discovers = discovers || found.iter().any(|one| one.name == DISCOVERY.0);
+    let wanted = EXPECTED.into_iter().chain(discovers.then_some(DISCOVERY));
+    let all = wanted.map(|(name, kind)| {
         let there = found.iter().find(|one| one.name == name).cloned();
         there.unwrap_or_else(|| Workload {
             name: name.to_owned(),
@@ -361,13 +394,21 @@ mod tests {
             ready: 1,
             total: 2,
         };
-        report(
-            vec![workload("lamina-node", ready)],
-            vec![condition],
-            vec![images],
-            &nodes,
-            Vec::new(),
-        )
+        let replica = Replica {
+            pod: "lamina-discovery-x".into(),
+            nodes: Some(1),
+            problem: None,
+        };
+        Report {
+            discovery: vec![replica],
+            ..report(
+                vec![workload("lamina-node", ready)],
+                vec![condition],
+                vec![images],
+                &nodes,
+                Vec::new(),
+            )
+        }
     }
 
     #[test]
@@ -386,6 +427,9 @@ Ready      True    all pods are ready
 OBJECTS  READY
 Images   1/2
 
+DISCOVERY           NODES KNOWN  PROBLEM
+lamina-discovery-x  1/2
+
 NODE  VERSION  MODE  VOLUMES  STATE
 n1    0.1.0    fuse  3        1 warning
 n2    -        -     -        pod x is not ready
@@ -398,8 +442,17 @@ warnings:
     #[test]
     fn a_workload_that_is_late_or_missing_makes_it_not_ready() {
         assert!(!sample(1).ready);
-        let all = expected(&[workload("lamina-node", 2)]);
+        let all = expected(&[workload("lamina-node", 2)], false);
         assert_eq!(all.len(), 4);
         assert_eq!(all.iter().filter(|one| one.is_ready()).count(), 1);
+    }
+
+    #[test]
+    fn discovery_is_a_workload_where_there_is_or_should_be_one() {
+        let last = |found: &[Workload], discovers| expected(found, discovers).pop().unwrap();
+        let missing = last(&[], true);
+        assert_eq!((&*missing.name, missing.is_ready()), (DISCOVERY.0, false));
+        assert!(last(&[workload(DISCOVERY.0, 2)], false).is_ready());
+        assert_ne!(last(&[], false).name, DISCOVERY.0);
     }
 }

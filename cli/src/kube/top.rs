@@ -164,8 +164,8 @@ impl VolumesReport {
     fn volumes_table(&self) -> String {
         let rows: Vec<_> = self.volumes.iter().map(volume_row).collect();
         let header = [
-            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "OF", "FETCHED", "PEERS", "READS",
-            "HITS", "FAILED",
+            "NODE", "POD", "SOURCE", "STATE", "ACCESS", "LOCAL", "UNIQUE", "FETCHED", "PEERS",
+            "READS", "HITS", "FAILED",
         ];
         output::columns(header, &rows)
     }
@@ -405,7 +405,7 @@ n2    -        -         -         -         -        -      -      -       gone
         assert_eq!(
             output::unindented(&by_volume(&asked(), false).table()),
             "\
-NODE  POD     SOURCE       STATE    ACCESS  LOCAL     OF        FETCHED   PEERS    READS  HITS   FAILED
+NODE  POD     SOURCE       STATE    ACCESS  LOCAL     UNIQUE    FETCHED   PEERS    READS  HITS   FAILED
 n1    shop/a  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  768 KiB  10     50.0%  0
 n1    shop/b  python:3.13  mounted  ro      1.00 MiB  4.00 MiB  1.00 MiB  768 KiB  10     50.0%  0
 

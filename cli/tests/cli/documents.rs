@@ -214,16 +214,22 @@ fn options(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-#[test]
-fn the_page_of_the_node_has_every_option_of_lamina_node() {
+/// Checks that a page, up to a sentence, has every option of a role and no other.
+fn check_options(role: &str, name: &str, end: &str) {
     let machine = Machine::new();
-    let help = machine.ok(&["node", "--help"]);
-    let page = page("docs/kubernetes-node.md");
-    let table = page.split("On SIGTERM").next().unwrap();
+    let help = machine.ok(&[role, "--help"]);
+    let page = page(name);
+    let table = page.split(end).next().unwrap();
     let mut known = options(&help);
     // Those of every verb.
     for common in ["--help", "--version", "--verbose"] {
         known.remove(common);
     }
-    assert_eq!(options(table), known);
+    assert_eq!(options(table), known, "{name}");
+}
+
+#[test]
+fn pages_of_roles_have_every_option_of_them() {
+    check_options("node", "docs/kubernetes-node.md", "On SIGTERM");
+    check_options("afslet", "docs/afslet.md", "The contract is");
 }

@@ -1,9 +1,11 @@
 //! The `lamina` command as a user types it. Needs root (mounting); says so loudly where it is not.
 
+mod afslet;
 mod authority;
 mod corpus;
 mod discovery;
 mod documents;
+mod exec;
 mod explore;
 mod images;
 mod lifecycle;
@@ -17,6 +19,7 @@ mod pack;
 mod paths;
 mod peers;
 mod run;
+mod sdk;
 mod shortage;
 mod space;
 mod tidy;

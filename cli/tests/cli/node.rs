@@ -606,7 +606,10 @@ fn a_flist_can_be_looked_into_and_warmed_without_a_volume() {
         last.unwrap()
     });
     assert_eq!(last.phase, "done");
-    assert_eq!(last.done.unwrap().digest, node.digest);
+    let done = last.done.unwrap();
+    assert_eq!(done.digest, node.digest);
+    assert!(done.bytes > 0);
+    assert_eq!(done.bytes_local, done.bytes, "all of it was brought here");
     let order = node.order("v");
     node.publish(&order).unwrap();
     let volumes = node.volumes();

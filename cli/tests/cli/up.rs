@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{DEADLINE, Machine, wait_until};
 
+const ROLES: [&str; 4] = ["discovery", "node", "afslet", "proxy"];
 const NAMED: &[&str] = &["--node-name", "a-node"];
 
 /// A tree; ended when a test fails before it did.
@@ -102,14 +103,20 @@ fn a_role_that_is_killed_is_started_again_and_all_end_when_asked() {
     let socket = machine.path("run").join("node.sock");
     assert!(said.contains(&socket.display().to_string()), "{said}");
     assert!(said.contains("discovery  127.77.0.1:7070"), "{said}");
-    for (role, port) in [("discovery", 7071), ("node", 7151)] {
+    assert!(said.contains("commands   127.77.0.1:7180"), "{said}");
+    for (role, port) in [
+        ("discovery", 7071),
+        ("node", 7151),
+        ("afslet", 7171),
+        ("proxy", 7181),
+    ] {
         let first = tree.role(role).unwrap();
         kill_process(first, Signal::KILL).unwrap();
         until(&format!("another {role}"), || {
             tree.role(role).is_some_and(|next| next != first) && tree.is_ready(port)
         });
     }
-    let children = ["discovery", "node"].map(|role| tree.role(role).unwrap());
+    let children = ROLES.map(|role| tree.role(role).unwrap());
     tree.ask_to_end();
     assert!(tree.child.wait().unwrap().success());
     assert!(children.iter().all(|child| !is_alive(*child)));
@@ -120,12 +127,60 @@ fn nothing_of_a_tree_outlives_its_first_process() {
     let machine = Machine::new();
     let mut tree = Tree::start(&machine, "127.77.0.2", NAMED);
     tree.ready();
-    let children = ["discovery", "node"].map(|role| tree.role(role).unwrap());
+    let children = ROLES.map(|role| tree.role(role).unwrap());
     tree.child.kill().unwrap();
     tree.child.wait().unwrap();
     until("its children have ended", || {
         children.iter().all(|child| !is_alive(*child))
     });
+}
+
+#[test]
+fn a_command_runs_in_the_tree_for_who_has_its_users_certificate() {
+    let machine = Machine::new();
+    let made = Command::new("sh")
+        .args([
+            "-c",
+            "mkdir -p img/bin && cp /bin/busybox img/bin/busybox && ln -s busybox img/bin/sh",
+        ])
+        .current_dir(machine.path(""))
+        .status();
+    assert!(made.unwrap().success());
+    let store = machine.store();
+    let packed = ["pack", "img", "-o", "x.fl", "-s", &store, "--publish"];
+    machine.ok(&packed);
+    let inspected = machine.json(&["inspect", "x.fl"]);
+    let image = format!("flist:{}", inspected["digest"].as_str().unwrap());
+    let more = [NAMED, &["--store", &store]].concat();
+    let mut tree = Tree::start(&machine, "127.77.0.6", &more);
+    tree.ready();
+    let exec = |tls: &str| {
+        let tls = machine.path(&format!("state/authority/{tls}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lamina"));
+        command
+            .args(["exec", "--proxy", "127.77.0.6:7180", "--tls-dir"])
+            .arg(tls)
+            .args([&image, "--", "sh", "-c", "echo from $$; exit 7"]);
+        command.output().unwrap()
+    };
+    let ran = exec("user");
+    assert_eq!(ran.status.code(), Some(7), "{ran:?}");
+    assert!(ran.stdout.starts_with(b"from "), "{ran:?}");
+    let refused = exec("node");
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("user.lamina.internal"), "{said}");
+}
+
+#[test]
+fn commands_can_be_left_out() {
+    let machine = Machine::new();
+    let more = [NAMED, &["--no-execution"]].concat();
+    let mut tree = Tree::start(&machine, "127.77.0.7", &more);
+    let said = tree.ready();
+    assert!(!said.contains("commands"), "{said}");
+    assert!(tree.role("node").is_some());
+    assert!(tree.role("afslet").is_none() && tree.role("proxy").is_none());
 }
 
 #[test]

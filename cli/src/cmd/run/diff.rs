@@ -1,6 +1,5 @@
 //! `--diff`: what the command changed, as a layer.
 
-use super::files;
 use crate::args::run::{Net, Run};
 use crate::output;
 use anyhow::{Context, Result, bail};
@@ -8,12 +7,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use lamina_mount::union::scratch::Scratch;
 use lamina_runtime::diff::{self, Packed};
+use lamina_runtime::network_files::NETWORK_FILES;
 use lamina_runtime::slots::Slot;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
-
-/// Directories a sandbox needs to mount something on.
-const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "sys"];
 
 /// Says before anything runs that there is no place for it.
 pub(super) fn check(out: &Path) -> Result<()> {
@@ -30,14 +27,11 @@ pub(super) fn check(out: &Path) -> Result<()> {
 /// Whole or not at all.
 pub(super) fn write(out: &Path, root: &Scratch, slot: &Slot, args: &Run) -> Result<()> {
     let failed = || format!("write the changes to {}", out.display());
-    let mut made = Vec::new();
-    for name in MOUNT_POINTS {
-        if !root.image_has(name).with_context(failed)? {
-            made.push(name);
-        }
-    }
+    let mut made = root
+        .not_in_image(&diff::MOUNT_POINTS)
+        .with_context(failed)?;
     if args.net == Net::Host {
-        made.extend(files::NETWORK_FILES.map(|path| path.trim_start_matches('/')));
+        made.extend(NETWORK_FILES.map(|path| path.trim_start_matches('/')));
     }
     let file = tempfile::NamedTempFile::new_in(home(out)).with_context(failed)?;
     let packed = {

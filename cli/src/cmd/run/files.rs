@@ -4,7 +4,7 @@
 
 use crate::args::run::Run;
 use anyhow::{Context, Result};
-use lamina_runtime::spec::{ShownFile, WindowSize};
+use lamina_runtime::spec::WindowSize;
 use lamina_runtime::{RawMode, Running, Standard};
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, PipeWriter, Read, Write};
@@ -16,27 +16,12 @@ const SIZE: WindowSize = WindowSize {
     rows: 24,
     columns: 80,
 };
-/// Files that say where the network's names are, and how large they may be.
-pub(super) const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-const NETWORK_FILE_MAX: u64 = 64 << 10;
 
 /// The size of our terminal.
 pub(super) fn own_size() -> WindowSize {
     let size = lamina_runtime::window_size(io::stdout().as_fd());
     // A terminal that nobody told its size has none.
     size.ok().filter(|size| size.rows > 0).unwrap_or(SIZE)
-}
-
-/// What a sandbox on this machine's network must know of it.
-pub(super) fn of_host_network() -> Vec<ShownFile> {
-    let read = |path: &str| {
-        let mut content = Vec::new();
-        let file = File::open(path).ok()?;
-        file.take(NETWORK_FILE_MAX).read_to_end(&mut content).ok()?;
-        let path = path.to_owned();
-        Some(ShownFile { path, content })
-    };
-    NETWORK_FILES.into_iter().filter_map(read).collect()
 }
 
 /// Our ends, until the command runs.

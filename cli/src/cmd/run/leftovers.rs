@@ -1,6 +1,6 @@
 //! What runs left that were killed before they could take it down.
 
-use super::{cgroup_name, rootfs};
+use super::rootfs;
 use lamina_runtime::cgroup::Cgroups;
 use lamina_runtime::slots::{self, Slot};
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(super) fn sweep(home: &Path, run_dir: &Path, cgroups: &Cgroups) {
 }
 
 fn sweep_one(slot: &Slot, run_dir: &Path, cgroups: &Cgroups) {
-    if let Err(error) = cgroups.sweep(&cgroup_name(slot)) {
+    if let Err(error) = cgroups.sweep(&slot.cgroup_name()) {
         tracing::warn!(%error, "remove the cgroup of an earlier run");
     }
     if let Err(error) = rootfs::unmount(run_dir, &slot.dir().join("lower")) {

@@ -24,14 +24,14 @@ use lamina_runtime::cgroup::{Cgroup, Cgroups, ResourceLimits};
 use lamina_runtime::image::{ImageConfig, Wanted};
 use lamina_runtime::slots::{self, Slot};
 use lamina_runtime::spec::ProcessLimits;
-use lamina_runtime::{Ended, Prepare, Prepared, Spawner, Spec, user};
+use lamina_runtime::{Ended, Prepare, Prepared, Spawner, Spec, network_files, user};
 use rootfs::Mounted;
 use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// By this argument the program knows that it is to be a spawner of sandboxes.
-const SPAWNER: &str = "sandbox-spawner";
+pub(super) const SPAWNER: &str = "sandbox-spawner";
 
 /// Is the spawner, if that is what this process was started as: before threads, logs and the command line.
 pub(crate) fn sandbox_spawner() -> Option<ExitCode> {
@@ -95,7 +95,10 @@ fn wanted(args: &Run) -> Wanted {
     };
     Wanted {
         command: args.command.clone(),
-        entrypoint: args.entrypoint.clone(),
+        entrypoint: args.entrypoint.as_ref().map(|program| {
+            let words = std::iter::once(program.clone());
+            words.filter(|program| !program.is_empty()).collect()
+        }),
         env: args.env.iter().filter_map(from_here).collect(),
     }
 }
@@ -119,6 +122,7 @@ fn spec(
         env: bytes(image.env(wanted, &defaults)),
         directory: directory.unwrap_or_else(|| "/".to_owned()).into_bytes(),
         user: user.identity,
+        capabilities: args.cap_add.concat(),
         hostname: args.hostname.clone(),
         terminal: args.tty.then(files::own_size),
         limits: ProcessLimits {
@@ -126,17 +130,10 @@ fn spec(
             ..ProcessLimits::default()
         },
         files: match args.net {
-            Net::Host => files::of_host_network(),
+            Net::Host => network_files::of_host(),
             Net::None => Vec::new(),
         },
     }
-}
-
-/// The name of a slot's cgroup: run directories may share a machine.
-fn cgroup_name(slot: &Slot) -> String {
-    let home = slot.dir().parent().unwrap_or(slot.dir());
-    let home = lamina_flist::ChunkId::of(home.as_os_str().as_encoded_bytes()).to_string();
-    format!("lamina-{}-{}", &home[..8], slot.number())
 }
 
 fn bounded(args: &Run, cgroups: &Cgroups, slot: &Slot, sandbox: &Prepared) -> Result<Cgroup> {
@@ -146,7 +143,7 @@ fn bounded(args: &Run, cgroups: &Cgroups, slot: &Slot, sandbox: &Prepared) -> Re
         // A default nobody asked for is no reason not to run; each process has it as its own limit, too.
         pids: cgroups.has("pids").then_some(args.limits.pids),
     };
-    let cgroup = cgroups.create(&cgroup_name(slot), &limits)?;
+    let cgroup = cgroups.create(&slot.cgroup_name(), &limits)?;
     cgroup.add(sandbox.pid())?;
     Ok(cgroup)
 }

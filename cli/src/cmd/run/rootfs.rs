@@ -6,7 +6,7 @@ use crate::args::run::Run;
 use crate::cmd::{mount, stores};
 use crate::daemon;
 use anyhow::{Context, Result, bail};
-use lamina_mount::union::scratch::{Scratch, ScratchSpec};
+use lamina_mount::union::scratch::{self, Scratch, ScratchSpec};
 use lamina_nodeagent::api::{self, Answer, MountCall, Request};
 use lamina_runtime::slots::Slot;
 use rustix::fs::{Mode, OFlags};
@@ -16,10 +16,6 @@ use std::time::Duration;
 
 /// How long the agent may take to mount: it fetches nothing for that.
 const MOUNT_PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of changes per file among them that are reckoned with: as ext4 has it by default.
-const BYTES_PER_FILE: u64 = 16 << 10;
-/// Files that fit however little room there is.
-const FILES_MIN: u64 = 4096;
 
 /// The flist, mounted read-only in the slot's directory; unmounted when this is dropped.
 pub(super) struct Mounted {
@@ -62,7 +58,7 @@ impl Mounted {
             lower: lower.as_fd(),
             user_namespace,
             bytes_max: args.limits.disk,
-            files_max: (args.limits.disk / BYTES_PER_FILE).max(FILES_MIN),
+            files_max: scratch::files_max(args.limits.disk),
             medium: medium(args.limits.scratch),
             at: &at,
         };

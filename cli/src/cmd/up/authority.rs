@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/ca.crt, ca.key                  the authority; good for ten years
-//! DIR/{discovery,node}/tls.crt, ...   what a role shows; good for 90 days, renewed a month before
+//! DIR/{discovery,node,afslet,proxy,user}/tls.crt, ...   what a role shows; good for 90 days, renewed a month before
 //! ```
 //! Files are replaced whole; the roles read them again when they change.
 
@@ -21,6 +21,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const CA_DAYS: u32 = 3650;
 const LEAF_DAYS: u32 = 90;
 const RENEW_DAYS: u32 = 30;
+
+/// Who has commands run: what `lamina exec` shows on this machine.
+pub(crate) const USER: &str = "user";
 
 /// The authority of one tree.
 #[derive(Debug)]
@@ -50,8 +53,18 @@ impl Authority {
             self.make_ca(now)?;
         }
         let roles = [
-            ("discovery", vec!["discovery.lamina.internal".to_owned()]),
-            ("node", node_names(&self.node)),
+            ("discovery", named(&["discovery.lamina.internal"])),
+            (
+                "node",
+                named(&[&self.node, "node.lamina.internal", "peer.lamina.internal"]),
+            ),
+            ("afslet", named(&["afslet.lamina.internal"])),
+            // To nodes it is one that may have layers pulled and read.
+            (
+                "proxy",
+                named(&["proxy.lamina.internal", "peer.lamina.internal"]),
+            ),
+            (USER, named(&["user.lamina.internal"])),
         ];
         for (role, names) in roles {
             let dir = self.dir.join(role);
@@ -86,14 +99,19 @@ pub(super) fn certify(authority: &Path, name: &str, to: &Path) -> Result<u32> {
             authority.display()
         );
     }
-    make_leaf(authority, to, node_names(name), SystemTime::now())?;
+    let names = [
+        name,
+        "node.lamina.internal",
+        "peer.lamina.internal",
+        "afslet.lamina.internal",
+        "proxy.lamina.internal",
+    ];
+    make_leaf(authority, to, named(&names), SystemTime::now())?;
     Ok(LEAF_DAYS)
 }
 
-fn node_names(node: &str) -> Vec<String> {
-    [node, "node.lamina.internal", "peer.lamina.internal"]
-        .map(str::to_owned)
-        .to_vec()
+fn named(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 /// A key in `dir` and what the authority in `authority` says of it.

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! lamina up ─┬─ lamina discovery     unless --join names others
-//!            └─ lamina node ─ ─ ─ ─  holder, mount daemon, agent: mounts outlive the tree
+//!            ├─ lamina node ─ ─ ─ ─  holder, mount daemon, agent: mounts outlive the tree
+//!            ├─ lamina afslet        commands, unless --no-execution
+//!            └─ lamina proxy         finds a place for each
 //! ```
 //! Always: what ends is started again, with longer pauses each time; a tree whose first process is killed ends; both
 //! sides of every connection show a certificate, of an authority that is made at the first start.
 
-mod authority;
+pub(super) mod authority;
 mod tree;
 
 use crate::args;
@@ -23,11 +25,17 @@ use std::time::Duration;
 use tree::{Program, Tree};
 
 /// The authority's directory, in the state directory.
-const AUTHORITY: &str = "authority";
+pub(super) const AUTHORITY: &str = "authority";
+/// Where the node mounts for others, in the state directory.
+const MOUNTS: &str = "mounts";
 /// Where discovery serves, and its metrics.
 const DISCOVERY: (u16, u16) = (7070, 7071);
 /// Where the node serves, and its metrics.
 const NODE: (u16, u16) = (7150, 7151);
+/// Where commands are run, and metrics.
+const AFSLET: (u16, u16) = (7170, 7171);
+/// Where places are found for them, and metrics.
+const PROXY: (u16, u16) = (7180, 7181);
 /// Until everything answers. A first start makes keys and probes the kernel; nothing is converted in it.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -61,8 +69,18 @@ fn check(args: &args::Up) -> Result<()> {
             std::fs::metadata(&path).with_context(|| format!("--tls-dir: {}", path.display()))?;
         }
     }
-    let discovery = args.join.is_empty().then_some([DISCOVERY.0, DISCOVERY.1]);
-    for port in discovery.into_iter().flatten().chain([NODE.0, NODE.1]) {
+    for at in &args.afslets {
+        if let Err(why) = lamina_discovery::node_id::check_endpoint(at) {
+            bail!(exit::Usage(format!("--afslet {at}: {why}")));
+        }
+    }
+    let discovery = args.join.is_empty().then_some(DISCOVERY);
+    let execution = (!args.no_execution).then_some([AFSLET, PROXY]);
+    let ports = discovery
+        .into_iter()
+        .chain([NODE])
+        .chain(execution.into_iter().flatten());
+    for port in ports.flat_map(|(service, metrics)| [service, metrics]) {
         let at = SocketAddr::new(args.address, port);
         let tried = std::net::TcpListener::bind(at);
         tried.with_context(|| format!("listen on {at}: is another `lamina up` running there?"))?;
@@ -93,6 +111,8 @@ async fn serve(args: &args::Up, name: &str) -> Result<()> {
         Some(_) => None,
         None => Some(Authority::open(args.state.join(AUTHORITY), name)?),
     };
+    let plugins = args.state.join(MOUNTS).join("plugins");
+    std::fs::create_dir_all(&plugins).with_context(|| format!("make {}", plugins.display()))?;
     let (programs, watched) = programs(args, name)?;
     let mut tree = Tree::start(programs);
     let ready = tree.ready(&watched, START_DEADLINE).await;
@@ -127,7 +147,7 @@ fn programs(args: &args::Up, name: &str) -> Result<(Vec<Program>, Vec<SocketAddr
     }
     let mut words = Words::new("node");
     words.pair("--state", &args.state);
-    words.pair("--run-dir", &args.run_dir);
+    words.pair("--run-dir", &args.instance.run_dir);
     words.pair("--node-name", name);
     words.pair("--listen", at(NODE.0).to_string());
     words.pair("--endpoint", at(NODE.0).to_string());
@@ -139,8 +159,32 @@ fn programs(args: &args::Up, name: &str) -> Result<(Vec<Program>, Vec<SocketAddr
     if args.outside_pod {
         words.words.push("--outside-pod".into());
     }
+    let mounts = args.state.join(MOUNTS);
+    words.pair("--kubelet-dir", &mounts);
     programs.push(words.program()?);
     watched.push(at(NODE.1));
+    if args.no_execution {
+        return Ok((programs, watched));
+    }
+    let mut words = Words::new("afslet");
+    words.pair("--listen", at(AFSLET.0).to_string());
+    words.pair("--metrics", at(AFSLET.1).to_string());
+    words.pair("--node-socket", args.instance.run_dir.join("node.sock"));
+    words.pair("--node", name);
+    words.pair("--volumes", mounts.join("plugins/afslet"));
+    words.pair("--run-dir", &args.instance.run_dir);
+    words.pair("--tls-dir", tls(args, &own, "afslet"));
+    programs.push(words.program()?);
+    watched.push(at(AFSLET.1));
+    let mut words = Words::new("proxy");
+    words.pair("--listen", at(PROXY.0).to_string());
+    words.pair("--http", at(PROXY.1).to_string());
+    words.pair("--afslet", at(AFSLET.0).to_string());
+    words.each("--afslet", &args.afslets);
+    words.each("--discovery", &discovery);
+    words.pair("--tls-dir", tls(args, &own, "proxy"));
+    programs.push(words.program()?);
+    watched.push(at(PROXY.1));
     Ok((programs, watched))
 }
 
@@ -158,9 +202,17 @@ fn announce(args: &args::Up) {
         ),
         false => args.join.join(", "),
     };
+    let execution = match args.no_execution {
+        true => String::new(),
+        false => format!(
+            "commands   {}, status http://{}/status\n",
+            at(PROXY.0),
+            at(PROXY.1)
+        ),
+    };
     let text = format!(
-        "node       {}\n           {}, metrics http://{}/metrics\ndiscovery  {discovery}\nCtrl-C ends it; mounts stay.\n",
-        args.run_dir.join("node.sock").display(),
+        "node       {}\n           {}, metrics http://{}/metrics\ndiscovery  {discovery}\n{execution}Ctrl-C ends it; mounts stay.\n",
+        args.instance.run_dir.join("node.sock").display(),
         at(NODE.0),
         at(NODE.1)
     );

@@ -123,6 +123,25 @@ fn every_finding_that_is_not_well_has_a_fix() {
 }
 
 #[test]
+fn an_object_that_is_being_deleted_is_no_failure() {
+    let object = |reason: &str| -> Object {
+        let ready = json!([{ "type": "Ready", "status": "False", "reason": reason, "message": "why",
+            "lastTransitionTime": "2026-01-02T03:00:00Z" }]);
+        Object {
+            name: "Image shop/web".into(),
+            conditions: serde_json::from_value(ready).unwrap(),
+        }
+    };
+    assert_eq!(
+        verdicts(&objects(
+            "images",
+            &[object("Deleting"), object("NotFound")]
+        )),
+        [Verdict::Warn, Verdict::Fail]
+    );
+}
+
+#[test]
 fn old_foreign_and_repeated_warnings_are_left_out() {
     let event = |on: &str, at: &str, kind: &str| -> Event {
         serde_json::from_value(json!({
