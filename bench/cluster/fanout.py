@@ -1,16 +1,12 @@
 """C1: many nodes read all of one image at once, each behind a cable of its own."""
 
 import json
-import pathlib
 import statistics
-import tempfile
 import time
 
-from ..corpus import images, registry
-from ..corpus.paths import CACHE
+from ..corpus import images
 from ..method import cost_row
-from .network import Network
-from .nodes import Node, cluster, serve_registry, together
+from .nodes import Node, cluster, place, push, together
 
 IMAGE = "spread"
 # All nodes work on the same cores: with faster cables those would be what is measured.
@@ -21,9 +17,7 @@ NODES_QUICK = (1, 4)
 
 def run(bench) -> None:
     """Each number of nodes, fresh ones every round."""
-    # What is pushed stays in the corpus, which registries of later rounds serve.
-    with registry.serve() as address:
-        registry.push(address, images.find(IMAGE))
+    push(images.find(IMAGE))
     size = sum(layer.size for layer in images.build(images.find(IMAGE)))
     bench.notes.append(f"the image has {size / 2**20:.0f} MiB in 4 layers that nothing makes smaller; cables carry {MBIT} Mbit/s each way, the"
                        " registry's is not shaped")
@@ -39,19 +33,16 @@ def run(bench) -> None:
 
 def once(count: int) -> tuple[float, int]:
     """Seconds until the last node has read everything, and bytes the registry sent."""
-    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True) as work, Network() as network:
-        origin = network.machine("registry")
-        with serve_registry(origin) as at, cluster(network, pathlib.Path(work), count, MBIT, at) as nodes:
-            sent = origin.traffic()[1]
-            started = time.monotonic()
-            read = together(nodes, lambda node: read_all(node, f"{at}/{images.find(IMAGE).ref}"))
-            took = time.monotonic() - started
-            wrong = [one for one in read if one != images_bytes()]
-            if wrong:
-                raise RuntimeError(f"nodes read {wrong} bytes instead of {images_bytes()}")
-            print(f"   {count} nodes: {took:.1f} s", flush=True)
-            return took, origin.traffic()[1] - sent
+    with place() as here, cluster(here.network, here.work, count, MBIT, here.at) as nodes:
+        sent = here.origin.traffic()[1]
+        started = time.monotonic()
+        read = together(nodes, lambda node: read_all(node, f"{here.at}/{images.find(IMAGE).ref}"))
+        took = time.monotonic() - started
+        wrong = [one for one in read if one != images_bytes()]
+        if wrong:
+            raise RuntimeError(f"nodes read {wrong} bytes instead of {images_bytes()}")
+        print(f"   {count} nodes: {took:.1f} s", flush=True)
+        return took, here.origin.traffic()[1] - sent
 
 
 def read_all(node: Node, image: str) -> int:

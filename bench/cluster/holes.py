@@ -1,17 +1,12 @@
 """C6: reads through other nodes while half of them are black holes."""
 
-import contextlib
 import json
-import pathlib
 import statistics
-import tempfile
 
-from ..corpus import images, registry
-from ..corpus.paths import CACHE
+from ..corpus import images
 from ..method import Row, cost_row
 from ..setup import drop_caches
-from .network import Network
-from .nodes import Node, cluster, serve_registry, together
+from .nodes import Node, Place, cluster, place, push, together
 
 IMAGE = "spread"
 MBIT = 200
@@ -23,8 +18,7 @@ ALL, HALF, NONE = "all answer", "half of them are black holes", "without other n
 def run(bench) -> None:
     """Every round has nodes of its own."""
     image = images.find(IMAGE)
-    with registry.serve() as address:
-        registry.push(address, image)
+    push(image)
     found = {ALL: [], HALF: [], NONE: []}
     for number in range(bench.rounds):
         for name, one in once(image, number + 1, 2 if bench.quick else HOLDERS).items():
@@ -44,13 +38,8 @@ def run(bench) -> None:
 
 def once(image: images.Image, seed: int, holders: int) -> dict[str, dict]:
     """One node's reads of each kind."""
-    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True)))
-        network = stack.enter_context(Network())
-        at = stack.enter_context(serve_registry(network.machine("registry")))
-        reference = f"{at}/{image.ref}"
-        nodes = stack.enter_context(cluster(network, work, holders, None, at))
+    with place() as here, cluster(here.network, here.work, holders, None, here.at) as nodes:
+        reference = f"{here.at}/{image.ref}"
 
         def hold(node: Node) -> None:
             node.mount(reference, "hold")
@@ -58,15 +47,15 @@ def once(image: images.Image, seed: int, holders: int) -> dict[str, dict]:
 
         together(nodes, hold)
         return {
-            ALL: reader(network, work, nodes, at, "all", reference, seed, False),
-            HALF: reader(network, work, nodes, at, "half", reference, seed, True),
-            NONE: alone(network, work, at, reference, seed),
+            ALL: reader(here, nodes, "all", reference, seed, False),
+            HALF: reader(here, nodes, "half", reference, seed, True),
+            NONE: alone(here, reference, seed),
         }
 
 
-def reader(network: Network, work: pathlib.Path, nodes: list[Node], at: str, name: str, reference: str, seed: int, cut: bool) -> dict:
+def reader(here: Place, nodes: list[Node], name: str, reference: str, seed: int, cut: bool) -> dict:
     """An empty node of the cluster."""
-    node = Node(f"reader-{name}", network.machine(f"reader-{name}", MBIT), work, nodes[0].discovery, at)
+    node = Node(f"reader-{name}", here.network.machine(f"reader-{name}", MBIT), here.work, nodes[0].discovery, here.at)
     lost = nodes[: len(nodes) // 2] if cut else []
     try:
         node.start()
@@ -82,11 +71,11 @@ def reader(network: Network, work: pathlib.Path, nodes: list[Node], at: str, nam
         node.leave()
 
 
-def alone(network: Network, work: pathlib.Path, at: str, reference: str, seed: int) -> dict:
+def alone(here: Place, reference: str, seed: int) -> dict:
     """A node outside of the cluster, which reads the registry's packs."""
-    store = f"oci://{at}/bench/holes-packs?insecure=true"
-    maker = Node("maker", network.machine("maker"), work, [], at, store)
-    node = Node("alone", network.machine("alone", MBIT), work, [], at, store)
+    store = f"oci://{here.at}/bench/holes-packs?insecure=true"
+    maker = Node("maker", here.network.machine("maker"), here.work, [], here.at, store)
+    node = Node("alone", here.network.machine("alone", MBIT), here.work, [], here.at, store)
     try:
         maker.start()
         maker.mount(reference, "make")

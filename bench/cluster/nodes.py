@@ -6,16 +6,19 @@ it cannot end by itself is looked for: processes by its directory's name among t
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 
-from ..corpus import registry
+from ..corpus import images, registry
+from ..corpus.paths import CACHE
 from ..lamina import PROGRAM
 from ..setup import DRIVER, wait_for
 from .network import Machine, Network
@@ -191,6 +194,32 @@ def serve_registry(machine: Machine):
         at = f"{machine.address}:{listening.rsplit(':', 1)[1]}"
         wait_for(lambda: machine.get(f"http://{at}/v2/") is not None, START_SECONDS, f"an answer of the registry on {at}")
         yield at
+
+
+@dataclasses.dataclass
+class Place:
+    """Where nodes are measured: a directory for them, their network, and on it the corpus's registry at `at`."""
+
+    work: pathlib.Path
+    network: Network
+    origin: Machine
+    at: str
+
+
+def push(image: images.Image) -> None:
+    """Has the corpus's registry hold the image, wherever it is served later."""
+    with registry.serve() as address:
+        registry.push(address, image)
+
+
+@contextlib.contextmanager
+def place(mbit: int | None = None):
+    """Such a place; `mbit`: what the registry's cable carries."""
+    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True) as work, Network() as network:
+        origin = network.machine("registry", mbit)
+        with serve_registry(origin) as at:
+            yield Place(pathlib.Path(work), network, origin, at)
 
 
 @contextlib.contextmanager

@@ -5,16 +5,14 @@ import pathlib
 import shutil
 import statistics
 import subprocess
-import tempfile
 import time
 
-from ..corpus import images, registry
-from ..corpus.paths import CACHE
+from ..corpus import images
 from ..method import Row, cost_row, interleave
 from ..setup import drop_caches
 from ..work import first_work
-from .network import Machine, Network
-from .nodes import Node, cluster, serve_registry
+from .network import Machine
+from .nodes import Node, cluster, place, push
 
 IMAGE = "python-data"
 MBIT = 200
@@ -28,14 +26,10 @@ PEER, LEARNT, LAZY, PULLED = "one other node", "one other node, with what it lea
 def run(bench) -> None:
     """One other node and the registry are behind the same cables; the node that begins is a new one every time."""
     image = images.find(IMAGE)
-    with registry.serve() as address:
-        registry.push(address, image)
-    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
+    push(image)
     with contextlib.ExitStack() as stack:
-        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True)))
-        network = stack.enter_context(Network())
-        origin = network.machine("registry", MBIT)
-        at = stack.enter_context(serve_registry(origin))
+        here = stack.enter_context(place(MBIT))
+        work, network, origin, at = here.work, here.network, here.origin, here.at
         store = f"oci://{at}/{STORE}?insecure=true"
         holder, = stack.enter_context(cluster(network, work, 1, MBIT, at))
         starts = Starts(image, f"{at}/{image.ref}", origin, network.machine("reader", MBIT), work)

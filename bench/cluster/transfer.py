@@ -1,18 +1,14 @@
 """C3: a layer by gRPC from a node, against as many bytes over plain TCP."""
 
-import contextlib
 import json
 import pathlib
 import statistics
 import subprocess
-import tempfile
 
-from ..corpus import images, registry
-from ..corpus.paths import CACHE
+from ..corpus import images
 from ..method import Row, interleave
 from ..setup import DRIVER
-from .network import Network
-from .nodes import cluster, serve_registry
+from .nodes import cluster, place, push
 
 IMAGE = "big"
 TIMES = 4
@@ -23,16 +19,10 @@ TICKS = 100
 def run(bench) -> None:
     """Both over loopback, in the node's network, turn by turn."""
     image = images.find(IMAGE)
-    with registry.serve() as address:
-        registry.push(address, image)
+    push(image)
     digest = images.build(image)[0].digest
-    (CACHE / "bench").mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=CACHE / "bench", ignore_cleanup_errors=True)))
-        network = stack.enter_context(Network())
-        at = stack.enter_context(serve_registry(network.machine("registry")))
-        node, = stack.enter_context(cluster(network, work, 1, None, at))
-        node.mount(f"{at}/{image.ref}", "hold")
+    with place() as here, cluster(here.network, here.work, 1, None, here.at) as (node,):
+        node.mount(f"{here.at}/{image.ref}", "hold")
         _measure(bench, node, digest)
 
 

@@ -34,6 +34,7 @@ def run(it: Story) -> None:
     it.apply(*static_volumes(it))
     for name, (_, word) in cases.items():
         it.wait(f"an event refuses {name}", lambda name=name, word=word: refused(it, name, word), 90)
+        it.wait(f"Lamina says on the pod why {name} is refused", lambda name=name, word=word: told(it, name, word), 60)
         it.check(it.phase(name) == "Pending", f"{name} was mounted")
     for number, _ in enumerate(HANDLES):
         it.wait(f"an event refuses handle {number}", lambda number=number: refused(it, f"handle-{number}", ""), 90)
@@ -74,3 +75,8 @@ def refused(it: Story, name: str, word: str) -> bool:
     said = [text for text in it.events("Pod", name) if text.startswith("FailedMount")]
     wrong = [text for text in said if "InvalidArgument" in text or "NotFound" in text]
     return any(word in text for text in wrong)
+
+
+def told(it: Story, name: str, word: str) -> bool:
+    """Whether the driver itself said so: `kubectl lamina doctor` goes by its events."""
+    return any(text.startswith("MountLaminaFailed") and word in text for text in it.events("Pod", name))

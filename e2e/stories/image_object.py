@@ -110,6 +110,6 @@ def kept(it: Story, nodes: list[str], digest: str) -> list[str]:
     """Files of a flist on nodes: in libraries and stores."""
     found = []
     for node in nodes:
-        said = it.on_node(node, f"find /var/lib/lamina/images /var/lib/lamina/store -name '{digest}*'")
+        said = it.on_node(node, f"cd /var/lib/lamina && find . \\( -path './images/*' -o -path './store/*' \\) -name '{digest}*'")
         found += [f"{node}:{path}" for path in said.split()]
     return found

@@ -54,7 +54,10 @@ def lamina(it: Story, link: pathlib.Path, *words: str, ends: int = 0, seconds: f
 
 def whole(it: Story, link: pathlib.Path) -> None:
     said = json.loads(lamina(it, link, "status", "-o", "json"))
-    it.check(said["ready"] and len(said["workloads"]) == 4, f"status: {said}")
+    names = {workload["name"] for workload in said["workloads"]}
+    it.check(said["ready"] and len(names) == 5 and "lamina-discovery" in names, f"status: {said}")
+    known = [replica.get("nodes") for replica in said["discovery"]]
+    it.check(bool(known) and set(known) == {len(it.cluster.nodes())}, f"discovery does not know every node: {said['discovery']}")
     silent = [node for node in said["nodes"] if node.get("problem")]
     it.check(len(said["nodes"]) == len(it.cluster.nodes()) and not silent, f"nodes: {said['nodes']}")
     checks = json.loads(lamina(it, link, "doctor", "-o", "json"))["checks"]
@@ -65,7 +68,8 @@ def whole(it: Story, link: pathlib.Path) -> None:
 
 def inside(it: Story, link: pathlib.Path) -> None:
     base = it.images["base"]
-    lamina(it, link, "prefetch", base, "--nodes", it.cluster.nodes()[0], seconds=300)
+    brought = json.loads(lamina(it, link, "prefetch", base, "--nodes", it.cluster.nodes()[0], "-o", "json", seconds=300))["nodes"]
+    it.check([node["bytes_local"] for node in brought] == [node["bytes"] for node in brought] != [0], f"not all is there: {brought}")
     names = lamina(it, link, "ls", f"{base}:/").split()
     it.check({"etc", "usr"} <= set(names), f"ls listed {names}")
     it.check("is a directory" in lamina(it, link, "cat", f"{base}:/etc", ends=2), "cat of a directory says nothing of it")

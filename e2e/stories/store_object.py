@@ -12,7 +12,7 @@ def run(it: Story) -> None:
     host = inside.partition(":")[0]
     good, secret = f"oci://{inside}/{repository}?insecure=true", f"{it.namespace}-keys"
     stores = {"good": good, "away": f"oci://{host}:1/packs?insecure=true", "odd": f"oci://{inside}/packs?insecur=true",
-              "no-secret": good, "no-keys": good, "local": "dir:///var/lib/lamina/store"}
+              "no-secret": good, "no-keys": good, "typo": f"http://{inside}/no/such/folder", "local": "dir:///var/lib/lamina/store"}
     names = {key: f"{it.namespace}-{key}" for key in stores}
     try:
         it.kubectl("-n", SYSTEM, "create", "secret", "generic", secret, "--from-literal=token=word")
@@ -39,6 +39,9 @@ def checked(it: Story, names: dict[str, str]) -> None:
     for key in ("good", "local"):
         status = it.get("store", names[key])["status"]
         it.check(status["node"] in it.cluster.nodes() and status["objects"] >= 0 and status["checkedAt"] != "", f"{key}: {status}")
+    # A web server that answers, and says that there is nothing.
+    it.wait("nobody knows whether the web folder is a store", lambda: it.condition("store", names["typo"]).get("reason") == "NothingSeen", 60)
+    it.check(it.condition("store", names["typo"])["status"] == "Unknown", "a folder that is not there is a store")
     for key, reason, word in (("away", "Unavailable", "oci://"), ("odd", "InvalidSource", "insecur"),
                               ("no-secret", "NoSuchSecret", f"no Secret nobody in {SYSTEM}"), ("no-keys", "BadSecret", "username")):
         it.say(f"{key}: {it.unready('store', names[key], reason, word)}")

@@ -116,6 +116,9 @@ class Events(unittest.TestCase):
 
     def test_every_reason_is_listed_and_exists(self):
         real = found(r'(?:Fault|Self)::new\(\s*"([A-Z]\w+)"', "operator/src") | found(r'reason: "(\w+)"', "operator/src")
+        # Of what nobody knows, of refusals of runs, and of what is missing for a Job.
+        real |= found(r'said\.unknown\(\s*kind,\s*"(\w+)"', "operator/src") | found(r'=> fault\("(\w+)"', "operator/src/job")
+        real |= found(r'missing\("(\w+)"', "operator/src/job")
         self.assertGreater(len(real), 20)
         self.assertEqual(column(section("events.md", "Reasons"), 0), real)
 

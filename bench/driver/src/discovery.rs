@@ -2,6 +2,7 @@
 //!
 //! Digests are made from numbers, so that no list of all of them is kept here.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 use lamina_proto::discovery::v1::service_discovery_client::ServiceDiscoveryClient;
 use lamina_proto::discovery::v1::{FindProviderRequest, HeartbeatRequest, LayerStat};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -19,6 +21,9 @@ use tonic::transport::{Channel, Endpoint};
 const AT_ONCE: u64 = 16;
 /// Nodes that one caller speaks for.
 const PREPARED: u64 = 8;
+/// Bytes of a question and of an answer that names 64 holders.
+const PLAIN_QUESTION: usize = 128;
+const PLAIN_ANSWER: usize = 12 << 10;
 /// Most time for anything but the measured loops.
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -47,7 +52,18 @@ pub(crate) struct Load {
 
 type Client = ServiceDiscoveryClient<Channel>;
 
-/// Registers every node, then measures heartbeats that say nothing new, heartbeats that do, and questions.
+/// What heartbeats say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// As nodes of ours do: that nothing is other than before.
+    Same,
+    /// That one layer went and another one came.
+    Change,
+    /// All layers, as other clients of the protocol do.
+    Whole,
+}
+
+/// Registers every node, then measures heartbeats of each kind, and questions.
 pub(crate) fn measure(load: &Load) -> Result<Value> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -60,11 +76,12 @@ pub(crate) fn measure(load: &Load) -> Result<Value> {
         registered.await.context("register the nodes in time")??;
         let registered_s = started.elapsed().as_secs_f64();
         let memory_mib = resident_mib(load.pid)?;
-        let same = clients.heartbeats(load, false).await?;
-        let changed = clients.heartbeats(load, true).await?;
+        let same = clients.heartbeats(load, Says::Same).await?;
+        let changed = clients.heartbeats(load, Says::Change).await?;
+        let whole = clients.heartbeats(load, Says::Whole).await?;
         let questions = clients.questions(load).await?;
         Ok(json!({ "registered_s": registered_s, "memory_mib": memory_mib, "same": same, "changed": changed,
-            "find_provider": questions }))
+            "whole": whole, "find_provider": questions }))
     })
 }
 
@@ -110,9 +127,8 @@ impl Clients {
         Ok(())
     }
 
-    /// Heartbeats of all nodes by turns for the load's time; `new`: each with another
-    /// layer than the node's last one.
-    async fn heartbeats(&self, load: &Load, new: bool) -> Result<Value> {
+    /// Heartbeats of some nodes by turns for the load's time.
+    async fn heartbeats(&self, load: &Load, says: Says) -> Result<Value> {
         let until = Instant::now() + Duration::from_secs_f64(load.seconds);
         let (cpu, started) = (cpu_seconds(load.pid)?, Instant::now());
         let sent = Arc::new(AtomicU64::new(0));
@@ -122,18 +138,18 @@ impl Clients {
             tasks.spawn(async move {
                 // Made before: making one takes longer than sending it.
                 let nodes = (0..PREPARED).map(|turn| (first + turn * AT_ONCE) % load.nodes);
-                let mut messages: Vec<_> = nodes.map(|node| heartbeat(&load, node)).collect();
+                let mut nodes: Vec<_> = nodes
+                    .map(|node| Reporting::new(&load, node, says))
+                    .collect();
                 for turn in 0.. {
                     if Instant::now() >= until {
                         break;
                     }
-                    let message = &mut messages[turn % PREPARED as usize];
-                    if new {
-                        let other = digest(load.distinct + first + turn as u64 * AT_ONCE);
-                        message.layer_digests[0].clone_from(&other);
-                        message.layer_stats[0].digest = other;
-                    }
-                    client.heartbeat(message.clone()).await?;
+                    let node = &mut nodes[turn % PREPARED as usize];
+                    let message = node.next();
+                    let state = message.state.clone();
+                    let told = client.heartbeat(message).await?.into_inner();
+                    anyhow::ensure!(told.state == state, "a heartbeat was not taken in");
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok::<_, anyhow::Error>(())
@@ -150,11 +166,14 @@ impl Clients {
         Ok(json!({ "count": count, "seconds": seconds, "cpu_seconds": cpu }))
     }
 
-    /// One caller's questions, one after the other; every answer but "ask again" counts.
+    /// One caller's questions, one after the other; every answer but "ask again" counts. In turn with them as many bytes
+    /// over plain TCP, from a thread that does nothing else: what this machine takes for any answer.
     async fn questions(&self, load: &Load) -> Result<Value> {
         let mut client = self.0[0].clone();
+        let mut plain = Plain::start().await?;
         let until = Instant::now() + Duration::from_secs_f64(load.seconds);
-        let (mut took, mut rationed, mut number) = (Vec::new(), 0, 0);
+        let (mut took, mut plain_took) = (Vec::new(), Vec::new());
+        let (mut rationed, mut number) = (0, 0);
         while Instant::now() < until {
             number += 1;
             let request = FindProviderRequest {
@@ -169,14 +188,101 @@ impl Clients {
                 Err(status) if status.code() == Code::ResourceExhausted => rationed += 1,
                 Err(status) => return Err(status.into()),
             }
-            took.push(started.elapsed().as_secs_f64() * 1000.0);
+            took.push(started.elapsed());
+            let started = Instant::now();
+            plain.ask().await?;
+            plain_took.push(started.elapsed());
         }
-        took.sort_by(f64::total_cmp);
-        let at = |percent: usize| took[(took.len() - 1) * percent / 100];
         Ok(
-            json!({ "count": took.len(), "rationed": rationed, "p50_ms": at(50), "p99_ms": at(99), "max_ms": at(100) }),
+            json!({ "count": took.len(), "rationed": rationed, "asked": shares(took), "plain": shares(plain_took) }),
         )
     }
+}
+
+/// Of times, milliseconds.
+fn shares(mut took: Vec<Duration>) -> Value {
+    took.sort_unstable();
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    json!({ "p50_ms": at(50), "p99_ms": at(99), "max_ms": at(100) })
+}
+
+/// Answers as long as those about a layer, over TCP and nothing else.
+struct Plain(tokio::net::TcpStream);
+
+impl Plain {
+    async fn start() -> Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let at = listener.local_addr()?;
+        // It ends with the connection.
+        std::thread::spawn(move || -> std::io::Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_nodelay(true)?;
+            let answer = vec![7; PLAIN_ANSWER];
+            loop {
+                stream.read_exact(&mut [0; PLAIN_QUESTION])?;
+                stream.write_all(&answer)?;
+            }
+        });
+        let stream = tokio::net::TcpStream::connect(at).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+
+    async fn ask(&mut self) -> Result<()> {
+        self.0.write_all(&[7; PLAIN_QUESTION]).await?;
+        self.0.read_exact(&mut [0; PLAIN_ANSWER]).await?;
+        Ok(())
+    }
+}
+
+/// A node that reports again and again.
+struct Reporting {
+    message: HeartbeatRequest,
+    says: Says,
+    layer: u64,
+    other: u64,
+}
+
+impl Reporting {
+    fn new(load: &Load, node: u64, says: Says) -> Self {
+        let mut message = heartbeat(load, node);
+        if says != Says::Whole {
+            (message.layer_digests, message.layer_stats) = (Vec::new(), Vec::new());
+            message.since.clone_from(&message.state);
+        }
+        let (layer, other) = (layer_number(load, node, 0), load.distinct + node);
+        Self {
+            message,
+            says,
+            layer,
+            other,
+        }
+    }
+
+    fn next(&mut self) -> HeartbeatRequest {
+        if self.says == Says::Change {
+            let message = &mut self.message;
+            message.since.clone_from(&message.state);
+            message.state = other_state(&message.state);
+            message.removed_layer_digests = vec![digest(self.layer)];
+            message.layer_digests = vec![digest(self.other)];
+            message.layer_stats = vec![stat(digest(self.other))];
+            std::mem::swap(&mut self.layer, &mut self.other);
+        }
+        self.message.clone()
+    }
+}
+
+/// A state's name that was not used before it.
+fn other_state(state: &[u8]) -> Vec<u8> {
+    let mut next = state.to_vec();
+    for byte in next.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            break;
+        }
+    }
+    next
 }
 
 fn node_id(number: u64) -> String {
@@ -191,14 +297,22 @@ fn digest(number: u64) -> String {
     )
 }
 
-/// What node `number` holds.
+/// The number of a node's layer: different sets that overlap, so that every layer has many holders.
+fn layer_number(load: &Load, node: u64, layer: u64) -> u64 {
+    (node * 37 + layer * (load.distinct / load.layers).max(1)) % load.distinct
+}
+
+fn stat(digest: String) -> LayerStat {
+    LayerStat {
+        digest,
+        afs_size: 16 << 20,
+    }
+}
+
+/// All that node `number` holds.
 fn heartbeat(load: &Load, number: u64) -> HeartbeatRequest {
-    // Different sets that overlap: every layer has many holders.
-    let layers: Vec<String> = (0..load.layers)
-        .map(|layer| {
-            digest((number * 37 + layer * (load.distinct / load.layers).max(1)) % load.distinct)
-        })
-        .collect();
+    let layers = (0..load.layers).map(|layer| digest(layer_number(load, number, layer)));
+    let layers: Vec<String> = layers.collect();
     HeartbeatRequest {
         node_id: node_id(number),
         endpoint: format!(
@@ -207,16 +321,12 @@ fn heartbeat(load: &Load, number: u64) -> HeartbeatRequest {
             number >> 8 & 255,
             number & 255
         ),
-        layer_stats: layers
-            .iter()
-            .map(|digest| LayerStat {
-                digest: digest.clone(),
-                afs_size: 16 << 20,
-            })
-            .collect(),
+        layer_stats: layers.iter().cloned().map(stat).collect(),
         layer_digests: layers,
-        cached_images: Vec::new(),
         cache_max_bytes: 1 << 40,
+        // As long as real ones are.
+        state: vec![0; 16],
+        ..HeartbeatRequest::default()
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn layer(at: SocketAddr, digest: &str, times: usize) -> Result<Report
             // As the agent has them: a window of one stream holds a few messages.
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
+            .max_frame_size(256 << 10)
             .tcp_nodelay(true);
         let channel = endpoint.connect().await.context("connect to the node")?;
         Ok::<_, anyhow::Error>(
