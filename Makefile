@@ -35,13 +35,14 @@ image: deps ## Container image without Docker: target/image/lamina.tar (PROFILE=
 	scripts/image.py --binaries "$$(scripts/static-cargo.sh --target-dir)/$(PROFILE)"
 
 ##@ Check
-.PHONY: fmt lint deny helm test test-k8s test-vm fuzz
+.PHONY: fmt lint deny helm test test-sdk test-k8s test-vm fuzz
 fmt: ## Format all Rust code
 	cargo fmt --all
 
-lint: deps deny ## Formatting, clippy (warnings are errors), licences and sources
+lint: deps deny ## Formatting, clippy (warnings are errors), licences and sources, Python's types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	python3 sdk/python/dev.py lint
 
 # Advisories need a vulnerability database from the network, so they are not part of
 # lint: run `cargo deny check advisories` where that is reachable.
@@ -56,6 +57,9 @@ helm: ## helm as the test cluster has it, for the chart's tests
 
 test: deps helm ## Everything: lint, unit and integration tests, Python checks, other kernels
 	python3 scripts/test.py
+
+test-sdk: ## Only the Python client, in an environment of its own in the cache
+	python3 scripts/test.py sdk
 
 test-k8s: ## Stories on a real cluster, which is started and removed (STORY="a b" for some)
 	$(MAKE) image PROFILE=quick

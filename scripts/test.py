@@ -55,6 +55,7 @@ CHECKS = {"lint"}
 STAGES = {
     "lint": ["make", "lint"],
     "python": [sys.executable, "-m", "unittest", "discover", "-t", ".", "-s", "."],
+    "sdk": [sys.executable, "sdk/python/dev.py", "test"],
     "rust": ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"],
     "vm": ["vmtest/suite"],
 }
