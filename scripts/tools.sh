@@ -44,8 +44,19 @@ build() { # kind source version into
       rm -rf "$into.target"
       ;;
     go) GOBIN="$into/bin" GOFLAGS=-buildvcs=false CGO_ENABLED=0 nice -n 10 go install "$source@$version" ;;
-    npm) nice -n 10 npm install --silent --no-audit --no-fund --prefix "$into" "$source@$version" ;;
+    npm) nice -n 10 npm install --silent --no-audit --no-fund --fetch-retries 5 --prefix "$into" "$source@$version" ;;
   esac
+}
+
+# A registry that refuses once is asked again: a test that needs the tool would fail for it.
+build_patiently() { # as build
+  local attempt
+  for attempt in 1 2 3; do
+    build "$@" && return
+    echo "tools.sh: attempt $attempt to install $2 $3 failed" >&2
+    sleep $((attempt * 5))
+  done
+  return 1
 }
 
 [ $# -eq 1 ] || usage
@@ -67,7 +78,7 @@ if [ ! -d "$home" ]; then
     work=$(mktemp -d "$root/.$name.XXXXXX")
     # What fails in the trap would be this script's status: after a success there is nothing left.
     trap 'chmod -R u+w "$work" "$work.target" 2>/dev/null || true; rm -rf "$work" "$work.target"' EXIT
-    (cd "$root" && build "$kind" "$source" "$version" "$work") >&2
+    (cd "$root" && build_patiently "$kind" "$source" "$version" "$work") >&2
     [ -x "$work/$(program "$name")" ] || { echo "tools.sh: $name $version has no program" >&2; exit 1; }
     mv "$work" "$home"
   fi

@@ -48,6 +48,7 @@ class Runs(unittest.TestCase):
             workdir="/w",
             user="u:g",
             network="host",
+            cap_add=["CHOWN", "setuid"],
             disk_mb=7,
             pids_max=8,
             docker_config={"auths": {}},
@@ -69,6 +70,7 @@ class Runs(unittest.TestCase):
             (start.cpu_cores, start.memory_mb, start.timeout_ms, start.disk_mb, start.pids_max), (2, 512, 1500, 7, 8)
         )
         self.assertEqual((list(start.env), start.working_dir, start.user), (["A=1", "B=x=y"], "/w", "u:g"))
+        self.assertEqual(list(start.cap_add), ["CHOWN", "setuid"])
         self.assertEqual((start.network, start.docker_config_json), (pb.NETWORK_HOST, b'{"auths": {}}'))
         self.assertEqual((start.platform_os, start.platform_arch, start.platform_variant), ("linux", "arm64", "v8"))
         self.assertEqual((start.flist.digest, list(start.flist.stores)), ("c" * 64, ["s3://x"]))

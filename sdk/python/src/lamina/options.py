@@ -122,6 +122,8 @@ class RunOptions(TypedDict, total=False):
     user: str
     # "none": a loopback of its own. "host": the node's, where that is allowed.
     network: Literal["none", "host"]
+    # Capabilities beside none, by name ("CHOWN", "CAP_SETUID"); those that a node does not lend are refused.
+    cap_add: Sequence[str]
     # Mebibytes of changes; processes and threads. 0: the node's default.
     disk_mb: int
     pids_max: int
@@ -171,6 +173,7 @@ def run_options(
     workdir: str = "",
     user: str = "",
     network: Literal["none", "host"] = "none",
+    cap_add: Sequence[str] = (),
     disk_mb: int = 0,
     pids_max: int = 0,
     docker_config: bytes | str | pathlib.PurePath | Mapping[str, Any] | None = None,
@@ -210,6 +213,7 @@ def run_options(
         working_dir=workdir,
         user=user,
         network=pb.NETWORK_HOST if network == "host" else pb.NETWORK_NONE,
+        cap_add=_words("cap_add", cap_add),
         disk_mb=disk_mb,
         pids_max=pids_max,
         docker_config_json=_docker_config(docker_config),
