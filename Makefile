@@ -86,7 +86,7 @@ $(CARGO_FUZZ):
 	nice cargo install --locked cargo-fuzz --version $(CARGO_FUZZ_VERSION) --root "$(CACHE)/cargo-fuzz-$(CARGO_FUZZ_VERSION)"
 
 ##@ See it work
-.PHONY: demo demo-k8s bench bench-quick bench-k8s bench-cluster corpus
+.PHONY: demo demo-k8s bench bench-quick bench-k8s bench-cluster bench-execution corpus
 demo: build ## Mount a Python + pandas image lazily and time it (IMAGE=ref for your own)
 	python3 demo/run.py $(if $(IMAGE),--image "$(IMAGE)")
 
@@ -111,6 +111,9 @@ bench-k8s: ## Pods on a real cluster, which is started and removed; writes docs/
 bench-cluster: build ## What nodes do for each other; writes docs/benchmarks-cluster.md
 	python3 -m bench.cluster
 
+bench-execution: build ## Commands in sandboxes; writes docs/benchmarks-execution.md
+	python3 -m bench.execution
+
 ##@ Kubernetes on this machine
 .PHONY: cluster cluster-down cluster-smoke
 cluster: deps ## Two nodes and a registry, without Docker (PROVIDER=kind where Docker is)
@@ -132,4 +135,4 @@ clean: ## Remove build output (the cache in $(CACHE) stays)
 
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	  /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile

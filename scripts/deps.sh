@@ -14,7 +14,7 @@ packages=(
   # Kubernetes on this machine (e2e/cluster): certificates, service rules, seccomp for runc
   openssl iptables libseccomp-dev procps
   # benchmarks and shaped links
-  fio iproute2 util-linux
+  fio iproute2 util-linux bubblewrap crun runc
 )
 
 # Wheels for the demo's image come through pip.

@@ -21,7 +21,8 @@ def run(bench) -> None:
     size = sum(layer.size for layer in images.build(images.find(IMAGE)))
     bench.notes.append(f"the image has {size / 2**20:.0f} MiB in 4 layers that nothing makes smaller; cables carry {MBIT} Mbit/s each way, the"
                        " registry's is not shaped")
-    for count in bench.nodes or (NODES_QUICK if bench.quick else NODES):
+    asked = bench.options.nodes
+    for count in map(int, asked.split(",")) if asked else NODES_QUICK if bench.quick else NODES:
         seconds, origin = zip(*[once(count) for _ in range(bench.rounds)])
         least = size * 8 / (MBIT * 1e6)
         bench.rows.append(cost_row("C1", f"{count} nodes read all of it: time of the last one, by bytes over the cable's speed",

@@ -1,19 +1,17 @@
 """C3: a layer by gRPC from a node, against as many bytes over plain TCP."""
 
 import json
-import pathlib
 import statistics
 import subprocess
 
 from ..corpus import images
 from ..method import Row, interleave
-from ..setup import DRIVER
+from ..setup import DRIVER, cpu_seconds
 from .nodes import cluster, place, push
 
 IMAGE = "big"
 TIMES = 4
 MESSAGE = 1 << 20
-TICKS = 100
 
 
 def run(bench) -> None:
@@ -52,9 +50,3 @@ def _measure(bench, node, digest: str) -> None:
     core = statistics.median(cores)
     bench.rows.append(Row("C3", "ReadLayerStream, bytes by CPU time of the node", core, "GB/s", ">= 1.2", core >= 1.2,
                           note=f"{min(cores):.2f}-{max(cores):.2f}", samples={"per core": cores}))
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far, user and system (proc_pid_stat(5))."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS

@@ -5,16 +5,19 @@
 //! listing names and allocating buffers happen before.
 
 mod discovery;
+mod launcher;
 mod measure;
 mod node;
 mod reads;
 mod relay;
+mod runs;
 mod stall;
 mod sys;
 mod transfer;
 mod tree;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -128,6 +131,19 @@ enum Command {
         #[arg(long, default_value_t = 1 << 20)]
         message: usize,
     },
+    /// Runs of one command, asked of an afslet or a proxy
+    Execute(runs::Runs),
+    /// Runs that go on until standard input ends
+    Hold(runs::Hold),
+    /// Afslets that run nothing and say they did, until standard input ends
+    Idle {
+        #[arg(required = true)]
+        listen: Vec<SocketAddr>,
+    },
+    /// Start a command line again and again
+    Spawn(launcher::Spawn),
+    /// Start a program in an overlay, namespaces and cgroups of its own, and nothing more
+    Launch(launcher::Launch),
     /// Mount an image on a node
     Mount(node::Mount),
     /// Undo that
@@ -142,30 +158,35 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let result = match Cli::parse().command {
+    let found: Value = match Cli::parse().command {
+        Command::Execute(ask) => runs::execute(&ask)?,
+        Command::Hold(ask) => runs::hold(&ask)?,
+        Command::Idle { listen } => runs::serve_nothing(&listen)?,
+        Command::Spawn(ask) => launcher::spawn(&ask)?,
+        Command::Launch(ask) => launcher::launch(&ask)?,
         Command::Seq {
             path,
             block,
             jobs,
             passes,
-        } => reads::sequential(&path, block, jobs, passes)?,
+        } => reads::sequential(&path, block, jobs, passes)?.into(),
         Command::Random {
             path,
             block,
             jobs,
             count,
             seed,
-        } => reads::random(&path, block, jobs, count, seed)?,
-        Command::Mmap { path, count, seed } => reads::mapped(&path, count, seed)?,
-        Command::Small { root, count } => tree::small_files(&root, count)?,
-        Command::Walk { root } => tree::walk(&root)?,
-        Command::All { root } => tree::read_all(&root)?,
+        } => reads::random(&path, block, jobs, count, seed)?.into(),
+        Command::Mmap { path, count, seed } => reads::mapped(&path, count, seed)?.into(),
+        Command::Small { root, count } => tree::small_files(&root, count)?.into(),
+        Command::Walk { root } => tree::walk(&root)?.into(),
+        Command::All { root } => tree::read_all(&root)?.into(),
         Command::Stall {
             path,
             jobs,
             seconds,
             seed,
-        } => stall::longest_wait(&path, jobs, Duration::from_secs_f64(seconds), seed)?,
+        } => stall::longest_wait(&path, jobs, Duration::from_secs_f64(seconds), seed)?.into(),
         Command::Relay {
             listen,
             connect,
@@ -178,41 +199,20 @@ fn main() -> anyhow::Result<()> {
             block,
             count,
             seed,
-        } => {
-            println!("{}", tree::latency(&root, block, count, seed)?);
-            return Ok(());
-        }
-        Command::Layer { at, digest, times } => transfer::layer(at, &digest, times)?,
-        Command::Tcp { bytes, message } => transfer::tcp(bytes, message)?,
-        Command::Publish(ask) => {
-            println!("{}", node::publish(&ask)?);
-            return Ok(());
-        }
-        Command::Volumes { socket } => {
-            println!("{}", node::volumes(&socket)?);
-            return Ok(());
-        }
-        Command::Discovery(load) => {
-            println!("{}", discovery::measure(&load)?);
-            return Ok(());
-        }
-        Command::Leave { socket, force } => {
-            println!("{}", node::leave(&socket, force)?);
-            return Ok(());
-        }
-        Command::Mount(ask) => {
-            println!("{}", node::mount(&ask)?);
-            return Ok(());
-        }
+        } => tree::latency(&root, block, count, seed)?,
+        Command::Layer { at, digest, times } => transfer::layer(at, &digest, times)?.into(),
+        Command::Tcp { bytes, message } => transfer::tcp(bytes, message)?.into(),
+        Command::Publish(ask) => node::publish(&ask)?,
+        Command::Volumes { socket } => node::volumes(&socket)?,
+        Command::Discovery(load) => discovery::measure(&load)?,
+        Command::Leave { socket, force } => node::leave(&socket, force)?,
+        Command::Mount(ask) => node::mount(&ask)?,
         Command::Unmount {
             socket,
             volume,
             target,
-        } => {
-            println!("{}", node::unmount(&socket, &volume, &target)?);
-            return Ok(());
-        }
+        } => node::unmount(&socket, &volume, &target)?,
     };
-    println!("{}", serde_json::to_string(&result)?);
+    println!("{found}");
     Ok(())
 }

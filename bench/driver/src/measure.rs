@@ -22,6 +22,12 @@ pub(crate) struct Report {
     pub(crate) errors: u64,
 }
 
+impl From<Report> for serde_json::Value {
+    fn from(report: Report) -> Self {
+        serde_json::to_value(report).expect("numbers are JSON")
+    }
+}
+
 /// Runs `work`, which returns bytes and operations, and takes the time.
 pub(crate) fn timed(work: impl FnOnce() -> anyhow::Result<(u64, u64)>) -> anyhow::Result<Report> {
     let (wall, cpu) = (Instant::now(), cpu_seconds());

@@ -12,8 +12,12 @@ const GETS: &str = "GET /v2/a/b/blobs/";
 const BASIC: &str = "bWU6c2VjcmV0";
 
 fn image(server: &Server, docker_config_json: &str) -> api::Source {
+    tagged(server, ":t", docker_config_json)
+}
+
+fn tagged(server: &Server, tag: &str, docker_config_json: &str) -> api::Source {
     let image = api::ImageSource {
-        reference: server.image(":t"),
+        reference: server.image(tag),
         docker_config_json: docker_config_json.into(),
         pull_policy: api::PullPolicy::IfNotPresent.into(),
         ..api::ImageSource::default()
@@ -206,6 +210,14 @@ fn stores_take_parts_of_the_names_and_their_passwords_are_in_no_log() {
     let order = order(&node, "v", &image(&server, ""));
     node.publish(&order).unwrap();
     assert_eq!(std::fs::read(node.target("v").join("data")).unwrap(), bytes);
+    // An image is a few objects, whose names begin with anything: of many, some are in each half.
+    for number in 0..16 {
+        let tag = format!("t{number}");
+        server.push(&tag, &[tar("data", &noise(number, 1000))]);
+        let more = tagged(&server, &format!(":{tag}"), "");
+        node.publish(&self::order(&node, &tag, &more)).unwrap();
+        node.unpublish_order(&self::order(&node, &tag, &more));
+    }
     for range in ["00-7f", "80-ff"] {
         let written = std::fs::read_dir(stores.path().join(range)).unwrap();
         assert!(written.count() > 0, "{range}");
