@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use lamina_proto::afsletpb::execute_request::Payload as Asked;
 use lamina_proto::afsletpb::execute_response::Payload;
 use lamina_proto::afsletpb::{Accepted, Done, ExecuteRequest, StartRequest};
+use lamina_proto::broken::Broken;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -48,6 +49,7 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(crate) struct Run {
     pub(crate) parts: Parts,
     pub(crate) frames: Streaming<ExecuteRequest>,
+    pub(crate) broken: Broken,
     pub(crate) outlet: Outlet,
 }
 
@@ -143,9 +145,8 @@ impl Run {
         };
         self.outlet.send(Payload::Accepted(accepted)).await?;
         let placed = self.files(live.as_ref(), order).await?;
-        // A reset ends a client's frames as its own end does, and is seen in the other direction next.
-        tokio::task::yield_now().await;
-        if self.outlet.is_gone() {
+        // A reset ends a client's frames as its own end does.
+        if self.broken.is_set() || self.outlet.is_gone() {
             return Err(RunError::cancelled());
         }
         let pipes = {

@@ -5,6 +5,7 @@ use lamina_proto::afsletpb::afslet_server::{Afslet, AfsletServer};
 use lamina_proto::afsletpb::{
     ExecuteRequest, ExecuteResponse, GetRuntimeStatusRequest, GetRuntimeStatusResponse,
 };
+use lamina_proto::broken::{Broken, Watched};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -42,12 +43,12 @@ impl Service {
     /// Serves on a server that asks clients for certificates.
     pub(crate) fn guarded(&self, server: Server) -> Router {
         let service = InterceptedService::new(self.server(), Guard);
-        self.tuned(server).add_service(service)
+        self.tuned(server).add_service(Watched(service))
     }
 
     /// Serves anybody.
     pub(crate) fn open(&self, server: Server) -> Router {
-        self.tuned(server).add_service(self.server())
+        self.tuned(server).add_service(Watched(self.server()))
     }
 
     fn server(&self) -> AfsletServer<Self> {
@@ -80,6 +81,7 @@ impl Afslet for Service {
         let (outlet, taken) = Outlet::new();
         let run = Run {
             parts: self.parts.clone(),
+            broken: Broken::of(request.extensions()),
             frames: request.into_inner(),
             outlet,
         };

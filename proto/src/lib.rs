@@ -1,6 +1,7 @@
 //! Every gRPC contract of Lamina: generated code, documented by the `.proto` files beside it, and what every
-//! server needs to keep the protocol that is not in them ([`timeout`]).
+//! server needs to keep the protocol that is not in them ([`timeout`], [`broken`]).
 
+pub mod broken;
 pub mod timeout;
 
 /// Packages of the `lamina` contract.

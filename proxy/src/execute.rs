@@ -2,12 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 use lamina_proto::afsletpb::GetRuntimeStatusResponse;
+use lamina_proto::broken::{self, Broken};
 use lamina_proto::timeout;
 use prost::Message as _;
 use tokio::sync::Semaphore;
@@ -21,7 +20,7 @@ use crate::ask::Ask;
 use crate::dispatch::{Dispatch, Wanted};
 use crate::frame::{FRAME_MAX, Frames};
 use crate::overview;
-use crate::source::{Broken, Budget, Source, told};
+use crate::source::{Budget, Source, told};
 
 /// The service; clones are the same one.
 #[derive(Clone)]
@@ -141,8 +140,9 @@ impl Service<http::Request<Body>> for Execute {
             let mut grpc = Grpc::new(Frames).max_decoding_message_size(FRAME_MAX);
             Ok(match request.uri().path() {
                 "/afsletpb.Afslet/Execute" => {
-                    let broken = Broken::default();
-                    let request = request.map(|body| watched(body, Arc::clone(&broken)));
+                    let (parts, body) = request.into_parts();
+                    let (body, broken) = broken::watch(body);
+                    let request = http::Request::from_parts(parts, body);
                     grpc.streaming(Run(this, broken), request).await
                 }
                 "/afsletpb.Afslet/GetRuntimeStatus" => grpc.unary(Look(this), request).await,
@@ -165,7 +165,7 @@ impl Service<Request<Streaming<Bytes>>> for Run {
     }
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let (execute, broken) = (self.0.clone(), Arc::clone(&self.1));
+        let (execute, broken) = (self.0.clone(), self.1.clone());
         Box::pin(async move { execute.execute(request, broken).await })
     }
 }
@@ -186,10 +186,4 @@ impl Service<Request<Bytes>> for Look {
         let status = self.0.status().encode_to_vec();
         std::future::ready(Ok(Response::new(status.into())))
     }
-}
-
-/// A client's body that notes when it breaks off, which the reader of messages takes for its end.
-fn watched(body: Body, broken: Broken) -> axum::body::Body {
-    let data = axum::body::Body::new(body).into_data_stream();
-    axum::body::Body::from_stream(data.inspect_err(move |_| broken.store(true, Ordering::Release)))
 }

@@ -9,12 +9,13 @@
 //! no command can have begun. A client that fails or goes away in the middle never looks like one that has finished.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures::Stream;
+use lamina_proto::broken::Broken;
 use tonic::{Code, Status, Streaming};
 
 /// Bytes of first frames that are kept for all runs together.
@@ -61,9 +62,6 @@ impl Drop for Part {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
-
-/// Told by the transport that the client broke off, which looks like an end of its frames otherwise.
-pub(crate) type Broken = Arc<AtomicBool>;
 
 /// A client's frames; clones are the same ones.
 #[derive(Clone)]
@@ -164,7 +162,7 @@ impl Inner {
         }
         let failed = match ready!(Pin::new(&mut self.client).poll_next(cx)) {
             Some(Ok(frame)) => return Poll::Ready(Some(frame)),
-            None if !self.broken.load(Ordering::Acquire) => return Poll::Ready(None),
+            None if !self.broken.is_set() => return Poll::Ready(None),
             None => Status::cancelled("the client went away"),
             Some(Err(status)) => told(&status),
         };

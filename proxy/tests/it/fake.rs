@@ -12,6 +12,7 @@ use lamina_proto::afsletpb::{
     Accepted, Done, ExecuteRequest, ExecuteResponse, GetRuntimeStatusRequest,
     GetRuntimeStatusResponse, LogMessage, Result as RunResult, StartRequest,
 };
+use lamina_proto::broken::{Broken, Watched};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -104,7 +105,8 @@ impl Fake {
         let incoming = incoming.with_nodelay(Some(true));
         let far = incoming.local_addr().unwrap();
         let service = AfsletServer::new(Served(Arc::clone(&state)));
-        let router = server.add_service(service.max_decoding_message_size(5 << 20));
+        let service = Watched(service.max_decoding_message_size(5 << 20));
+        let router = server.add_service(service);
         let serving = tokio::spawn(async move {
             router.serve_with_incoming(incoming).await.unwrap();
         });
@@ -209,7 +211,7 @@ async fn say(answers: &Answers, payload: Payload) -> Option<()> {
 async fn run(
     act: Act,
     start: StartRequest,
-    mut frames: Streaming<ExecuteRequest>,
+    (mut frames, broken): (Streaming<ExecuteRequest>, Broken),
     answers: Answers,
     mut room: Room,
 ) -> Option<()> {
@@ -245,9 +247,7 @@ async fn run(
             Some(_) => {}
         }
     }
-    // A call that was given up looks like that, too, for a moment.
-    tokio::task::yield_now().await;
-    if answers.is_closed() {
+    if broken.is_set() {
         return None;
     }
     state.see(|seen| {
@@ -291,7 +291,8 @@ impl Afslet for Served {
         request: Request<Streaming<ExecuteRequest>>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let state = Arc::clone(&self.0);
-        let (headers, _, mut frames) = request.into_parts();
+        let (headers, extensions, mut frames) = request.into_parts();
+        let broken = Broken::of(&extensions);
         let first = frames.message().await?.and_then(|frame| frame.payload);
         let Some(Frame::Start(start)) = first else {
             return Err(Status::invalid_argument("no start"));
@@ -310,6 +311,7 @@ impl Afslet for Served {
             Act::Mute => {}
             Act::Run | Act::Fail(_) | Act::Flood => {
                 let room = state.admit(&start)?;
+                let frames = (frames, broken);
                 tokio::spawn(run(act, start, frames, answers, room));
             }
         }
