@@ -4,12 +4,11 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use lamina_mount::union::scratch::Scratch;
 use lamina_proto::afsletpb::execute_response::Payload;
 use lamina_proto::afsletpb::{Done, TarChunk, TarHeader};
 use lamina_runtime::IdRange;
+use lamina_runtime::diff::gzip::GzipWriter;
 use lamina_runtime::diff::{self, Packed};
 use lamina_runtime::network_files::NETWORK_FILES;
 use tokio::sync::mpsc;
@@ -77,7 +76,7 @@ fn pack(
     if host_network {
         made.extend(NETWORK_FILES.map(|path| path.trim_start_matches('/')));
     }
-    let gzip = GzEncoder::new(out, Compression::fast());
+    let gzip = GzipWriter::new(out);
     let (gzip, packed) = diff::pack(root.changes(), root.image(), ids, &made, gzip)?;
     gzip.finish()?.finish()?;
     Ok(packed)

@@ -4,6 +4,7 @@
 //! system left; nothing but a regular file is opened, so nothing can make us wait; holes of sparse files are not read;
 //! what a name would mean as a whiteout is only what overlayfs itself left as one.
 
+pub mod gzip;
 mod tar;
 
 use std::collections::HashMap;

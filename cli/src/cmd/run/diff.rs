@@ -3,9 +3,8 @@
 use crate::args::run::{Net, Run};
 use crate::output;
 use anyhow::{Context, Result, bail};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use lamina_mount::union::scratch::Scratch;
+use lamina_runtime::diff::gzip::GzipWriter;
 use lamina_runtime::diff::{self, Packed};
 use lamina_runtime::network_files::NETWORK_FILES;
 use lamina_runtime::slots::Slot;
@@ -35,7 +34,7 @@ pub(super) fn write(out: &Path, root: &Scratch, slot: &Slot, args: &Run) -> Resu
     }
     let file = tempfile::NamedTempFile::new_in(home(out)).with_context(failed)?;
     let packed = {
-        let gzip = GzEncoder::new(BufWriter::new(file.as_file()), Compression::fast());
+        let gzip = GzipWriter::new(BufWriter::new(file.as_file()));
         let (gzip, packed) = diff::pack(root.changes(), root.image(), slot.ids(), &made, gzip)
             .with_context(failed)?;
         let mut buffered = gzip.finish().with_context(failed)?;
