@@ -87,7 +87,7 @@ $(CARGO_FUZZ):
 
 ##@ See it work
 .PHONY: demo demo-k8s bench bench-quick bench-k8s bench-cluster bench-execution corpus
-demo: build ## Mount a Python + pandas image lazily and time it (IMAGE=ref for your own)
+demo: build ## Mount a Python + pandas image lazily, then run a command on it (IMAGE=ref for your own)
 	python3 demo/run.py $(if $(IMAGE),--image "$(IMAGE)")
 
 demo-k8s: ## The same on Kubernetes: cluster, chart, a Flist and a pod; the cluster stays up

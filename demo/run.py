@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The demo: a real image with Python and pandas, converted, mounted lazily, used, timed.
+"""The demo: a real image with Python and pandas, converted, mounted lazily, used, timed; then a command on it through
+`lamina up`, with files up, logs and changes back.
 
     demo/run.py                     builds Debian + Python + pandas into a local registry
     demo/run.py --image REF         takes an image of yours, from any registry
@@ -25,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from bench.corpus import images, registry  # noqa: E402
 from bench.lamina import Lamina  # noqa: E402
+from demo import commands  # noqa: E402
 
 
 def main() -> int:
@@ -39,16 +41,20 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         work = pathlib.Path(tempfile.mkdtemp(prefix="lamina-demo-"))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
-        reference, command = options.image, options.command or ["/bin/true"]
+        reference, command, job = options.image, options.command or ["/bin/true"], options.command or ["ls", "-l", "/job"]
         if not reference:
             image = images.find("python-data")
             say("the demo image: Debian, Python, numpy, pandas, scipy, scikit-learn (built once, then cached)")
             images.build(image)
             address = stack.enter_context(registry.serve())
             reference = registry.push(address, image)
-            command = options.command or list(image.command)
-        lamina = stack.enter_context(Lamina(work))
-        show(lamina, reference, command, work)
+            command, job = options.command or list(image.command), options.command or ["python3", "/job/report.py"]
+        with Lamina(work) as lamina:
+            show(lamina, reference, command, work)
+        say("lamina up   (discovery, a node, an afslet and a proxy, with certificates of its own)")
+        with commands.Up(work / "up") as up:
+            commands.show(up, reference, job, say)
+            say("lamina up ends")
     return 0
 
 

@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 
 use crate::admission::Admission;
 use crate::drain::Drain;
-use crate::error::chain;
 use crate::images::Images;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -27,13 +26,12 @@ use crate::node::Node;
 use crate::parts::Parts;
 use crate::sandboxes::{Sandboxes, SpawnerProgram};
 use crate::service::Service;
+use crate::sweep::sweep;
 
 /// How long runs that were killed may take to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long calls that are left may take then.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries to take down what an earlier life left mounted, while the node does not answer.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// Threads beside those of runs that each may block.
 const MORE_THREADS: usize = 32;
 
@@ -181,14 +179,6 @@ async fn calls(
         Security::None => tls::serve_plain(listener, |server| service.open(server), stop).await?,
     }
     Ok(())
-}
-
-/// Until it is done: nothing is mounted before.
-async fn sweep(images: Images) {
-    while let Err(error) = images.sweep().await {
-        tracing::warn!("take down images of an earlier life: {}", chain(&error));
-        tokio::time::sleep(SWEEP_PAUSE).await;
-    }
 }
 
 async fn drain(drain: &Drain, patience: Duration) {

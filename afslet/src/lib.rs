@@ -30,6 +30,7 @@ mod place;
 mod run;
 mod sandboxes;
 mod service;
+mod sweep;
 mod sys;
 
 pub use daemon::{AfsletConfig, run};

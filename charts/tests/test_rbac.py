@@ -46,6 +46,17 @@ class Rbac(unittest.TestCase):
             GOLDEN.write_text(text)
         self.assertEqual(GOLDEN.read_text(), text)
 
+    def test_workloads_of_kueue_are_the_operators_only_where_that_is_wanted(self):
+        plain = set(lines(template(execution={"enabled": True})))
+        more = set(lines(template(execution={"enabled": True, "kueue": {"enabled": True}})))
+        self.assertEqual(more - plain, {"lamina-operator (cluster): kueue.x-k8s.io/workloads: get list watch create delete",
+                                        "lamina-operator (cluster): kueue.x-k8s.io/workloads/status: patch"})
+        self.assertEqual(set(lines(template(execution={"kueue": {"enabled": True}}))), set(lines(template())))
+        for wanted in (True, False):
+            objects = template(execution={"enabled": True, "kueue": {"enabled": wanted}})
+            args = find(objects, "Deployment", "lamina-operator")["spec"]["template"]["spec"]["containers"][0]["args"]
+            self.assertEqual("--kueue" in args, wanted)
+
     def test_node_accounts_have_no_secrets_and_change_nothing_of_others(self):
         objects = template(startupTaint="lamina.dev/starting")
         for line in lines(objects):

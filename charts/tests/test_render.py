@@ -132,9 +132,34 @@ class Rendered(unittest.TestCase):
         policy = find(objects, "NetworkPolicy", "lamina-afslet")["spec"]
         from_proxies = [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "lamina", "app.kubernetes.io/component": "proxy"}}}]
         self.assertIn({"ports": [{"port": "grpc", "protocol": "TCP"}], "from": from_proxies}, policy["ingress"])
-        self.assertNotIn({}, policy["egress"])
+        self.assertEqual(policy["egress"], [])
         objects = template(execution={"enabled": True, "afslet": {"allowHostNetwork": True}}, networkPolicy={"enabled": True})
         self.assertIn({}, find(objects, "NetworkPolicy", "lamina-afslet")["spec"]["egress"])
+
+    def test_commands_take_their_way_through_the_policies(self):
+        def port(number: int) -> dict:
+            return {"ports": [{"port": number, "protocol": "TCP"}]}
+
+        watchers = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+        for enabled in (True, False):
+            objects = template(execution={"enabled": enabled}, networkPolicy={"enabled": True, "metricsFrom": watchers})
+            egress = find(objects, "NetworkPolicy", "lamina-operator")["spec"]["egress"]
+            self.assertEqual(port(7180) in egress, enabled)
+        objects = template(execution={"enabled": True}, networkPolicy={"enabled": True, "metricsFrom": watchers})
+        policy = find(objects, "NetworkPolicy", "lamina-proxy")["spec"]
+        # Whoever has commands run, from any namespace: it asks for certificates.
+        self.assertIn({"ports": [{"port": "grpc", "protocol": "TCP"}]}, policy["ingress"])
+        reached = {one["port"] for rule in policy["egress"] for one in rule["ports"]}
+        self.assertEqual(reached, {53, 7170, 7070, 7150})
+        for name in ("lamina-afslet", "lamina-proxy"):
+            rules = find(objects, "NetworkPolicy", name)["spec"]["ingress"]
+            self.assertIn({"ports": [{"port": "metrics", "protocol": "TCP"}], "from": watchers}, rules)
+
+    def test_figures_of_afslets_say_of_which_node_they_are(self):
+        objects = template(execution={"enabled": True}, monitoring={"serviceMonitor": {"enabled": True}})
+        endpoint = find(objects, "ServiceMonitor", "lamina-afslet")["spec"]["endpoints"][0]
+        self.assertEqual(endpoint["relabelings"], [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}])
+        self.assertNotIn("relabelings", find(objects, "ServiceMonitor", "lamina-proxy")["spec"]["endpoints"][0])
 
     def test_nodes_reach_who_signs_and_discovery_through_the_policies(self):
         objects = template(networkPolicy={"enabled": True, "metricsFrom": [{"podSelector": {}}]})
@@ -203,7 +228,7 @@ def version() -> str:
 
 class Metrics(unittest.TestCase):
     def test_alerts_and_dashboard_ask_for_metrics_that_exist(self):
-        code = "".join(path.read_text() for folder in ("nodeagent/src", "operator/src", "csi-driver/src", "discovery/src")
+        code = "".join(path.read_text() for folder in ("nodeagent/src", "operator/src", "csi-driver/src", "discovery/src", "afslet/src", "proxy/src")
                        for path in (rendering.REPOSITORY / folder).rglob("*.rs"))
         asked = "".join((rendering.CHART / "files" / name).read_text() for name in ("alerts.yaml", "dashboard.json"))
         names = {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"\blamina_[a-z_]+", asked)}

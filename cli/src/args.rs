@@ -33,6 +33,39 @@ Exit codes:
   8  integrity: bytes do not match their digest, or a file is damaged
   10 resource exhausted: disk, cache or a limit is full";
 
+const EXEC_HELP: &str = "\
+Examples:
+  lamina exec docker.io/library/python:3.13-slim -- python3 -c 'print(1)'
+  lamina exec --upload job --diff changes.tar.gz IMAGE -- python3 /job/train.py
+
+Exit codes:
+  the command's own
+  125      Lamina failed, or no node has room; standard error says why
+  126      the command cannot be run
+  127      there is no such command
+  128 + N  signal N ended the command, or lamina exec itself: 130 is Ctrl-C
+  137      it was killed: --timeout, --memory, a limit of the node; standard error says which";
+
+const MOUNTS_HELP: &str = "\
+Columns:
+  STATE     mounted; degraded: data that is missing cannot be had, a line below says why; detached:
+            unmounted, and served to those who still have files open
+  MODE      how the kernel reads it; `lamina doctor` says what this machine can do
+  ACCESS    ro, or rw for a mount with an upper directory
+  LOCAL OF  bytes of its files that are on this machine, of all
+  FETCHED   bytes that were brought here since it was mounted; PEERS of them from other nodes
+  READS     what the kernel asked Lamina for; what it had in memory it did not ask for
+  HITS      of them, answered from this machine without waiting; FAILED ended with an I/O error
+  PROFILE   what prefetch follows: recorded here, shared by other nodes, static: computed when the image
+            was converted, none";
+
+const STATUS_HELP: &str = "\
+Columns:
+  AFSLET      node that runs commands; open: takes them, draining: takes no more, unreachable: a line below
+              says why
+  RUNS        commands that run on it now; CPU and MEMORY: reserved by them, of what it may give
+  LAYERSTORE  node that keeps image layers for the others; IMAGES: those it has all layers of";
+
 const RUN_EXIT_CODES: &str = "\
 Exit codes:
   the command's own
@@ -57,7 +90,8 @@ pub(crate) enum Command {
     /// Run a command in a fresh, writable copy of an image or flist, shut off from this machine
     #[command(after_help = RUN_EXIT_CODES)]
     Run(run::Run),
-    /// List mounts: mode, bytes local and fetched, hit rates
+    /// List what Lamina has mounted on this machine, how much of it is here, and how well reads go
+    #[command(after_help = MOUNTS_HELP)]
     Mounts(Mounts),
     /// Write a flist's whole tree into a directory (as root with owners, devices and setuid bits)
     Unpack(Unpack),
@@ -89,14 +123,16 @@ pub(crate) enum Command {
     Node(Node),
     /// Serve discovery: which nodes live, what each of them holds, what images are
     Discovery(Discovery),
-    /// Serve runs: commands for the cluster, on images that `lamina node` of this machine mounts
+    /// Run commands for the cluster on this machine, in images that its `lamina node` mounts
     Afslet(afslet::Afslet),
-    /// Find a place among afslets for every run
+    /// Take commands for the cluster, and find an afslet with room for each
     Proxy(proxy::Proxy),
-    /// Run a command in the cluster: files up, logs as they come, the exit code, and what was changed
-    #[command(after_help = RUN_EXIT_CODES)]
+    /// Run a command in an image on whichever node has room, as if it ran here: its output, its exit code, and
+    /// if asked for the files that it changed
+    #[command(after_help = EXEC_HELP)]
     Exec(Box<exec::Exec>),
-    /// Show afslets and layerstores, as a proxy sees them
+    /// Show which nodes run commands and how busy they are, and which keep image layers, as a proxy sees them
+    #[command(after_help = STATUS_HELP)]
     Status(proxy::Status),
     /// Run all of Lamina's services on this machine, as one process tree
     Up(Up),
@@ -336,7 +372,7 @@ pub(crate) struct RunDir {
 pub(crate) struct Mounts {
     #[command(flatten)]
     pub(crate) instance: RunDir,
-    /// Show hit rates by tier: page, disk, peer, store, registry
+    /// Show where the bytes that were read came from instead: memory, this disk, other nodes, stores, registries
     #[arg(long)]
     pub(crate) tiers: bool,
     #[command(flatten)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tonic::Request;
 use tonic::transport::CertificateDer;
+use tonic::{Request, Status};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -84,8 +84,32 @@ pub fn not_after(pem: &str) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds.try_into().ok()?))
 }
 
+/// Lets a caller through whose certificate has one of the `wanted` names: what it may do is in the names that its authority
+/// gave it.
+///
+/// # Errors
+/// `UNAUTHENTICATED` without a certificate, or with one that cannot be read; `PERMISSION_DENIED` with one for others, which says
+/// what it is for and what is wanted.
+pub fn admit<T>(request: &Request<T>, wanted: &[&str]) -> Result<(), Status> {
+    admit_names(caller_names(request), wanted)
+}
+
+fn admit_names(names: Option<Vec<String>>, wanted: &[&str]) -> Result<(), Status> {
+    let names = names.ok_or_else(|| Status::unauthenticated("a caller must show a certificate"))?;
+    if names.iter().any(|name| wanted.contains(&name.as_str())) {
+        return Ok(());
+    }
+    let shown = match names.is_empty() {
+        true => "nobody".to_owned(),
+        false => names.join(", "),
+    };
+    let wanted = wanted.join(" or ");
+    let why = format!("the certificate is for {shown}; this needs the name {wanted}");
+    Err(Status::permission_denied(why))
+}
+
 /// The alternative names in the caller's certificate; `None` for a caller without one, or with one that cannot be read.
-pub fn caller_names<T>(request: &Request<T>) -> Option<Vec<String>> {
+fn caller_names<T>(request: &Request<T>) -> Option<Vec<String>> {
     let certificates = request.peer_certs()?;
     alternative_names(certificates.first()?)
 }
@@ -107,4 +131,57 @@ pub(crate) fn asker<T>(request: &Request<T>) -> u64 {
     }
     let address = request.remote_addr().map(|at| at.ip().to_string());
     hash(address.unwrap_or_default().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn a_caller_is_let_through_by_one_of_the_wanted_names_and_told_what_is_missing() {
+        let wanted = ["proxy.lamina.internal", "client.lamina.internal"];
+        let denied = "; this needs the name proxy.lamina.internal or client.lamina.internal";
+        for (names, expected) in [
+            (Some(&["client.lamina.internal"][..]), None),
+            (Some(&["n1", "proxy.lamina.internal"]), None),
+            (Some(&["n1"]), Some((Code::PermissionDenied, "n1"))),
+            (Some(&[]), Some((Code::PermissionDenied, "nobody"))),
+            // A name that only ends, begins or is written like one.
+            (
+                Some(&["not-a-client.lamina.internal"]),
+                Some((Code::PermissionDenied, "not-a-client.lamina.internal")),
+            ),
+            (
+                Some(&["client.lamina.internal.evil", "*.lamina.internal"]),
+                Some((
+                    Code::PermissionDenied,
+                    "client.lamina.internal.evil, *.lamina.internal",
+                )),
+            ),
+            (None, Some((Code::Unauthenticated, ""))),
+        ] {
+            let names = names.map(|names| names.iter().map(ToString::to_string).collect());
+            let admitted = admit_names(names, &wanted).map_err(|status| {
+                let said = status.message().to_owned();
+                (status.code(), said)
+            });
+            let expected = match expected {
+                None => Ok(()),
+                Some((code @ Code::Unauthenticated, _)) => {
+                    Err((code, "a caller must show a certificate".to_owned()))
+                }
+                Some((code, shown)) => {
+                    Err((code, format!("the certificate is for {shown}{denied}")))
+                }
+            };
+            assert_eq!(admitted, expected);
+        }
+    }
+
+    #[test]
+    fn a_caller_without_tls_is_nobody() {
+        let refused = admit(&Request::new(()), &["client.lamina.internal"]).unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
 }

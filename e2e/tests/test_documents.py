@@ -37,10 +37,10 @@ def found(pattern: str, *folders: str) -> set[str]:
     return {name for folder in folders for name in re.findall(pattern, shipped(folder))}
 
 
-def section(page: str, heading: str) -> str:
+def section(page: str, heading: str, rank: str = "##") -> str:
     """A page's text below a heading, up to the next of its rank."""
     text = (DOCS / page).read_text()
-    return re.split(rf"^## {heading}\n", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+    return re.split(rf"^{rank} {heading}\n", text, flags=re.MULTILINE)[1].split(f"\n{rank} ")[0]
 
 
 def column(text: str, number: int) -> set[str]:
@@ -56,8 +56,10 @@ class Metrics(unittest.TestCase):
         listed = column(section("metrics.md", "The node server"), 0) | column(section("metrics.md", "The operator"), 0)
         self.assertEqual(listed, real)
 
-    def test_every_metric_of_discovery_is_listed_and_exists(self):
-        self.assertEqual(column(section("discovery.md", "Metrics"), 0), found(r'"(lamina_[a-z_]+)"', "discovery/src"))
+    def test_every_metric_of_a_service_with_its_own_page_is_listed_and_exists(self):
+        for page, rank, folder in (("discovery.md", "##", "discovery/src"), ("afslet.md", "##", "afslet/src"), ("proxy.md", "###", "proxy/src")):
+            with self.subTest(page=page):
+                self.assertEqual(column(section(page, "Metrics", rank), 0), found(r'"(lamina_[a-z_]+)"', folder))
 
     def test_cluster_services_have_alerts_and_panels(self):
         files = REPOSITORY / "charts/lamina/files"
@@ -70,6 +72,17 @@ class Metrics(unittest.TestCase):
                      "lamina_prefetched_used_bytes_total", "lamina_layers_pulled_total", "lamina_served_bytes_total"):
             self.assertIn(name, dashboard)
 
+    def test_services_of_commands_have_alerts_and_panels(self):
+        files = REPOSITORY / "charts/lamina/files"
+        alerts, dashboard = ((files / name).read_text() for name in ("alerts.yaml", "dashboard.json"))
+        for name in ("lamina_afslet_startup_seconds", "lamina_afslet_refused_total", "lamina_proxy_afslets", "lamina_proxy_runs_total",
+                     "lamina_proxy_runs_ended_total"):
+            self.assertIn(name, alerts)
+        # Versions are nothing to draw; what there is in all, each afslet says of itself; pulls are counted where they are done.
+        left_out = {"lamina_afslet_info", "lamina_proxy_info", "lamina_proxy_cpu_cores", "lamina_proxy_memory_mebibytes", "lamina_proxy_pulls_total"}
+        real = found(r'"(lamina_[a-z_]+)"', "afslet/src", "proxy/src")
+        self.assertEqual({name for name in real if not re.search(rf"\b{name}(_bucket)?\b", dashboard)}, left_out)
+
     def test_panels_do_not_overlap(self):
         panels = json.loads((REPOSITORY / "charts/lamina/files/dashboard.json").read_text())["panels"]
         self.assertEqual([panel["id"] for panel in panels], list(range(1, len(panels) + 1)))
@@ -77,7 +90,7 @@ class Metrics(unittest.TestCase):
         self.assertEqual(len(set(places)), len(places))
 
     def test_alerts_and_dashboard_use_metrics_that_exist(self):
-        real = found(r'"(lamina_[a-z_]+)"', *CLUSTER, "discovery/src")
+        real = found(r'"(lamina_[a-z_]+)"', *CLUSTER, "discovery/src", "afslet/src", "proxy/src")
         for path in (REPOSITORY / "charts/lamina/files").iterdir():
             used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\blamina_[a-z_]+", path.read_text())}
             self.assertTrue(used)

@@ -28,6 +28,8 @@ pub(crate) struct Ctx {
     pub(crate) proxy: String,
     /// Runs of jobs that are watched.
     pub(crate) runs: Runs,
+    /// Whether jobs of queues wait for Kueue to admit them.
+    pub(crate) kueue: bool,
 }
 
 impl Ctx {
@@ -45,6 +47,7 @@ impl Ctx {
         Self {
             proxy: format!("lamina-proxy.{namespace}.svc:{PROXY_PORT}"),
             runs: Runs::default(),
+            kueue: false,
             recorder: Recorder::new(client.clone(), reporter),
             client,
             namespace,

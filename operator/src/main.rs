@@ -35,6 +35,9 @@ enum Verb {
         /// HOST:PORT of the proxy that finds nodes for the runs of Jobs (default: the Service lamina-proxy)
         #[arg(long)]
         proxy: Option<String>,
+        /// Have Jobs with the label kueue.x-k8s.io/queue-name wait for Kueue, by a Workload of each
+        #[arg(long)]
+        kueue: bool,
     },
     /// Applies the objects of a file and waits for Lamina to be ready
     Apply {
@@ -81,6 +84,7 @@ async fn main() -> anyhow::Result<()> {
             certificates,
             identity,
             proxy,
+            kueue,
         } => {
             run(RunConfig {
                 namespace,
@@ -88,6 +92,7 @@ async fn main() -> anyhow::Result<()> {
                 certificates,
                 identity,
                 proxy,
+                kueue,
             })
             .await
         }

@@ -12,6 +12,8 @@ use anyhow::Context as _;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::DynamicObject;
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -48,6 +50,8 @@ pub struct RunConfig {
     pub identity: String,
     /// `HOST:PORT` of the proxy that finds nodes for the runs of jobs; without it, the Service of Lamina's namespace.
     pub proxy: Option<String>,
+    /// Whether jobs of queues get a Workload each, and run while Kueue admits it.
+    pub kueue: bool,
 }
 
 /// Runs until told to stop, or until the lead is lost: then it ends, and its successor starts afresh.
@@ -76,6 +80,7 @@ pub async fn run(config: RunConfig) -> anyhow::Result<()> {
     if let Some(proxy) = config.proxy {
         ctx.proxy = proxy;
     }
+    ctx.kueue = config.kueue;
     let ctx = Arc::new(ctx);
     let leading = {
         let metrics = metrics.clone();
@@ -138,6 +143,7 @@ async fn controllers(ctx: Arc<Ctx>) {
     let stores = stores.reconcile_all_on(news(heard.clone()));
     tokio::join!(
         nodes::watch(client(), &ctx.namespace, || told.send_replace(())),
+        workloads(&ctx),
         drive(clusters, &ctx, |object, ctx| async move {
             cluster::step(&object, &ctx).await
         }),
@@ -154,6 +160,30 @@ async fn controllers(ctx: Arc<Ctx>) {
             job::step(&object, &ctx).await
         }),
     );
+}
+
+/// Has jobs looked at when Kueue says something of their Workloads.
+async fn workloads(ctx: &Ctx) {
+    if !ctx.kueue {
+        return;
+    }
+    let kind = job::queue::resource();
+    let all = Api::<DynamicObject>::all_with(ctx.client.clone(), &kind);
+    let ours = watcher::Config::default().labels(job::queue::OURS);
+    let changes = watcher(all, ours).default_backoff().applied_objects();
+    changes
+        .for_each(|change| async {
+            match change {
+                Ok(workload) => {
+                    if let Some(uid) = job::queue::owner(&workload) {
+                        ctx.runs.look_again(&uid);
+                    }
+                }
+                // Jobs are looked at from time to time, and say so themselves.
+                Err(error) => tracing::debug!(%error, "watching Workloads"),
+            }
+        })
+        .await;
 }
 
 /// Once for all that was told since the last look.

@@ -10,24 +10,24 @@ use std::time::Duration;
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) reach: Reach,
-    /// Image, a registry reference; or `flist:` and the digest of one that the nodes' stores have
+    /// Image in a registry, HOST/NAME:TAG or HOST/NAME@DIGEST; or `flist:` and the digest of one in the nodes' stores
     pub(crate) image: String,
-    /// Command, instead of the image's
+    /// Command and its words, after `--`, instead of the image's command
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
-    /// Processors, reserved for it
+    /// Processors to reserve for it; it gets no more
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) cpu: u32,
-    /// Memory, reserved for it; its files and changes are in it
+    /// Memory to reserve for it; it gets no more. Uploaded and changed files are kept in it, too
     #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = mebibytes)]
     pub(crate) memory: i64,
-    /// Most changes to files (default: the afslet's)
+    /// Most bytes of changed files, uploaded ones included (default: the node's limit)
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     pub(crate) disk: Option<i64>,
-    /// Most processes and threads (default: the afslet's)
+    /// Most processes and threads (default: the node's limit)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4_194_304))]
     pub(crate) pids: Option<u32>,
-    /// Kill everything after this long, e.g. 60s (default: the afslet's)
+    /// Kill it after this long, e.g. 60s (default: the node's limit)
     #[arg(long, value_name = "TIME", value_parser = crate::output::parse_duration)]
     pub(crate) timeout: Option<Duration>,
     /// Set a variable, NAME=VALUE, or NAME to take its value from here; repeatable
@@ -46,31 +46,32 @@ pub(crate) struct Exec {
     /// Program to run instead of the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
-    /// Network: nothing but a loopback, or that of its node
+    /// Network it sees; a node must allow `host`
     #[arg(long, value_enum, default_value_t)]
     pub(crate) net: Net,
-    /// Put this directory there with all that is in it (default: its name, below /); repeatable. Links are links
+    /// Copy a directory from here into its file system, to PATH (default: / and the directory's name); symbolic links
+    /// stay links; repeatable
     #[arg(long, value_name = "DIR[:/PATH]")]
     pub(crate) upload: Vec<String>,
-    /// Put this file there; repeatable
+    /// Copy a file from here to PATH in its file system; repeatable
     #[arg(long, value_name = "FILE:/PATH")]
     pub(crate) file: Vec<String>,
-    /// Write what was changed as the layer of an image, a tar.gz
+    /// Write the files that it added, changed and deleted, uploaded ones included, to FILE here: a tar.gz, as a layer of an image
     #[arg(long, value_name = "FILE")]
     pub(crate) diff: Option<PathBuf>,
-    /// Run on this node only
+    /// Run on this node only, by its name in `lamina status`
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
     /// Platform, `os/arch[/variant]` (default: that of the node)
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<String>,
-    /// Ask the registry anew what the tag stands for
+    /// Ask the registry anew what the tag stands for; nodes otherwise believe what they know for some minutes
     #[arg(long)]
     pub(crate) pull: bool,
-    /// Docker configuration with credentials for the image's registry (default: none)
+    /// Docker's config.json with credentials for the image's registry; sent with this run, kept nowhere (default: none)
     #[arg(long, value_name = "FILE")]
     pub(crate) registry_config: Option<PathBuf>,
-    /// How often a place is looked for again when there is none; 0 for not at all (default: the proxy's)
+    /// How often to look again for a node with room; 0 gives up at once (default: the proxy's, 20)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(crate) retries: Option<u32>,
 }

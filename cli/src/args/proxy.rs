@@ -36,10 +36,10 @@ pub(crate) struct Proxy {
 /// A proxy to be called.
 #[derive(Debug, Args)]
 pub(crate) struct Reach {
-    /// Proxy to ask (default: that of `lamina up` on this machine, 127.0.0.1:7180, with the certificate it keeps for users)
+    /// Proxy to ask (default: that of `lamina up` on this machine, 127.0.0.1:7180, with the certificate that it made)
     #[arg(long, value_name = "HOST:PORT", env = "LAMINA_PROXY")]
     pub(crate) proxy: Option<String>,
-    /// Directory of tls.crt, tls.key and ca.crt, for a proxy with certificates
+    /// Directory of tls.crt, tls.key and ca.crt: our certificate, and the authority of the proxy's
     #[arg(long, value_name = "DIR", env = "LAMINA_TLS_DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
 }

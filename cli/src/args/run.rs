@@ -84,10 +84,10 @@ pub(crate) struct Limits {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
 pub(crate) enum Net {
-    /// A loopback
+    /// Nothing but a loopback
     #[default]
     None,
-    /// This machine's network, shared
+    /// The network of the machine it runs on, shared
     Host,
 }
 

@@ -1,7 +1,9 @@
 //! `lamina up` as a process tree. Each test has a loopback address of its own, since ports are fixed.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,10 +17,12 @@ const NAMED: &[&str] = &["--node-name", "a-node"];
 struct Tree {
     child: Child,
     address: &'static str,
+    log: PathBuf,
 }
 
 impl Tree {
     fn start(machine: &Machine, address: &'static str, more: &[&str]) -> Self {
+        let log = machine.path("up.log");
         let child = Command::new(env!("CARGO_BIN_EXE_lamina"))
             .args(["up", "--address", address])
             .args(more)
@@ -26,9 +30,19 @@ impl Tree {
             .env("LAMINA_RUN_DIR", machine.path("run"))
             .env("LAMINA_STATE_DIR", machine.path("state"))
             .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { child, address }
+        Self {
+            child,
+            address,
+            log,
+        }
+    }
+
+    /// What it and its roles say of themselves.
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// What it says until it is ready.
@@ -83,6 +97,9 @@ impl Drop for Tree {
         // One that has ended is only waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
     }
 }
 
@@ -170,6 +187,26 @@ fn a_command_runs_in_the_tree_for_who_has_its_users_certificate() {
     assert_eq!(refused.status.code(), Some(125), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("user.lamina.internal"), "{said}");
+
+    // The afslet ends before the node that unmounts its image for it.
+    let images = machine.path("state/mounts");
+    let mounted = || machine.mounted().iter().any(|at| at.starts_with(&images));
+    assert!(mounted());
+    tree.ask_to_end();
+    assert!(tree.child.wait().unwrap().success());
+    assert!(!mounted());
+}
+
+#[test]
+fn a_start_and_an_end_are_nothing_to_warn_of() {
+    let machine = Machine::new();
+    let mut tree = Tree::start(&machine, "127.77.0.8", NAMED);
+    tree.ready();
+    tree.ask_to_end();
+    assert!(tree.child.wait().unwrap().success());
+    let log = tree.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings, Vec::<&str>::new());
 }
 
 #[test]

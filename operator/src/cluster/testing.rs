@@ -24,6 +24,8 @@ struct State {
     writes: Vec<Write>,
     /// Writes are to what is not there.
     refuses_writes: bool,
+    /// Of these, nothing can be made: the kind is not known.
+    unknown: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,11 @@ impl FakeApi {
     /// Writes find nothing from now on.
     pub(crate) fn refuse_writes(&self) {
         self.0.lock().unwrap().refuses_writes = true;
+    }
+
+    /// A POST to this path finds nothing.
+    pub(crate) fn refuse_creations(&self, path: &str) {
+        self.0.lock().unwrap().unknown.push(path.to_owned());
     }
 
     /// Every write in its order, `METHOD path`.
@@ -157,7 +164,7 @@ impl FakeApi {
 
 impl State {
     fn write(&mut self, write: Write) -> Option<Value> {
-        if self.refuses_writes {
+        if self.refuses_writes || self.unknown.contains(&write.path) {
             return None;
         }
         let answer = if write.method == Method::DELETE {

@@ -9,6 +9,7 @@ mod inputs;
 mod order;
 mod plan;
 mod proxy;
+pub(crate) mod queue;
 mod runs;
 mod tail;
 mod told;
@@ -39,10 +40,9 @@ use crate::nodes::Peer;
 use crate::status;
 use order::Order;
 use plan::{How, Look, Next};
+use queue::{QUEUE_LABEL, Turn};
 use told::Decided;
 
-/// Jobs with this label are started by Kueue.
-const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
 /// Name in the proxies' certificates.
 const PROXY_NAME: &str = "proxy.lamina.internal";
 /// How often a job is looked at of which nothing is heard.
@@ -102,24 +102,54 @@ async fn fresh(job: &Job, ctx: &Ctx) -> Result<Seen, Fault> {
     }
     let old = job.status.clone().unwrap_or_default();
     if old.phase == Some(JobPhase::Finished) {
-        return expire(&api, &job, &old).await.map(Seen::Over);
+        let finished = match ctx.kueue {
+            true => queue::finish(ctx, &job, old.outcome.unwrap_or(JobOutcome::Failed)).await,
+            false => Ok(()),
+        };
+        let rest = expire(&api, &job, &old).await?;
+        return finished.map(|()| Seen::Over(rest));
     }
     if !job.finalizers().iter().any(|name| name == FINALIZER) {
         deletion::guard(&api, &job).await?;
         return Ok(Seen::Going(SOON));
     }
-    if waits_for_kueue(&job, &old) {
+    if !ctx.kueue && waits_for_kueue(&job, &old) {
         suspend(&api, &job).await?;
         return Ok(Seen::Going(SOON));
     }
-    advance(&job, ctx, &api, old).await.map(Seen::Going)
+    let turn = match ctx.kueue {
+        true => queue::turn(ctx, &job, is_idle(&job, ctx, &old)).await,
+        false => Ok(Turn::Now),
+    };
+    advance(&job, ctx, &api, old, turn).await.map(Seen::Going)
 }
 
-async fn advance(job: &Job, ctx: &Ctx, api: &Api<Job>, old: JobStatus) -> Result<Duration, Fault> {
+/// None of its runs is under way.
+fn is_idle(job: &Job, ctx: &Ctx, status: &JobStatus) -> bool {
+    let seen = ctx.runs.look(&job.uid().unwrap_or_default());
+    status.active == 0 && seen.live.is_empty()
+}
+
+async fn advance(
+    job: &Job,
+    ctx: &Ctx,
+    api: &Api<Job>,
+    old: JobStatus,
+    turn: Result<Turn, Fault>,
+) -> Result<Duration, Fault> {
     let uid = job.uid().unwrap_or_default();
     let seen = ctx.runs.look(&uid);
+    let (queued, unknown) = match turn {
+        Ok(Turn::Now) => (None, None),
+        Ok(Turn::Later(why)) => (Some(Fault::new("Queued", why)), None),
+        Err(fault) if old.active == 0 => (Some(fault.clone()), Some(fault)),
+        // While Kueue cannot be asked what runs goes on, and nothing is begun.
+        Err(fault) => (None, Some(fault)),
+    };
+    let mut spec = job.spec.clone();
+    spec.suspend |= queued.is_some();
     let look = Look {
-        spec: &job.spec,
+        spec: &spec,
         ended: &seen.ended,
         live: &seen.live,
         now: Timestamp::now(),
@@ -135,7 +165,7 @@ async fn advance(job: &Job, ctx: &Ctx, api: &Api<Job>, old: JobStatus) -> Result
             (Next::Over, Some(fault))
         }
         Some(How::Refused(fault)) => (plan::decide(&mut new, &look), Some(fault)),
-        _ => (plan::decide(&mut new, &look), None),
+        _ => (plan::decide(&mut new, &look), unknown),
     };
     let (prepared, fault) = match (&next, fault, seen.held) {
         (Next::Begin(indexes), None, None) => match prepare(job, ctx, indexes.len()).await {
@@ -158,6 +188,7 @@ async fn advance(job: &Job, ctx: &Ctx, api: &Api<Job>, old: JobStatus) -> Result
         next: &next,
         fault: fault.as_ref(),
         held: keeps,
+        queued: queued.as_ref(),
     };
     told::conclude(job, &mut new, &decided);
     if new != old {

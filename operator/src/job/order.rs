@@ -63,10 +63,11 @@ impl Order {
             .map(|one| format!("{}={}", one.name, one.value))
             .collect();
         env.sort();
+        let (cpu_cores, memory_mb) = amounts(spec)?;
         let start = StartRequest {
             image: spec.source.image.clone().unwrap_or_default(),
-            cpu_cores: cores(spec.resources.cpu.as_deref())?,
-            memory_mb: memory_mb(spec.resources.memory.as_deref())?,
+            cpu_cores,
+            memory_mb,
             timeout_ms: i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX),
             proxy_dispatch_max_retries: DISPATCH_RETRIES,
             proxy_dispatch_backoff_ms: DISPATCH_BACKOFF_MS,
@@ -132,6 +133,12 @@ impl Order {
             .chain(chunks)
             .chain(std::iter::once(Payload::FileEnd(FileEntryEnd {})))
     }
+}
+
+/// Processors and mebibytes that each run reserves.
+pub(super) fn amounts(spec: &JobSpec) -> Result<(i64, i64), Fault> {
+    let cores = cores(spec.resources.cpu.as_deref())?;
+    Ok((cores, memory_mb(spec.resources.memory.as_deref())?))
 }
 
 /// Name of a run in the logs of proxy and nodes.

@@ -73,6 +73,14 @@ impl Runs {
         (seen == version && !rest.is_zero()).then_some(rest)
     }
 
+    /// Something that a job depends on changed: it is looked at again at once.
+    pub(crate) fn look_again(&self, uid: &str) {
+        if let Some(watched) = locked(&self.jobs).get_mut(uid) {
+            watched.looked = None;
+            self.news.notify_one();
+        }
+    }
+
     /// This version was looked at; that is enough for a while.
     pub(crate) fn looked(&self, uid: &str, version: &str, pause: Duration) {
         let mut jobs = locked(&self.jobs);

@@ -398,6 +398,138 @@ async fn a_new_job_of_a_queue_is_kueues_to_start() {
     assert_eq!(scene.said("Finished"), pair("True", "Succeeded"));
 }
 
+const WORKLOAD: &str = "/apis/kueue.x-k8s.io/v1beta2/namespaces/team/workloads/lamina-job-u1";
+const WORKLOADS: &str = "/apis/kueue.x-k8s.io/v1beta2/namespaces/team/workloads";
+
+impl Scene {
+    /// A job of a queue, and an operator that knows of Kueue.
+    async fn queued(spec: Value, fates: &[Fate]) -> Self {
+        let mut scene = Self::new(spec, fates).await;
+        scene.ctx.kueue = true;
+        scene.job["metadata"]["labels"] = json!({ QUEUE_LABEL: "batch" });
+        scene
+    }
+
+    /// What Kueue says of the Workload that was made.
+    fn kueue_says(&self, conditions: &Value) {
+        let mut workload = self.api.last_write(WORKLOADS);
+        workload["metadata"]["uid"] = json!("w1");
+        workload["status"] = json!({ "conditions": conditions });
+        self.api.answer(WORKLOAD, workload);
+    }
+
+    fn deletions(&self) -> usize {
+        let wanted = format!("DELETE {WORKLOAD}");
+        let all = self.api.writes();
+        all.iter().filter(|line| **line == wanted).count()
+    }
+}
+
+#[tokio::test]
+async fn a_job_of_a_queue_runs_when_kueue_admits_it_and_gives_back_its_quota() {
+    let spec = json!({
+        "completions": 3, "parallelism": 8, "resources": { "cpu": "1500m", "memory": "1Gi" },
+    });
+    let mut scene = Scene::queued(spec, &[Fate::Exit(0); 3]).await;
+    scene.step().await.unwrap();
+    let made = scene.api.last_write(WORKLOADS);
+    assert_eq!(made["spec"]["queueName"], "batch");
+    let set = &made["spec"]["podSets"][0];
+    assert_eq!(set["count"], 3);
+    let requests = &set["template"]["spec"]["containers"][0]["resources"]["requests"];
+    assert_eq!(requests, &json!({ "cpu": "2", "memory": "1024Mi" }));
+    assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u1");
+    assert_eq!(scene.said("Admitted"), pair("False", "Queued"));
+    scene.kueue_says(
+        &json!([{ "type": "QuotaReserved", "status": "False", "message": "no quota" }]),
+    );
+    scene.step().await.unwrap();
+    let status = scene.status();
+    let said = find(&status.conditions, "Admitted").unwrap();
+    assert_eq!(said.message, "it waits in the queue batch: no quota");
+    assert!(scene.proxy.asked().is_empty());
+    scene.kueue_says(&json!([{ "type": "Admitted", "status": "True" }]));
+    scene.step().await.unwrap();
+    assert_eq!(scene.said("Admitted"), pair("True", "Admitted"));
+    while scene.status().phase != Some(JobPhase::Finished) {
+        scene.next().await.unwrap();
+    }
+    assert_eq!(scene.proxy.asked().len(), 3);
+    scene.step().await.unwrap();
+    let finished = &scene.api.last_write(&format!("{WORKLOAD}/status"))["status"]["conditions"][0];
+    assert_eq!(
+        (&finished["type"], &finished["reason"]),
+        (&json!("Finished"), &json!("Succeeded"))
+    );
+    assert_eq!(scene.events(), ["Queued", "Started", "Finished"]);
+}
+
+#[tokio::test]
+async fn a_job_that_kueue_evicts_ends_its_runs_and_queues_up_again() {
+    let mut scene = Scene::queued(json!({}), &[Fate::Hang, Fate::Exit(0)]).await;
+    scene.step().await.unwrap();
+    scene.kueue_says(&json!([{ "type": "Admitted", "status": "True" }]));
+    scene.step().await.unwrap();
+    until_asked(&scene.proxy, 1).await;
+    scene.kueue_says(&json!([
+        { "type": "Admitted", "status": "True" },
+        { "type": "Evicted", "status": "True", "message": "preempted" },
+    ]));
+    scene.step().await.unwrap();
+    until_gone(&scene.proxy, 1).await;
+    assert_eq!(scene.said("Admitted"), pair("False", "Queued"));
+    assert_eq!((scene.status().failed, scene.status().active), (0, 0));
+    // Its quota is nobody else's before its runs have ended.
+    assert_eq!(scene.deletions(), 0);
+    scene.step().await.unwrap();
+    assert_eq!(scene.deletions(), 1);
+    scene.step().await.unwrap();
+    assert_eq!(scene.api.bodies(WORKLOADS).len(), 2);
+    scene.kueue_says(&json!([{ "type": "Admitted", "status": "True" }]));
+    scene.step().await.unwrap();
+    scene.next().await.unwrap();
+    assert_eq!(scene.said("Finished"), pair("True", "Succeeded"));
+}
+
+#[tokio::test]
+async fn a_suspended_job_of_a_queue_holds_no_quota() {
+    let mut scene = Scene::queued(json!({}), &[Fate::Hang]).await;
+    scene.step().await.unwrap();
+    scene.kueue_says(&json!([{ "type": "Admitted", "status": "True" }]));
+    scene.step().await.unwrap();
+    until_asked(&scene.proxy, 1).await;
+    scene.job["spec"]["suspend"] = json!(true);
+    scene.step().await.unwrap();
+    assert_eq!(scene.deletions(), 0);
+    scene.step().await.unwrap();
+    assert_eq!(scene.deletions(), 1);
+    assert_eq!(scene.said("Admitted"), pair("False", "Suspended"));
+    scene.step().await.unwrap();
+    assert_eq!(scene.api.bodies(WORKLOADS).len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_asks_for_something_else_queues_up_again() {
+    let mut scene = Scene::queued(json!({ "completions": 9 }), &[]).await;
+    scene.step().await.unwrap();
+    scene.kueue_says(&json!([]));
+    scene.job["spec"]["parallelism"] = json!(4);
+    scene.step().await.unwrap();
+    assert_eq!(scene.deletions(), 1);
+    scene.step().await.unwrap();
+    let made = scene.api.last_write(WORKLOADS);
+    assert_eq!(made["spec"]["podSets"][0]["count"], 4);
+}
+
+#[tokio::test]
+async fn a_job_of_a_queue_in_a_cluster_without_kueue_says_so() {
+    let mut scene = Scene::queued(json!({}), &[]).await;
+    scene.api.refuse_creations(WORKLOADS);
+    scene.step().await.unwrap_err();
+    assert_eq!(scene.said("Admitted"), pair("False", "QueueUnavailable"));
+    assert!(scene.proxy.asked().is_empty());
+}
+
 #[tokio::test]
 async fn a_job_that_is_over_is_deleted_after_its_time() {
     let mut scene = Scene::new(json!({ "ttlSecondsAfterFinished": 60 }), &[Fate::Exit(0)]).await;

@@ -21,6 +21,8 @@ pub(super) struct Decided<'a> {
     pub(super) fault: Option<&'a Fault>,
     /// It is held back for a reason that was told before.
     pub(super) held: bool,
+    /// Why its queue does not let it run now.
+    pub(super) queued: Option<&'a Fault>,
 }
 
 /// The conditions of what was decided.
@@ -46,7 +48,7 @@ pub(super) fn conclude(job: &Job, status: &mut JobStatus, decided: &Decided<'_>)
     }
     said.no("Finished", &Fault::new("Unfinished", text));
     let reason = match decided.next {
-        Next::Suspended => Some(suspended(&mut said)),
+        Next::Suspended => Some(suspended(&mut said, decided.queued)),
         _ => going(&mut said, decided, begun, active > 0),
     };
     if let Some(reason) = reason {
@@ -54,11 +56,12 @@ pub(super) fn conclude(job: &Job, status: &mut JobStatus, decided: &Decided<'_>)
     }
 }
 
-fn suspended(said: &mut Conditions<'_>) -> &'static str {
+fn suspended(said: &mut Conditions<'_>, queued: Option<&Fault>) -> &'static str {
     let message = "spec.suspend is true: its runs begin when it is not";
-    let fault = Fault::new("Suspended", message);
-    said.no("Admitted", &fault);
-    said.no("Started", &fault);
+    let own = Fault::new("Suspended", message);
+    let fault = queued.unwrap_or(&own);
+    said.no("Admitted", fault);
+    said.no("Started", fault);
     fault.reason
 }
 
@@ -154,6 +157,11 @@ pub(super) async fn tell(
             "Started",
             "Its runs were sent".to_owned(),
         ),
+        (Some(JobPhase::Pending), _) if new.reason.as_deref() != Some("Suspended") => {
+            let said = find(&new.conditions, "Admitted");
+            let note = said.map(|said| said.message.clone()).unwrap_or_default();
+            (EventType::Normal, "Queued", note)
+        }
         (Some(JobPhase::Pending), _) => {
             let note = "It waits until spec.suspend is false".to_owned();
             (EventType::Normal, "Suspended", note)

@@ -6,8 +6,9 @@
 //!            ├─ lamina afslet        commands, unless --no-execution
 //!            └─ lamina proxy         finds a place for each
 //! ```
-//! Always: what ends is started again, with longer pauses each time; a tree whose first process is killed ends; both
-//! sides of every connection show a certificate, of an authority that is made at the first start.
+//! Always: what ends is started again, with longer pauses each time; a tree whose first process is killed ends; one that
+//! is asked to ends commands first and then what they stand on; both sides of every connection show a certificate, of an
+//! authority that is made at the first start.
 
 pub(super) mod authority;
 mod tree;
@@ -22,7 +23,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tree::{Program, Tree};
+use tree::{Ends, Program, Tree};
 
 /// The authority's directory, in the state directory.
 pub(super) const AUTHORITY: &str = "authority";
@@ -36,6 +37,9 @@ const NODE: (u16, u16) = (7150, 7151);
 const AFSLET: (u16, u16) = (7170, 7171);
 /// Where places are found for them, and metrics.
 const PROXY: (u16, u16) = (7180, 7181);
+/// For runs under way when the tree is to end: as long as other calls have, and less than a proxy gives them, so that clients
+/// are told what became of theirs.
+const DRAIN: &str = "20s";
 /// Until everything answers. A first start makes keys and probes the kernel; nothing is converted in it.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -174,6 +178,7 @@ fn programs(args: &args::Up, name: &str) -> Result<(Vec<Program>, Vec<SocketAddr
     words.pair("--volumes", mounts.join("plugins/afslet"));
     words.pair("--run-dir", &args.instance.run_dir);
     words.pair("--tls-dir", tls(args, &own, "afslet"));
+    words.pair("--drain-timeout", DRAIN);
     programs.push(words.program()?);
     watched.push(at(AFSLET.1));
     let mut words = Words::new("proxy");
@@ -246,6 +251,10 @@ impl Words {
 
     fn program(self) -> Result<Program> {
         let path = std::env::current_exe().context("find this program's file")?;
-        Ok(Program::new(self.role, path, self.words))
+        let ends = match self.role {
+            "afslet" | "proxy" => Ends::First,
+            _ => Ends::Last,
+        };
+        Ok(Program::new(self.role, path, self.words, ends))
     }
 }

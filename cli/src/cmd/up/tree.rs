@@ -1,4 +1,4 @@
-//! Children that are kept running until the tree is asked to end.
+//! Children that are kept running until the tree is asked to end: those that need others first, then the others.
 
 use super::authority::Authority;
 use crate::sys;
@@ -19,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A child that lived this long had started well.
 const LIVED: Duration = Duration::from_secs(30);
-/// From SIGTERM to SIGKILL: more than a role gives the calls under way.
-const END_DEADLINE: Duration = Duration::from_secs(25);
+/// From SIGTERM to SIGKILL: more than any role takes, an afslet that tells its clients that their runs were killed included.
+const END_DEADLINE: Duration = Duration::from_secs(40);
 /// Between two questions whether a role is ready.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// For one such question.
@@ -34,16 +34,35 @@ pub(super) struct Program {
     role: &'static str,
     path: PathBuf,
     words: Vec<OsString>,
+    ends: Ends,
+}
+
+/// When a child is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// It needs others to end well.
+    First,
+    /// Others need it.
+    Last,
 }
 
 impl Program {
-    pub(super) fn new(role: &'static str, path: PathBuf, words: Vec<OsString>) -> Self {
-        Self { role, path, words }
+    pub(super) fn new(role: &'static str, path: PathBuf, words: Vec<OsString>, ends: Ends) -> Self {
+        Self {
+            role,
+            path,
+            words,
+            ends,
+        }
     }
 
     fn start(&self) -> Result<Child> {
         let mut command = Command::new(&self.path);
-        command.args(&self.words).kill_on_drop(true);
+        // Ctrl-C is for the tree's first process, which ends the others in their order.
+        command
+            .args(&self.words)
+            .process_group(0)
+            .kill_on_drop(true);
         sys::end_with_parent(command.as_std_mut());
         command
             .spawn()
@@ -97,26 +116,59 @@ async fn end(role: &str, child: &mut Child) {
     }
 }
 
-/// All children.
-pub(super) struct Tree {
+/// Some of the children, which are ended together.
+struct Group {
     children: JoinSet<Result<()>>,
     stop: watch::Sender<bool>,
-    asked: watch::Receiver<bool>,
 }
 
-impl Tree {
-    /// Starts them, in this order.
-    pub(super) fn start(programs: Vec<Program>) -> Self {
-        let (stop, ask) = (watch::Sender::new(false), watch::Sender::new(false));
-        let asked = ask.subscribe();
-        tokio::spawn(asked_to_end(ask));
+impl Group {
+    fn start(programs: impl Iterator<Item = Program>) -> Self {
+        let stop = watch::Sender::new(false);
         let mut children = JoinSet::new();
         for program in programs {
             children.spawn(program.keep(stop.subscribe()));
         }
+        Self { children, stop }
+    }
+
+    /// Until one of them cannot be kept running; for ever where there is none.
+    async fn failed(&mut self) -> Result<()> {
+        match self.children.join_next().await {
+            Some(ended) => ended.context("keep a role running")?,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn end(mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.children.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+}
+
+/// All children.
+pub(super) struct Tree {
+    first: Group,
+    last: Group,
+    asked: watch::Receiver<bool>,
+}
+
+impl Tree {
+    /// Starts them.
+    pub(super) fn start(programs: Vec<Program>) -> Self {
+        let ask = watch::Sender::new(false);
+        let asked = ask.subscribe();
+        tokio::spawn(asked_to_end(ask));
+        let (last, first): (Vec<_>, Vec<_>) = programs
+            .into_iter()
+            .partition(|program| program.ends == Ends::Last);
         Self {
-            children,
-            stop,
+            last: Group::start(last.into_iter()),
+            first: Group::start(first.into_iter()),
             asked,
         }
     }
@@ -133,7 +185,8 @@ impl Tree {
         tokio::select! {
             () = all => Ok(true),
             () = stopped(self.asked.clone()) => Ok(false),
-            Some(ended) = self.children.join_next() => ended.context("keep a role running")?.map(|()| false),
+            failed = self.first.failed() => failed.map(|()| false),
+            failed = self.last.failed() => failed.map(|()| false),
             () = tokio::time::sleep(deadline) => bail!(
                 "not everything answers within {deadline:?}: what the roles say above tells why"
             ),
@@ -147,19 +200,16 @@ impl Tree {
     pub(super) async fn run(&mut self, authority: Option<Authority>) -> Result<()> {
         tokio::select! {
             () = stopped(self.asked.clone()) => Ok(()),
-            Some(ended) = self.children.join_next() => ended.context("keep a role running")?,
+            failed = self.first.failed() => failed,
+            failed = self.last.failed() => failed,
             () = renew(authority) => Ok(()),
         }
     }
 
-    /// Ends every child.
-    pub(super) async fn end(mut self) {
-        self.stop.send_replace(true);
-        while let Some(ended) = self.children.join_next().await {
-            if let Ok(Err(error)) = ended {
-                tracing::warn!("{error:#}");
-            }
-        }
+    /// Ends every child: an afslet has the node unmount its images.
+    pub(super) async fn end(self) {
+        self.first.end().await;
+        self.last.end().await;
     }
 }
 
