@@ -11,8 +11,8 @@ packages=(
   curl file libcap2-bin
   # other kernels (vmtest/)
   qemu-system-x86 cpio kmod busybox-static
-  # Kubernetes on this machine (e2e/cluster): certificates, service rules, seccomp for runc
-  openssl iptables libseccomp-dev procps
+  # Kubernetes on this machine (e2e/cluster): certificates, rules of services and policies, seccomp for runc
+  openssl iptables ipset libseccomp-dev procps
   # benchmarks and shaped links
   fio iproute2 util-linux bubblewrap crun runc
 )

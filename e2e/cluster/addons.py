@@ -41,6 +41,7 @@ def objects() -> list[dict]:
         _binding("lamina-cluster:proxy", "system:node-proxier", {"kind": "User", "apiGroup": RBAC, "name": "system:kube-proxy"}),
         _binding("lamina-cluster:apiserver-to-kubelet", "system:kubelet-api-admin",
                  {"kind": "User", "apiGroup": RBAC, "name": "kube-apiserver-kubelet-client"}),
+        *_policies(),
         *_dns(),
     ]
 
@@ -60,6 +61,17 @@ COREFILE = """\
 def _binding(name: str, role: str, subject: dict) -> dict:
     return {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
             "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role}, "subjects": [subject]}
+
+
+def _policies() -> list[dict]:
+    name = "lamina-cluster:policies"
+    read = [{"apiGroups": [""], "resources": ["nodes", "pods", "namespaces", "services"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]}]
+    return [
+        {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": read},
+        _binding(name, name, {"kind": "User", "apiGroup": RBAC, "name": plan.POLICIES}),
+    ]
 
 
 def _dns() -> list[dict]:

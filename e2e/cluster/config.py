@@ -162,3 +162,13 @@ def proxy(node: Node) -> str:
         "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     })
+
+
+def policies(node: Node) -> list[str]:
+    """kube-router, for NetworkPolicies alone: iptables and ipsets before the rules of kube-proxy.
+
+    It goes through all rules whenever a pod changes, which must not slow down what is tested.
+    """
+    return ["nice", "-n", "5", plan.POLICIES, "--run-firewall=true", "--run-router=false", "--run-service-proxy=false",
+            f"--kubeconfig={NODE_FOLDER}/policies.conf", f"--hostname-override={node.name}",
+            f"--service-cluster-ip-range={plan.SERVICE_RANGE}", "--health-addr=127.0.0.1", "--v=1"]

@@ -73,6 +73,8 @@ class Local(Provider):
         steps.done("apiserver ready")
         addons.install(self)
         self._wait("every node is Ready", NODE_SECONDS, lambda: set(addons.ready_nodes(self)) == set(self.nodes()))
+        for node in self.plan.nodes:
+            keep_policies(self.plan, node)
         steps.done("nodes ready")
         self._wait("the default service account and cluster DNS are there", NODE_SECONDS, lambda: addons.usable(self))
         self.plan.complete.touch()
@@ -184,6 +186,7 @@ class Local(Provider):
         if process.recorded(self.plan.pids, node) is not None:
             raise ClusterError(f"{node} is running")
         start_node(self.plan, self.plan.node(node))
+        keep_policies(self.plan, self.plan.node(node))
 
     def _node(self, name: str) -> Node:
         """A node that runs."""
@@ -273,6 +276,12 @@ def plug_commands(node: Node, pid: int) -> list[str]:
     """What `ip` is told in the control plane to connect the node whose first process is `pid`."""
     return [f"link add {node.name} type veth peer name eth0 netns {pid}", f"link set {node.name} master nodes up",
             f"route replace {node.pods} via {node.address}"]
+
+
+def keep_policies(cluster: Plan, node: Node) -> None:
+    """Has a node that Kubernetes knows keep NetworkPolicies."""
+    wait_listening(cluster, node.name, node.control)
+    supervise.ask(node.control, "start", plan.POLICIES)
 
 
 def start(cluster: Plan, name: str, command: list[str], descriptors: list[int] = ()) -> None:

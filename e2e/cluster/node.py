@@ -45,6 +45,8 @@ def init(cluster: Plan, node: Node) -> None:
         "kubelet", f"--config={config.NODE_FOLDER}/kubelet.yaml", f"--kubeconfig={config.NODE_FOLDER}/{node.name}.conf",
         f"--hostname-override={node.name}", f"--node-ip={node.address}", "--root-dir=/var/lib/kubelet", "--v=2"])
     proxy = supervisor.add("kube-proxy", ["kube-proxy", f"--config={config.NODE_FOLDER}/proxy.yaml"])
+    # Started from outside once Kubernetes knows the node: without it, it gives up.
+    supervisor.add(plan.POLICIES, config.policies(node))
     root = make_root(node)
     write_settings(cluster, node, root)
     change_root(root)
@@ -116,6 +118,7 @@ def write_settings(cluster: Plan, node: Node, root: pathlib.Path) -> None:
     texts = {
         own / f"{node.name}.conf": config.kubeconfig(cluster.keys, node.name, plan.API),
         own / "proxy.conf": config.kubeconfig(cluster.keys, "proxy", plan.API),
+        own / "policies.conf": config.kubeconfig(cluster.keys, "policies", plan.API),
         own / "kubelet.yaml": config.kubelet(node),
         own / "proxy.yaml": config.proxy(node),
         root / "etc/containerd/config.toml": config.containerd(tools.program("runc")),

@@ -36,6 +36,7 @@ def leaves(cluster: Plan) -> list[Leaf]:
         Leaf("controller-manager", "/CN=system:kube-controller-manager"),
         Leaf("scheduler", "/CN=system:kube-scheduler"),
         Leaf("proxy", "/CN=system:kube-proxy"),
+        Leaf("policies", f"/CN={plan.POLICIES}"),
         *(Leaf(node.name, f"/O=system:nodes/CN=system:node:{node.name}", f"DNS:{node.name},IP:{node.address}")
           for node in cluster.nodes),
     ]

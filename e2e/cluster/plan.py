@@ -28,6 +28,9 @@ PAUSE_IMAGE = "lamina.test/pause:1"
 BUSYBOX_IMAGE = "lamina.test/busybox:1"
 COREDNS_IMAGE = "lamina.test/coredns:1"
 
+# The program that keeps NetworkPolicies, one on each node.
+POLICIES = "kube-router"
+
 # What every process of the cluster carries in its environment, with the state folder as value.
 MARK = "LAMINA_CLUSTER_MEMBER"
 # Folders of a node that lie on the real disk. Overlayfs cannot sit on an overlay, and file-backed mounts not on tmpfs.

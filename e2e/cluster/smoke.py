@@ -138,6 +138,16 @@ def service(cluster: Provider) -> None:
     expect(lambda: http(cluster, f"server.{NAMESPACE}", 80), "hello from server")
 
 
+def network_policy(cluster: Provider) -> None:
+    """A pod that nobody may reach is reached by nobody, until that is over."""
+    spec = {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]}
+    closed = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed", "namespace": NAMESPACE}, "spec": spec}
+    cluster.kubectl("apply", "-f", "-", text=json.dumps(closed))
+    expect(lambda: http(cluster, f"server.{NAMESPACE}", 80), "can't connect")
+    cluster.kubectl("-n", NAMESPACE, "delete", "networkpolicy", "closed")
+    expect(lambda: http(cluster, f"server.{NAMESPACE}", 80), "hello from server")
+
+
 def propagation(cluster: Provider) -> None:
     expect(lambda: cluster.kubectl("-n", NAMESPACE, "logs", "mounter"), "mounted")
     expect(lambda: cluster.kubectl("-n", NAMESPACE, "logs", "reader"), "seen")
@@ -194,6 +204,7 @@ CHECKS: dict[str, Callable[[Provider], None]] = {
     "cluster DNS": cluster_dns,
     "pod to pod across nodes": pod_to_pod,
     "a service": service,
+    "a NetworkPolicy": network_policy,
     "Bidirectional propagation and /dev/fuse": propagation,
     "an image volume": image_volume,
     "helm answers": helm,

@@ -55,6 +55,8 @@ class Set:
     pinned: str = ""
     # Built only when asked for by name.
     optional: bool = False
+    # Modules taken at another version than the set requires.
+    replaced: tuple[tuple[str, str], ...] = ()
 
     @property
     def version(self) -> str:
@@ -66,6 +68,7 @@ class Set:
         """Its folder in the cache; changes with the version and with how it is built."""
         recipe = json.dumps([self.name, [dataclasses.astuple(one) for one in self.programs], self.links])
         recipe += "".join(path.read_text() for path in self.sources())
+        recipe += "".join(f"{module}@{version}" for module, version in self.replaced)
         return TOOLS / f"cluster-{self.name}-{self.version}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
 
     def sources(self) -> list[pathlib.Path]:
@@ -98,6 +101,10 @@ SETS = (
         Program("ctr", f"{CONTAINERD}/cmd/ctr", "no_btrfs,no_devmapper,no_zfs"),
     )),
     Set("coredns", (Program("coredns", "github.com/coredns/coredns"),)),
+    # Keeps NetworkPolicies. It asks for a commit of netlink between two versions, which not every module proxy has;
+    # the policies need nothing newer than the version before it.
+    Set("kube-router", (Program("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"),),
+        replaced=(("github.com/vishvananda/netlink", "v1.3.1"),)),
     _kubernetes(),
     Set("helm", (Program("helm", "helm.sh/helm/v3/cmd/helm"),)),
     # Upstream's external-storage suites, and the program of the image that their pods run.
@@ -178,6 +185,8 @@ def _module(group: Set, where: pathlib.Path) -> None:
         _kubernetes_requirements(group.version, where)
         _go(where, "mod", "tidy")
         return
+    for module, version in group.replaced:
+        _go(where, "mod", "edit", f"-replace={module}={module}@{version}")
     for one in group.programs:
         _go(where, "get", "-tool", f"{one.package}@v{group.version}")
 

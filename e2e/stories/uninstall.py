@@ -1,26 +1,36 @@
-"""`helm uninstall` leaves no mount, process, file, driver entry or stuck object behind."""
+"""`helm uninstall`, also while a command runs, leaves no mount, process, file, driver entry or stuck object behind."""
 
 import json
 
 from e2e import release
+from e2e.stories import commands
 from e2e.story import DRIVER, SYSTEM, Story, pod
+
+# Told apart by it from everything else that runs on a node.
+COMMAND = "sleep 98765"
+# With all that can be left: what runs commands, and policies that its own job has to get through.
+VALUES = (*commands.VALUES, "--set", "networkPolicy.enabled=true")
 
 # Everything of ours a node could still have. The test cluster's own folders have the name in their sources, so mounts go by
 # where they are.
 LEFT = r"""
-awk '$5 ~ "^/run/lamina|^/var/lib/lamina/|/volumes/kubernetes.io~csi/" {print "mount", $0}' /proc/self/mountinfo
+awk '$5 ~ "^/run/lamina|^/var/lib/lamina/|/volumes/kubernetes.io~csi/|/plugins/[a-z]*.lamina.dev" {print "mount", $0}' /proc/self/mountinfo
 for folder in /proc/[0-9]*; do
   words=$(tr '\0' ' ' < $folder/cmdline 2>/dev/null) || continue
-  case "$words" in /var/lib/lamina/bin/*|/usr/local/bin/lamina*) echo "process $folder $words";; esac
+  case "$words" in /var/lib/lamina/bin/*|/usr/local/bin/lamina*|"COMMAND "|*sandbox-spawner*) echo "process $folder $words";; esac
 done
-ls -d /run/lamina /var/lib/lamina/* /var/lib/kubelet/plugins/csi.lamina.dev /var/lib/kubelet/plugins_registry/*lamina* 2>/dev/null | sed 's/^/file /'
+ls -d /run/lamina /var/lib/lamina/* /var/lib/kubelet/plugins/*lamina* /var/lib/kubelet/plugins_registry/*lamina* 2>/dev/null | sed 's/^/file /'
 ls -d /sys/fs/cgroup/lamina /sys/fs/cgroup/*/lamina 2>/dev/null | sed 's/^/cgroup /'
 true
-"""
+""".replace("COMMAND", COMMAND)
 
 
 def run(it: Story) -> None:
     nodes = it.cluster.nodes()
+    release.install(it.cluster, more=VALUES)
+    it.wait("commands can be run", lambda: all(commands.ready(it, name) for name in commands.WORKLOADS), 180)
+    it.apply(commands.job(it, "endless", f"exec {COMMAND}"))
+    it.wait("a command runs", lambda: any(COMMAND in it.on_node(node, "ps ax -o args") for node in nodes))
     names = [f"user-{number}" for number, _ in enumerate(nodes)]
     it.apply(*(pod(name, {"lamina.dev/image": it.images["base"]}, node=node) for name, node in zip(names, nodes)))
     it.running(*names)
@@ -32,7 +42,7 @@ def run(it: Story) -> None:
         drivers = it.get("csinode", node)["spec"].get("drivers") or []
         it.check(DRIVER not in [driver["name"] for driver in drivers], f"CSINode {node} still lists the driver")
     it.wait("Lamina's pods are gone", lambda: not it.get("-n", SYSTEM, "pods")["items"], 60)
-    for kind in ("daemonset", "deployment", "job", "secret", "service", "lease", "poddisruptionbudget"):
+    for kind in ("daemonset", "deployment", "job", "secret", "service", "lease", "poddisruptionbudget", "networkpolicy"):
         items = [item["metadata"]["name"] for item in it.get("-n", SYSTEM, kind)["items"]]
         it.check(not items, f"left in {SYSTEM}: {kind} {items}")
     for kind in ("clusterrole", "clusterrolebinding", "csidriver", "storageclass"):
@@ -40,3 +50,5 @@ def run(it: Story) -> None:
         it.check(not [name for name in names if not name.startswith("lamina-cluster:")], f"left: {kind} {names}")
     kept = json.loads(it.kubectl("get", "crd", "-o", "json"))["items"]
     it.check(len([crd for crd in kept if crd["spec"]["group"] == "lamina.dev"]) == 5, "the definitions were not kept")
+    # Nobody is there to take a finalizer off any more.
+    it.kubectl("delete", "ljob", "endless", "--wait=true", "--timeout=30s", seconds=40)
