@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # First process on the guest's disk: a usual set of mounts, cgroup v2 with every controller,
 # then the command; its status goes to the console as "=RC= N".
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null

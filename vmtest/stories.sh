@@ -1,5 +1,5 @@
 # Runs inside a test guest (busybox sh): pack, mount in every mode the kernel should have,
-# compare, write through a union, kill, unmount. KERNEL says what to expect.
+# compare, write through a union, kill, unmount; run commands within limits. KERNEL says what to expect.
 set -u
 passed=0 failed=0
 check() { # check NAME COMMAND...
@@ -91,6 +91,68 @@ nothing_mounted() { # the daemons end a moment after the last umount
   i=0; while grep -e " /m " -e lamina /proc/mounts; do i=$((i + 1)); [ $i -lt 60 ] || return 1; sleep 1; done
 }
 check "nothing stays mounted" nothing_mounted
+
+# Commands: in the machine's cgroup, in that of a session, and by an afslet in a container.
+mkdir -p /img/bin /img/tmp
+cp /bin/busybox /img/bin/busybox
+for name in sh echo sleep tail cat sync; do ln -s busybox "/img/bin/$name"; done
+
+run() { # run CODE WORDS ARGS...: ends with this code, and says these words
+  code=$1 words=$2; shift 2
+  "$@" > /tmp/said 2>&1
+  got=$?; cat /tmp/said
+  [ $got -eq "$code" ] || { echo "exit code $got, not $code"; return 1; }
+  grep -q "$words" /tmp/said
+}
+in_session() { # as after a login: in a cgroup with other processes, which can have no children
+  sh -c 'echo $$ > /sys/fs/cgroup/session/cgroup.procs && exec "$@"' in-session "$@"
+}
+no_cgroups() { # of sandboxes
+  i=0; while find /sys/fs/cgroup -type d -name 'lamina-*-*' | grep .; do i=$((i + 1)); [ $i -lt 60 ] || return 1; sleep 1; done
+}
+many='i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done; wait'
+mkdir /sys/fs/cgroup/session
+check "pack an image" lamina pack /img -o /img.fl -s dir:///store --publish
+check "a command's exit code is that of lamina run" run 7 changed \
+  lamina run /img.fl -- sh -c 'echo changed > /tmp/x; cat /tmp/x; exit 7'
+check "a command that needs too much memory is killed by name" run 137 "out of memory.*32" \
+  lamina run --memory 32MiB /img.fl -- tail -c 900000000 /dev/zero
+check "so it is in a session" run 137 "out of memory.*32" \
+  in_session lamina run --memory 32MiB --cpus 1 /img.fl -- tail -c 900000000 /dev/zero
+check "too many processes are refused by name" run 2 "too many processes: --pids is 20" \
+  lamina run --pids 20 /img.fl -- sh -c "$many"
+check "a command that takes too long is killed by name" run 137 "timed out after 2s" \
+  lamina run --timeout 2s /img.fl -- sleep 100
+check "changes are bounded on disk" run 1 "No space left" \
+  lamina run --scratch disk --disk 8MiB /img.fl -- sh -c 'tail -c 20000000 /dev/zero > /tmp/x'
+slowly() { # 5 MiB at 1 MiB/s, but for what the kernel lets pass at first
+  began=$(date +%s)
+  lamina run --scratch disk --disk 16MiB --io-write-bps 1MiB /img.fl -- \
+    sh -c 'tail -c 5242880 /dev/zero > /tmp/x && sync' || return 1
+  took=$(($(date +%s) - began)); echo "$took s"; [ $took -ge 4 ]
+}
+check "the speed of the disk is bounded" slowly
+check "that of memory cannot be" run 125 "give --scratch disk" lamina run --io-write-bps 1MiB /img.fl -- true
+check "runs leave no cgroup" no_cgroups
+check "runs leave no mount" nothing_mounted
+
+# A container: a cgroup namespace, and its file system as the top of all that it sees.
+mkdir /sys/fs/cgroup/container
+cat > /t/container.sh << 'END'
+echo $$ > /sys/fs/cgroup/container/cgroup.procs
+exec unshare --cgroup --mount sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 cgroup /sys/fs/cgroup && exec "$@"' container "$@"
+END
+digest=$(lamina inspect /img.fl -o json | tr -d ' ",' | sed -n 's/^digest://p' | head -n 1)
+sh /t/container.sh lamina up --node-name one --store dir:///store > /tmp/up 2>&1 &
+up=$!
+is_up() { i=0; until grep Ctrl-C /tmp/up; do i=$((i + 1)); [ $i -lt 120 ] || { cat /tmp/up; return 1; }; sleep 1; done; }
+check "lamina up starts in a container" is_up
+check "an afslet runs a command" run 7 hello lamina exec "flist:$digest" -- sh -c 'echo hello; exit 7'
+check "its memory is bounded" run 137 "memory" lamina exec --memory 32MiB "flist:$digest" -- tail -c 900000000 /dev/zero
+check "its processes are bounded" run 2 "processes" lamina exec --pids 20 "flist:$digest" -- sh -c "$many"
+down() { kill $up && wait $up; }
+check "lamina up ends when asked" down
+check "an afslet leaves no cgroup" no_cgroups
 
 [ $failed -eq 0 ] && verdict=ok || verdict=FAILED
 echo "test result: $verdict. $passed passed; $failed failed; 0 ignored"

@@ -149,7 +149,11 @@ fn parts(config: &AfsletConfig) -> Result<Parts> {
         cpu_millis: Some(1000),
         memory_bytes: Some(1 << 30),
         pids: Some(config.limits.pids),
+        ..ResourceLimits::default()
     };
+    if config.limits.host_network && !lamina_runtime::keeps_from_abstract_sockets() {
+        tracing::warn!("runs on this machine's network reach its abstract Unix sockets: Linux before 6.12, or no Landlock");
+    }
     // What every run is promised.
     sandboxes.check(&every)?;
     let node = Node::new(&config.node_socket)

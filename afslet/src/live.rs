@@ -191,6 +191,7 @@ fn limits(order: &Order, placed: u64) -> ResourceLimits {
         cpu_millis: Some(order.bounds.cpu_cores.saturating_mul(1000)),
         memory_bytes: Some(memory.max(MEMORY_MB_MIN << 20)),
         pids: Some(order.bounds.pids),
+        ..ResourceLimits::default()
     }
 }
 

@@ -263,6 +263,11 @@ impl Reserved {
         }
     }
 
+    /// Where it is.
+    pub(crate) fn at(&self) -> SocketAddr {
+        self.afslet.at
+    }
+
     /// It has its share there, and the image is mounted.
     pub(crate) fn accepted(&self, image: Option<&WantedImage>) {
         self.is_accepted.store(true, Ordering::Relaxed);

@@ -1,10 +1,13 @@
 //! A run that an afslet has accepted: its answers on their way to the client, until either side ends.
 
+use std::error::Error as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::unfold;
+use lamina_discovery::reason;
 use tonic::{CancellationHandle, Status, Streaming};
 
 use crate::afslet::Reserved;
@@ -46,7 +49,7 @@ struct Passing {
     phase: Phase,
     counted: Counted,
     /// Let go of with the answers.
-    _held: (Call, Reserved),
+    held: (Call, Reserved),
 }
 
 /// Counts how a run ended: by its client going away, when nobody says anything else.
@@ -78,7 +81,7 @@ impl Passage {
                 metrics,
                 outcome: Outcome::Abandoned,
             },
-            _held: (self.call, self.reserved),
+            held: (self.call, self.reserved),
         };
         unfold(Some((passing, held)), |state| async {
             let (mut passing, held) = state?;
@@ -102,11 +105,25 @@ impl Passing {
             answer = self.answers.message() => match answer {
                 Ok(Some(answer)) => return Some(Ok(answer)),
                 Ok(None) => (Outcome::Done, None),
-                Err(status) => (Outcome::Failed, Some(Err(status))),
+                Err(status) => {
+                    let (_, reserved) = &self.held;
+                    (Outcome::Failed, Some(Err(told(status, reserved.at()))))
+                }
             },
             status = self.source.failed() => (Outcome::BadFrames, Some(Err(status))),
         };
         self.counted.outcome = outcome;
         next
     }
+}
+
+/// What the client is told of a failure: the afslet's own words, if it had any.
+fn told(status: Status, at: SocketAddr) -> Status {
+    if status.source().is_none() {
+        return status;
+    }
+    Status::unavailable(format!(
+        "the afslet at {at} is gone, and with it this run, which it had accepted and which is not tried again: {}",
+        reason(&status)
+    ))
 }

@@ -35,6 +35,7 @@ impl Bench {
             cpu_millis: Some(2000),
             memory_bytes: Some(256 << 20),
             pids: Some(100),
+            ..ResourceLimits::default()
         };
         let cgroup = self.cgroups.create("lamina-p50", &limits).unwrap();
         cgroup.add(prepared.pid()).unwrap();

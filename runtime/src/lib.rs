@@ -25,6 +25,7 @@ mod sys;
 pub mod user;
 mod wire;
 
+pub use confine::keeps_from_abstract_sockets;
 pub use ended::Ended;
 pub use ids::IdRange;
 pub use running::{Running, Signaller};

@@ -77,6 +77,12 @@ pub(crate) struct Limits {
     /// Where changes are kept while the command runs
     #[arg(long, value_enum, default_value_t)]
     pub(crate) scratch: Scratch,
+    /// With `--scratch disk`: most bytes a second from the disk of the changes; needs cgroups of version 2
+    #[arg(long, value_name = "SIZE", value_parser = bytes_a_second)]
+    pub(crate) io_read_bps: Option<u64>,
+    /// The same of bytes to it
+    #[arg(long, value_name = "SIZE", value_parser = bytes_a_second)]
+    pub(crate) io_write_bps: Option<u64>,
     /// Kill everything after this long, e.g. 30s
     #[arg(long, value_name = "TIME", value_parser = crate::output::parse_duration)]
     pub(crate) timeout: Option<Duration>,
@@ -127,6 +133,16 @@ fn disk(text: &str) -> Result<u64, String> {
     match crate::output::parse_size(text)? {
         bytes if bytes >= DISK_MIN => Ok(bytes),
         _ => Err("give 64KiB or more".to_owned()),
+    }
+}
+
+/// Slower than this, nothing gets done that is worth waiting for.
+const BPS_MIN: u64 = 4 << 10;
+
+fn bytes_a_second(text: &str) -> Result<u64, String> {
+    match crate::output::parse_size(text)? {
+        bytes if bytes >= BPS_MIN => Ok(bytes),
+        _ => Err("give 4KiB or more".to_owned()),
     }
 }
 

@@ -143,8 +143,14 @@ fn exit_codes_say_whose_they_are() {
         said.contains("out of memory") && said.contains("16"),
         "{said}"
     );
+    // Once, each process's own limit was hit before the cgroup's, and nobody said why.
+    let many = "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done";
+    let said = machine.fails(2, &["run", "--pids", "20", "x.fl", "--", "sh", "-c", many]);
+    assert!(said.contains("too many processes: --pids is 20"), "{said}");
     let said = machine.fails(137, &["run", "--timeout", "200ms", "x.fl", "sleep", "100"]);
     assert!(said.contains("timed out"), "{said}");
+    let said = machine.fails(125, &["run", "--io-write-bps", "1MiB", "x.fl", "true"]);
+    assert!(said.contains("give --scratch disk"), "{said}");
     assert_nothing_left(&machine);
 }
 

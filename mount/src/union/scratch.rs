@@ -14,6 +14,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Mode};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
@@ -136,11 +137,7 @@ fn in_memory(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, Un
     let base = rustix::fs::openat(&memory, ".", DIRECTORY, Mode::empty())
         .map_err(io_error("opening the memory for changes of", spec.at))?;
     let upper = UpperDirs::in_new(spec.at, base, lower.as_fd())?;
-    match union(lower.as_fd(), &upper) {
-        Ok(root) => Ok(Scratch { root, upper, lower }),
-        // Before Linux 6.15 layers must be attached somewhere; the directories open here are then, too.
-        Err(_) => attached(spec, lower, upper, Some(&memory)),
-    }
+    over(spec, lower, upper, Some(&memory))
 }
 
 fn on_disk(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, UnionError> {
@@ -149,12 +146,30 @@ fn on_disk(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, Unio
     let base = rustix::fs::open(spec.at, DIRECTORY, Mode::empty())
         .map_err(io_error("opening", spec.at))?;
     let upper = UpperDirs::in_new(spec.at, base, lower.as_fd())?;
-    let built = match union(lower.as_fd(), &upper) {
-        Ok(root) => Ok(Scratch { root, upper, lower }),
-        Err(_) => attached(spec, lower, upper, None),
-    };
+    let built = over(spec, lower, upper, None);
     drop(taken_down);
     built
+}
+
+/// Whether this kernel was found to refuse layers that are attached nowhere, as those before Linux 6.15 do, each time with a
+/// line in its log.
+static ATTACHED_ONLY: AtomicBool = AtomicBool::new(false);
+
+/// The union. Where layers must be attached somewhere, the directories open here are then, too.
+fn over(
+    spec: &ScratchSpec<'_>,
+    lower: DetachedMount,
+    upper: UpperDirs,
+    memory: Option<&DetachedMount>,
+) -> Result<Scratch, UnionError> {
+    if !ATTACHED_ONLY.load(Ordering::Relaxed)
+        && let Ok(root) = union(lower.as_fd(), &upper)
+    {
+        return Ok(Scratch { root, upper, lower });
+    }
+    let built = attached(spec, lower, upper, memory)?;
+    ATTACHED_ONLY.store(true, Ordering::Relaxed);
+    Ok(built)
 }
 
 fn memory(spec: &ScratchSpec<'_>) -> Result<DetachedMount, UnionError> {

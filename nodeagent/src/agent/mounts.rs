@@ -47,6 +47,8 @@ use tokio::sync::watch;
 
 /// How long a restarting mount daemon is waited for.
 pub(crate) const MOUNTD_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for one that may be about to be started: shorter than callers wait, so that they hear why it is not there.
+const MOUNTD_START_PATIENCE: Duration = Duration::from_secs(25);
 
 /// The agent's memory; see the module above for what it may rely on.
 pub(crate) struct Agent {
@@ -181,6 +183,13 @@ impl Agent {
 
     fn mountd(&self) -> Result<MountdClient> {
         MountdClient::connect(self.config.instance.dir(), MOUNTD_PATIENCE)
+            .map_err(|error| failure(FailureKind::Unavailable, &error))
+    }
+
+    /// Waits for the mount daemon: one that is started anew may have to wait for its predecessor's end first.
+    fn await_mountd(&self, patience: Duration) -> Result<()> {
+        MountdClient::connect(self.config.instance.dir(), patience)
+            .map(drop)
             .map_err(|error| failure(FailureKind::Unavailable, &error))
     }
 

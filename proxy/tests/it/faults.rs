@@ -136,7 +136,8 @@ async fn an_afslet_that_is_killed_in_the_middle_ends_the_run_and_it_runs_nowhere
     assert!(matches!(run.next().await.unwrap(), Some(Payload::Log(_))));
     killed.cable.cut();
     let broken = run.next().await.unwrap_err();
-    assert!(broken.code() != Code::Ok);
+    assert_eq!(broken.code(), Code::Unavailable, "{broken}");
+    assert!(broken.message().contains("is not tried again"), "{broken}");
     other.see(|seen| assert_eq!(seen.offered, 0));
     // And it is noticed: the next one goes elsewhere.
     other.finish(true);

@@ -23,7 +23,7 @@ pub enum Cgroups {
 /// The cgroup of processes that made room for those of sandboxes.
 const DAEMONS: &str = "lamina-daemons";
 /// Controllers that are used where they are.
-const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "cpuacct"];
+const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "cpuacct", "io"];
 
 impl Cgroups {
     /// Finds them: version 2 where it has the controllers, else version 1, else none.
@@ -236,6 +236,7 @@ fn move_into_child(own: &Path) -> Result<(), CgroupError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::IoLimit;
     use super::*;
 
     #[test]
@@ -267,11 +268,21 @@ mod tests {
     #[test]
     fn a_limit_without_its_controller_is_refused_by_name() {
         let none = Cgroups::Version1(BTreeMap::new());
-        let limits = ResourceLimits {
+        let pids = ResourceLimits {
             pids: Some(10),
             ..ResourceLimits::default()
         };
-        let refused = none.create("x", &limits).unwrap_err().to_string();
-        assert!(refused.contains("`pids`"), "{refused}");
+        let io = ResourceLimits {
+            io: Some(IoLimit {
+                device: (7, 0),
+                read_bps: None,
+                write_bps: Some(1),
+            }),
+            ..ResourceLimits::default()
+        };
+        for (limits, controller) in [(pids, "`pids`"), (io, "`io`")] {
+            let refused = none.create("x", &limits).unwrap_err().to_string();
+            assert!(refused.contains(controller), "{refused}");
+        }
     }
 }

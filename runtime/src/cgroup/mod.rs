@@ -27,6 +27,20 @@ pub struct ResourceLimits {
     pub memory_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Speed of a disk.
+    pub io: Option<IoLimit>,
+}
+
+/// How fast a block device may be used. Writes count although they go through the page cache, which only version 2 can do: with
+/// version 1 there is no such limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoLimit {
+    /// Its major and minor number.
+    pub device: (u32, u32),
+    /// Bytes a second from it.
+    pub read_bps: Option<u64>,
+    /// Bytes a second to it.
+    pub write_bps: Option<u64>,
 }
 
 /// What a sandbox used, as far as this machine counts it.

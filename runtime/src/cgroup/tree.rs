@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, ResourceLimits, Usage, io_error};
+use super::{CgroupError, IoLimit, ResourceLimits, Usage, io_error};
 
 /// Time slices of the processor limit, microseconds: the kernel's default.
 const PERIOD_US: u64 = 100_000;
@@ -22,6 +22,7 @@ pub(super) fn needs(limits: &ResourceLimits) -> Vec<Need> {
         (limits.cpu_millis, "cpu", "processor time"),
         (limits.memory_bytes, "memory", "memory"),
         (limits.pids, "pids", "processes"),
+        (limits.io.map(|_| 0), "io", "disk speed"),
     ];
     let asked = all.into_iter().filter(|(limit, ..)| limit.is_some());
     asked
@@ -60,8 +61,11 @@ impl Files {
         if let Some(bytes) = limits.memory_bytes {
             self.limit_memory(bytes)?;
         }
-        match limits.pids {
-            Some(pids) => self.write("pids", "pids.max", &pids.to_string()),
+        if let Some(pids) = limits.pids {
+            self.write("pids", "pids.max", &pids.to_string())?;
+        }
+        match &limits.io {
+            Some(io) => self.write("io", "io.max", &io_max(io)),
             None => Ok(()),
         }
     }
@@ -138,10 +142,33 @@ impl Files {
     }
 }
 
+/// As `io.max` takes it (`Documentation/admin-guide/cgroup-v2.rst`).
+fn io_max(io: &IoLimit) -> String {
+    let bps = |bps: Option<u64>| bps.map_or("max".to_owned(), |bps| bps.to_string());
+    let (major, minor) = io.device;
+    let (read, write) = (bps(io.read_bps), bps(io.write_bps));
+    format!("{major}:{minor} rbps={read} wbps={write}")
+}
+
 /// Passes over a file that this kernel does not have.
 fn if_there(written: Result<(), CgroupError>) -> Result<(), CgroupError> {
     match written {
         Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_speed_is_told_as_the_kernel_reads_it() {
+        let io = IoLimit {
+            device: (7, 3),
+            read_bps: None,
+            write_bps: Some(1 << 20),
+        };
+        assert_eq!(io_max(&io), "7:3 rbps=max wbps=1048576");
     }
 }

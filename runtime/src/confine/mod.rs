@@ -47,6 +47,12 @@ fn second_wall() -> std::io::Result<()> {
     sys::landlock::restrict(version, root.as_fd())
 }
 
+/// Whether this kernel keeps sandboxes that share its network from abstract Unix sockets of others, on which container
+/// managers and desktops listen and believe whoever reaches them: Linux 6.12 and later, with Landlock.
+pub fn keeps_from_abstract_sockets() -> bool {
+    sys::landlock::version().is_ok_and(|version| version >= sys::landlock::SCOPES_FROM)
+}
+
 /// Changing users forgets this, so it is said again after every change.
 pub(crate) fn end_with_spawner() -> Result<(), Failed> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))

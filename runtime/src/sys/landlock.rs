@@ -23,6 +23,8 @@ const MAKE_BLOCK: u64 = 1 << 11;
 const REFER: u64 = 1 << 13;
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1 << 0;
 const SCOPE_SIGNAL: u64 = 1 << 1;
+/// The version of the interface from which on scopes are known.
+pub(crate) const SCOPES_FROM: i64 = 6;
 const CREATE_RULESET_VERSION: libc::c_uint = 1;
 const RULE_PATH_BENEATH: libc::c_int = 1;
 
@@ -52,7 +54,7 @@ pub(crate) fn restrict(version: i64, root: BorrowedFd<'_>) -> io::Result<()> {
     // What older kernels do not know is cut off.
     let size: usize = match version {
         ..4 => 8,
-        4..6 => 16,
+        4..SCOPES_FROM => 16,
         _ => size_of::<Ruleset>(),
     };
     // SAFETY: the kernel reads `size` bytes of `ruleset`, which is that long and lives for the call; the descriptor

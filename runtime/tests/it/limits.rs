@@ -1,6 +1,6 @@
 //! What a sandbox may use: each limit is hit, named, and hurts nobody else.
 
-use crate::sandbox::{Bench, Wish};
+use crate::sandbox::{Bench, Wish, patient};
 use lamina_runtime::Ended;
 use lamina_runtime::cgroup::ResourceLimits;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn limited(limits: ResourceLimits) -> Wish {
 fn a_fork_bomb_is_bounded_and_named() {
     let bench = Bench::new();
     let wish = Wish {
-        timeout: Duration::from_secs(3),
+        timeout: patient(Duration::from_secs(3)),
         ..limited(ResourceLimits {
             pids: Some(50),
             ..ResourceLimits::default()
@@ -88,7 +88,7 @@ fn processor_time_is_bounded() {
 fn endless_output_is_as_long_as_the_time() {
     let bench = Bench::new();
     let wish = Wish {
-        timeout: Duration::from_millis(500),
+        timeout: patient(Duration::from_millis(500)),
         ..Wish::default()
     };
     let outcome = bench.sh(&wish, "yes 0123456789");

@@ -1,6 +1,6 @@
 //! What a command finds around it, and what is left of it.
 
-use crate::sandbox::{Bench, DEADLINE, Wish, spec};
+use crate::sandbox::{Bench, DEADLINE, Wish, patient, spec};
 use lamina_runtime::Ended;
 use lamina_runtime::spec::{Identity, WindowSize};
 use std::fs::File;
@@ -80,7 +80,7 @@ fn a_signal_from_outside_reaches_the_command() {
     let bench = Bench::new();
     let mut running = bench.start("trap 'exit 42' USR1; while :; do sleep 0.01; done");
     let signaller = running.signaller().unwrap();
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + patient(DEADLINE);
     let ended = loop {
         // Until it has its trap, the signal ends it; before it is a shell it has none to lose.
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -111,7 +111,7 @@ fn a_timeout_ends_everything() {
     let bench = Bench::new();
     let mark = format!("{}", 200_000 + std::process::id());
     let wish = Wish {
-        timeout: std::time::Duration::from_millis(300),
+        timeout: patient(std::time::Duration::from_millis(300)),
         ..Wish::default()
     };
     let outcome = bench.sh(
@@ -182,7 +182,7 @@ fn processes_with(argument: &str) -> usize {
 }
 
 fn wait_until(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + patient(DEADLINE);
     while !condition() {
         assert!(Instant::now() < deadline, "waited too long");
         std::thread::sleep(std::time::Duration::from_millis(5));

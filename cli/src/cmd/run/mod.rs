@@ -18,9 +18,10 @@ mod watch;
 
 use crate::args::run::{Net, Run, Scratch};
 use crate::{daemon, exit};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use files::Relay;
-use lamina_runtime::cgroup::{Cgroup, Cgroups, ResourceLimits};
+use lamina_mount::union::scratch::Scratch as Root;
+use lamina_runtime::cgroup::{Cgroups, IoLimit, ResourceLimits};
 use lamina_runtime::image::{ImageConfig, Wanted};
 use lamina_runtime::slots::{self, Slot};
 use lamina_runtime::spec::ProcessLimits;
@@ -53,6 +54,10 @@ pub(crate) fn run(args: &Run) -> Result<()> {
 }
 
 fn run_to_end(args: &Run) -> Result<Ended> {
+    if args.net == Net::Host && !lamina_runtime::keeps_from_abstract_sockets() {
+        eprintln!("warning: this kernel does not keep commands on its network from abstract Unix sockets; Linux 6.12 does");
+    }
+    check_io(args)?;
     args.diff.as_deref().map(diff::check).transpose()?;
     let flist = source::flist(args)?;
     let image = ImageConfig::of_json(flist.image.as_ref().unwrap_or_default());
@@ -69,11 +74,16 @@ fn run_to_end(args: &Run) -> Result<Ended> {
         ids: slot.ids(),
         own_network: args.net == Net::None,
     })?;
-    let cgroup = bounded(args, &cgroups, &slot, &prepared)?;
     let root = mounted.root(args, &slot, prepared.user_namespace())?;
+    let limits = limits(args, &cgroups, &root)?;
+    let cgroup = cgroups.create(&slot.cgroup_name(), &limits)?;
+    cgroup.add(prepared.pid())?;
     let identity = args.user.as_deref().unwrap_or(&image.user);
     let user = user::find(root.root(), identity)?;
-    let spec = spec(args, &image, &wanted, argv, user);
+    let spec = Spec {
+        limits: process_limits(args, &cgroups),
+        ..spec(args, &image, &wanted, argv, user)
+    };
     let began = Instant::now();
     let (relay, standard) = Relay::new(args)?;
     let running = prepared.start(&spec, root.root(), standard.as_ref())?;
@@ -125,10 +135,7 @@ fn spec(
         capabilities: args.cap_add.concat(),
         hostname: args.hostname.clone(),
         terminal: args.tty.then(files::own_size),
-        limits: ProcessLimits {
-            processes_max: Some(args.limits.pids),
-            ..ProcessLimits::default()
-        },
+        limits: ProcessLimits::default(),
         files: match args.net {
             Net::Host => network_files::of_host(),
             Net::None => Vec::new(),
@@ -136,16 +143,52 @@ fn spec(
     }
 }
 
-fn bounded(args: &Run, cgroups: &Cgroups, slot: &Slot, sandbox: &Prepared) -> Result<Cgroup> {
-    let limits = ResourceLimits {
+/// Processes are bounded twice; the cgroup's bound, where there is one, is hit first, for it says so.
+fn process_limits(args: &Run, cgroups: &Cgroups) -> ProcessLimits {
+    let pids = args.limits.pids;
+    ProcessLimits {
+        processes_max: Some(match cgroups.has("pids") {
+            true => pids * 2,
+            false => pids,
+        }),
+        ..ProcessLimits::default()
+    }
+}
+
+/// What everything in the sandbox may have together.
+fn limits(args: &Run, cgroups: &Cgroups, root: &Root) -> Result<ResourceLimits> {
+    let io = match (args.limits.io_read_bps, args.limits.io_write_bps) {
+        (None, None) => None,
+        (read_bps, write_bps) => Some(IoLimit {
+            device: device_of(root)?,
+            read_bps,
+            write_bps,
+        }),
+    };
+    Ok(ResourceLimits {
         cpu_millis: args.limits.cpus,
         memory_bytes: args.limits.memory,
         // A default nobody asked for is no reason not to run; each process has it as its own limit, too.
         pids: cgroups.has("pids").then_some(args.limits.pids),
-    };
-    let cgroup = cgroups.create(&slot.cgroup_name(), &limits)?;
-    cgroup.add(sandbox.pid())?;
-    Ok(cgroup)
+        io,
+    })
+}
+
+/// The block device that changes are written to.
+fn device_of(root: &Root) -> Result<(u32, u32)> {
+    let stat = rustix::fs::fstat(root.changes()).context("look at where changes are kept")?;
+    Ok((rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)))
+}
+
+/// Memory has no speed to be bounded.
+fn check_io(args: &Run) -> Result<()> {
+    let limits = &args.limits;
+    let is_asked = limits.io_read_bps.is_some() || limits.io_write_bps.is_some();
+    if is_asked && limits.scratch == Scratch::Memory {
+        let why = "changes are kept in memory, whose speed cannot be bounded: give --scratch disk with it";
+        bail!(exit::Usage(format!("--io-read-bps, --io-write-bps: {why}")));
+    }
+    Ok(())
 }
 
 /// Where changes are kept, as mounts name it.

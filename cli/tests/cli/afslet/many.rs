@@ -1,7 +1,7 @@
 //! Many runs: large files both ways, many streams on one connection, and nothing that grows with their number.
 
 use super::limits::memory;
-use super::support::{Afslet, execute, file, frame};
+use super::support::{Afslet, descendants, execute, file, frame};
 use lamina_proto::afsletpb::execute_request::Payload as Asked;
 use lamina_proto::afsletpb::{
     DiffMode, FileChunk, FileEntryBegin, FileEntryEnd, FileType, StartRequest,
@@ -122,75 +122,88 @@ fn a_thousand_streams_on_one_connection_starve_nobody() {
     assert!(done >= 24, "{done}");
 }
 
+/// Runs, unless `LAMINA_TEST_RUNS` says otherwise.
+const RUNS: usize = 500;
+/// Runs before the first count: what is made once is made by then.
+const FIRST_RUNS: usize = 60;
+/// What an allocator may keep of what it was given back, however many the runs.
+const MEMORY_BYTES: u64 = 16 << 20;
+
 #[test]
-fn five_hundred_runs_leave_nothing_that_grows() {
+fn many_runs_leave_nothing_that_grows() {
+    let runs = std::env::var("LAMINA_TEST_RUNS").map_or(RUNS, |runs| runs.parse().unwrap());
     let afslet = Afslet::new(&["--warm", "2", "--cpu", "64"]);
-    let client = afslet.client();
-    let round = |runs: usize| {
-        let one = |number: usize| {
-            let script = format!("cat /in; echo {number} > /tmp/out");
-            let start = StartRequest {
-                diff: match number % 2 {
-                    0 => DiffMode::None.into(),
-                    _ => DiffMode::Unspecified.into(),
-                },
-                ..afslet.sh(&script)
-            };
-            let mut frames = vec![frame(Asked::Start(start))];
-            frames.extend(file("in", 0, format!("{number}\n").as_bytes()));
-            execute(client.clone(), frames)
-        };
-        afslet.runtime.block_on(async {
-            use futures::StreamExt as _;
-            let numbers = futures::stream::iter(0..runs);
-            let ran: Vec<_> = numbers
-                .map(|number| async move { (number, one(number).await) })
-                .buffer_unordered(8)
-                .collect()
-                .await;
-            for (number, ran) in ran {
-                assert_eq!(ran.out, format!("{number}\n"), "{ran:?}");
-                assert!(ran.done.is_some(), "{ran:?}");
-            }
-        });
-        // As many as before the first run: those that are ready.
-        assert!(
-            crate::machine::wait_until(|| count(&afslet).1 == 2 && count(&afslet).2 == 2),
-            "{:?}",
-            count(&afslet)
-        );
-        (count(&afslet), memory(afslet.pid()))
+    // Rest is when those that are ready are there again.
+    let at_rest = || {
+        afslet.assert_nothing_left_but(2);
+        Counts::of(&afslet)
     };
-    let (before, memory_before) = round(60);
-    let (after, memory_after) = round(500);
+    run_many(&afslet, FIRST_RUNS);
+    let before = at_rest();
+    run_many(&afslet, runs);
+    let after = at_rest();
+    println!("{runs} runs: {before:?}, then {after:?}");
     // A worker's descriptors come and go; what leaks does so with every run.
-    assert!(after.0 <= before.0 + 8, "{before:?} {after:?}");
-    assert_eq!((after.1, after.2, after.3), (before.1, before.2, before.3));
-    assert!(
-        memory_after < memory_before + (16 << 20),
-        "{memory_before} {memory_after}"
-    );
+    assert!(after.descriptors <= before.descriptors + 8, "{before:?} {after:?}");
+    assert!(after.memory_bytes <= before.memory_bytes + MEMORY_BYTES, "{before:?} {after:?}");
+    let same = Counts {
+        descriptors: before.descriptors,
+        memory_bytes: before.memory_bytes,
+        ..after.clone()
+    };
+    assert_eq!(before, same);
 }
 
-/// Descriptors, cgroups in one hierarchy, sandboxes' processes, mounts.
-fn count(afslet: &Afslet) -> (usize, usize, usize, usize) {
-    let fds = std::fs::read_dir(format!("/proc/{}/fd", afslet.pid()))
-        .unwrap()
-        .count();
-    let mut cgroups: Vec<String> = afslet.cgroups();
-    for path in &mut cgroups {
-        *path = path.rsplit('/').next().unwrap().to_owned();
+/// Runs that read a file and write one, every other one with its changes sent, eight at a time.
+fn run_many(afslet: &Afslet, runs: usize) {
+    use futures::StreamExt as _;
+    let client = afslet.client();
+    let one = |number: usize| {
+        let start = StartRequest {
+            diff: match number % 2 {
+                0 => DiffMode::None.into(),
+                _ => DiffMode::Unspecified.into(),
+            },
+            ..afslet.sh(&format!("cat /in; echo {number} > /tmp/out"))
+        };
+        let mut frames = vec![frame(Asked::Start(start))];
+        frames.extend(file("in", 0, format!("{number}\n").as_bytes()));
+        let run = execute(client.clone(), frames);
+        async move { (number, run.await) }
+    };
+    afslet.runtime.block_on(async {
+        let mut ran = futures::stream::iter(0..runs).map(one).buffer_unordered(8);
+        while let Some((number, ran)) = ran.next().await {
+            assert_eq!(ran.out, format!("{number}\n"), "{ran:?}");
+            assert!(ran.done.is_some(), "{ran:?}");
+        }
+    });
+}
+
+/// What an afslet has at rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Counts {
+    /// Its own and its spawner's.
+    descriptors: usize,
+    memory_bytes: u64,
+    processes: usize,
+    cgroups: usize,
+    mounts: usize,
+    files: usize,
+}
+
+impl Counts {
+    fn of(afslet: &Afslet) -> Self {
+        let descriptors = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        let children = descendants(afslet.pid());
+        let all = children.iter().map(|(pid, _)| *pid).chain([afslet.pid()]);
+        Self {
+            descriptors: all.map(descriptors).sum(),
+            memory_bytes: memory(afslet.pid()),
+            processes: children.len(),
+            cgroups: afslet.cgroups().len(),
+            mounts: afslet.machine.mounted().len(),
+            files: afslet.names().len(),
+        }
     }
-    cgroups.sort_unstable();
-    cgroups.dedup();
-    let ready = afslet.get("/metrics").unwrap();
-    let ready = ready
-        .lines()
-        .find_map(|line| line.strip_prefix("lamina_afslet_sandboxes_ready "));
-    (
-        fds,
-        cgroups.len(),
-        ready.unwrap().trim().parse().unwrap(),
-        afslet.machine.mounted().len(),
-    )
 }

@@ -10,6 +10,7 @@ use lamina_proto::afsletpb::{
     FileType, GetRuntimeStatusRequest, GetRuntimeStatusResponse, Result as RunResult, StartRequest,
 };
 use lamina_proto::lamina::v1::FlistSource;
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -380,6 +381,17 @@ impl Afslet {
         );
     }
 
+    /// Files in the directories of afslet and node; neither what is mounted there, nor the places of sandboxes, of which
+    /// those that are free are kept.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        let found = Command::new("find")
+            .args([self.machine.path("run"), self.machine.path("kubelet")])
+            .args(["-xdev", "-mindepth", "1", "-path", "*/sandboxes/*", "-prune", "-o", "-print"])
+            .output()
+            .unwrap();
+        text(&found.stdout).lines().map(str::to_owned).collect()
+    }
+
     /// Mounts of images.
     pub(crate) fn images(&self) -> usize {
         let volumes = self.machine.path("kubelet/plugins/afslet");
@@ -463,4 +475,38 @@ pub(crate) fn sleepers(argument: &str) -> usize {
         words.next() == Some(b"sleep") && words.any(|word| word == argument.as_bytes())
     };
     lines.filter(is_it).count()
+}
+
+/// A process, whatever becomes of its number: with when it was started, in ticks since boot.
+pub(crate) type Process = (i32, u64);
+
+/// Everything that a process has started and that has not ended.
+pub(crate) fn descendants(pid: i32) -> Vec<Process> {
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        let threads = std::fs::read_dir(format!("/proc/{parent}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let list = std::fs::read_to_string(thread.path().join("children"));
+            let children = list.unwrap_or_default();
+            for child in children.split_whitespace().map(|pid| pid.parse().unwrap()) {
+                parents.push(child);
+                found.extend(began(child).map(|began| (child, began)));
+            }
+        }
+    }
+    found
+}
+
+pub(crate) fn is_alive(&(pid, when): &Process) -> bool {
+    began(pid) == Some(when)
+}
+
+/// When a process was started; `None` for one that has ended (`proc_pid_stat(5)`).
+fn began(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    (state != "Z").then(|| fields.nth(18)?.parse().ok())?
 }

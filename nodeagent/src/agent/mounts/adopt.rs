@@ -8,7 +8,7 @@ use super::close::take_down_own;
 use super::detached::{id as id_of, record as record_of, unavailable};
 use super::own::{self, Place};
 use super::pending::{Again, Pending, dead};
-use super::{Agent, Result};
+use super::{Agent, MOUNTD_START_PATIENCE, Result};
 use crate::agent::failure::{failure, refused};
 use crate::agent::kernel;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
@@ -24,6 +24,8 @@ use std::time::Instant;
 impl Agent {
     pub(super) fn adopt_now(&self) -> Result<()> {
         kernel::sweep_bounded(&self.config.state)?;
+        // Both were started at the same moment, perhaps.
+        self.await_mountd(MOUNTD_START_PATIENCE)?;
         let records = self.mountd()?.list_mounts();
         self.adopt_records(records.map_err(|error| unavailable(&error))?)
     }

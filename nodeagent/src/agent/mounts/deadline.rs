@@ -3,6 +3,7 @@
 
 use crate::agent::failure::{Result, refused};
 use crate::api::{FailureKind, MountCall, clock_ms};
+use std::time::Duration;
 
 /// The end of a caller's patience; there may be none.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +12,12 @@ pub(super) struct Deadline(Option<u64>);
 impl Deadline {
     pub(super) fn of(call: &MountCall) -> Self {
         Self(call.deadline_ms)
+    }
+
+    /// What is left of it, if it has an end.
+    pub(super) fn left(self) -> Option<Duration> {
+        let left = self.0?.saturating_sub(clock_ms());
+        Some(Duration::from_millis(left))
     }
 
     /// Refuses to go on when the time is over; `done` says after what.
@@ -36,6 +43,8 @@ mod tests {
         Deadline(Some(u64::MAX)).check("waiting").unwrap();
         let late = Deadline(Some(clock_ms())).check("waiting").unwrap_err();
         assert_eq!(late.kind, FailureKind::Timeout);
+        assert_eq!(Deadline(Some(1)).left(), Some(Duration::ZERO));
+        assert_eq!(Deadline(None).left(), None);
         assert!(late.message.contains("waiting"), "{late}");
     }
 }

@@ -4,7 +4,7 @@ use super::close::take_down_own;
 use super::deadline::Deadline;
 use super::detached::{record, unavailable};
 use super::own::{self, Place};
-use super::{Agent, Result};
+use super::{Agent, MOUNTD_START_PATIENCE, Result};
 use crate::agent::failure::{failure, refused};
 use crate::agent::flists::Admitted;
 use crate::agent::guide::Guide;
@@ -26,6 +26,8 @@ impl Agent {
         let start = Instant::now();
         let deadline = Deadline::of(call);
         deadline.check("waiting for other calls")?;
+        // As long as the caller waits: on a busy machine daemons take long to be there again.
+        self.await_mountd(deadline.left().unwrap_or(MOUNTD_START_PATIENCE))?;
         let expire = call.cache_expire_s.map(Duration::from_secs);
         self.space
             .configure(call.cache_size, expire)
