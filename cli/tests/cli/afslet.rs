@@ -2,6 +2,7 @@
 
 mod faults;
 mod images;
+mod keep;
 mod limits;
 mod many;
 mod security;

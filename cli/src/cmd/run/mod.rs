@@ -9,6 +9,8 @@
 //! Whatever happens to this process, the command ends with it. What only a next run can take down, the mount and the
 //! cgroup of a run that was killed, is found by its slot.
 
+mod changes;
+mod commit;
 mod diff;
 mod files;
 mod leftovers;
@@ -19,7 +21,10 @@ mod watch;
 use crate::args::run::{Net, Run, Scratch};
 use crate::{daemon, exit};
 use anyhow::{Context, Result};
+use changes::Changes;
+use commit::Commit;
 use files::Relay;
+use lamina_mount::union::scratch::Scratch as Root;
 use lamina_runtime::cgroup::{Cgroup, Cgroups, ResourceLimits};
 use lamina_runtime::image::{ImageConfig, Wanted};
 use lamina_runtime::slots::{self, Slot};
@@ -55,7 +60,8 @@ pub(crate) fn run(args: &Run) -> Result<()> {
 fn run_to_end(args: &Run) -> Result<Ended> {
     args.diff.as_deref().map(diff::check).transpose()?;
     let flist = source::flist(args)?;
-    let image = ImageConfig::of_json(flist.image.as_ref().unwrap_or_default());
+    let commit = Commit::prepare(args, &flist)?;
+    let image = ImageConfig::of_json(flist.image_config());
     let wanted = wanted(args);
     let argv = image.argv(&wanted)?;
     let home = args.instance.run_dir.join("sandboxes");
@@ -80,10 +86,24 @@ fn run_to_end(args: &Run) -> Result<Ended> {
     drop(standard);
     let outcome = watch::watch(running, relay, args.limits.timeout.map(|time| began + time))?;
     watch::explain(args, &outcome, &cgroup.usage());
-    if let Some(out) = &args.diff {
-        diff::write(out, &root, &slot, args)?;
-    }
+    keep(args, commit.as_ref(), &root, &slot)?;
     Ok(outcome.ended)
+}
+
+/// Keeps what was changed, as it was asked for.
+fn keep(args: &Run, commit: Option<&Commit<'_>>, root: &Root, slot: &Slot) -> Result<()> {
+    if args.diff.is_none() && commit.is_none() {
+        return Ok(());
+    }
+    let changes = Changes::of(root, slot, args)?;
+    let diff = args.diff.as_deref().map(|out| diff::write(out, &changes));
+    let diff = diff.transpose()?;
+    let committed = commit.map(|commit| commit.write(&changes)).transpose()?;
+    // Of one root, both leave out the same.
+    if let Some(packed) = committed.or(diff) {
+        changes::warn(&packed);
+    }
+    Ok(())
 }
 
 fn wanted(args: &Run) -> Wanted {
