@@ -19,7 +19,7 @@ use crate::outlet::Outlet;
 /// Bytes of one frame.
 const CHUNK: usize = 256 << 10;
 /// Frames between who packs and who sends.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 /// What the archive is called.
 const NAME: &str = "diff.tar.gz";
 
@@ -57,29 +57,75 @@ pub(crate) async fn send(
     let packed = packed.map_err(|error| RunError::internal("pack the changes", &*error))?;
     Ok(Done {
         diff_bytes: signed(diff_bytes),
+        ..left_out(packed)
+    })
+}
+
+/// What cannot be in a layer.
+pub(crate) fn left_out(packed: Packed) -> Done {
+    Done {
+        diff_bytes: 0,
         left_out: signed(packed.left_out),
         left_out_names: packed.left_out_names,
+    }
+}
+
+/// Packs for somebody who is not the client: the plain tar in pieces, and an empty piece once all of it was packed.
+///
+/// # Errors
+/// When the changes cannot be read; `CANCELLED` when nobody takes them any more.
+pub(crate) async fn hand_over(
+    root: Arc<Scratch>,
+    ids: IdRange,
+    host_network: bool,
+    pieces: mpsc::Sender<Vec<u8>>,
+) -> Result<Packed, RunError> {
+    let work = move || {
+        let out = Chunks::new(pieces.clone());
+        let (out, packed) = pack_plain(&root, ids, host_network, out)?;
+        out.finish()?;
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        pieces.blocking_send(Vec::new()).map_err(gone)?;
+        Ok::<_, Fault>(packed)
+    };
+    let packed = tokio::task::spawn_blocking(work).await;
+    let packed = packed.map_err(|error| RunError::internal("pack the changes", &error))?;
+    packed.map_err(|error| match nobody_takes(&*error) {
+        true => RunError::cancelled(),
+        false => RunError::internal("pack the changes", &*error),
     })
+}
+
+fn nobody_takes(error: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = chain.filter_map(|error| error.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn pack(
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+fn pack(root: &Scratch, ids: IdRange, host_network: bool, out: Chunks) -> Result<Packed, Fault> {
+    let gzip = GzipWriter::new(out);
+    let (gzip, packed) = pack_plain(root, ids, host_network, gzip)?;
+    gzip.finish()?.finish()?;
+    Ok(packed)
+}
+
+fn pack_plain<W: Write>(
     root: &Scratch,
     ids: IdRange,
     host_network: bool,
-    out: Chunks,
-) -> Result<Packed, Box<dyn std::error::Error + Send + Sync>> {
+    out: W,
+) -> Result<(W, Packed), Fault> {
     let mut made = root.not_in_image(&diff::MOUNT_POINTS)?;
     if host_network {
         made.extend(NETWORK_FILES.map(|path| path.trim_start_matches('/')));
     }
-    let gzip = GzipWriter::new(out);
-    let (gzip, packed) = diff::pack(root.changes(), root.image(), ids, &made, gzip)?;
-    gzip.finish()?.finish()?;
-    Ok(packed)
+    Ok(diff::pack(root.changes(), root.image(), ids, &made, out)?)
 }
 
 /// Collects frames and hands them over; waits while there are enough.

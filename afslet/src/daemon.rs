@@ -152,7 +152,9 @@ fn parts(config: &AfsletConfig) -> Result<Parts> {
         ..ResourceLimits::default()
     };
     if config.limits.host_network && !lamina_runtime::keeps_from_abstract_sockets() {
-        tracing::warn!("runs on this machine's network reach its abstract Unix sockets: Linux before 6.12, or no Landlock");
+        tracing::warn!(
+            "runs on this machine's network reach its abstract Unix sockets: Linux before 6.12, or no Landlock"
+        );
     }
     // What every run is promised.
     sandboxes.check(&every)?;

@@ -3,12 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
+use lamina_proto::lamina::v1::commit_request::Part;
 use lamina_proto::lamina::v1::node_client::NodeClient;
+use lamina_proto::lamina::v1::node_commit_client::NodeCommitClient;
 use lamina_proto::lamina::v1::{
-    EnsureRequest, FlistInfo, ListVolumesRequest, PublishRequest, Source, UnpublishRequest, Volume,
-    Warm,
+    CommitEnd, CommitRequest, CommitStart, EnsureRequest, FlistInfo, ListVolumesRequest,
+    PublishRequest, Source, UnpublishRequest, Volume, Warm,
 };
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -18,6 +23,8 @@ use crate::error::RunError;
 const IMAGE_PATIENCE: Duration = Duration::from_secs(900);
 /// How long a call may take that fetches nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a run's changes may take to be in their stores.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(900);
 /// How long one call waits before it is made again.
 const CALL_PATIENCE: Duration = Duration::from_secs(100);
 /// Between two of the same, while the node works on the first.
@@ -110,6 +117,22 @@ impl Node {
         undone.map_err(|status| failed("unmount an image", &status))
     }
 
+    /// Has the changes that come in pieces, at last an empty one, put over a flist; what came of it.
+    pub(crate) async fn commit(
+        &self,
+        start: CommitStart,
+        pieces: mpsc::Receiver<Vec<u8>>,
+    ) -> Result<FlistInfo, RunError> {
+        let mut client = NodeCommitClient::new(self.channel.clone());
+        let frames = frames(start, ReceiverStream::new(pieces));
+        let until = Instant::now() + COMMIT_PATIENCE;
+        let asked = within(until, async move { client.commit(frames).await }).await;
+        let answer = asked.map_err(|status| failed("keep its changes", &status))?;
+        answer.into_inner().flist.ok_or_else(|| {
+            RunError::unavailable("lamina node kept the changes and does not say as what")
+        })
+    }
+
     /// What is mounted by this node.
     pub(crate) async fn volumes(&self) -> Result<Vec<Volume>, RunError> {
         let mut client = self.client();
@@ -118,6 +141,19 @@ impl Node {
         let listed = listed.map_err(|status| failed("list what is mounted", &status))?;
         Ok(listed.into_inner().volumes)
     }
+}
+
+/// The start, then every piece, an empty one as the end: where none came, the stream has no end either.
+fn frames(
+    start: CommitStart,
+    pieces: impl Stream<Item = Vec<u8>>,
+) -> impl Stream<Item = CommitRequest> {
+    let part = |piece: Vec<u8>| match piece.is_empty() {
+        true => Part::End(CommitEnd {}),
+        false => Part::Data(piece),
+    };
+    let parts = futures::stream::iter([Part::Start(start)]).chain(pieces.map(part));
+    parts.map(|part| CommitRequest { part: Some(part) })
 }
 
 fn timed<T>(message: T) -> Request<T> {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lamina_discovery::image_key::NamedImage;
-use lamina_proto::afsletpb::{DiffMode, Network, StartRequest};
+use lamina_proto::afsletpb::{DiffMode, Keep, Network, StartRequest};
 use lamina_proto::lamina::v1::source::From as Origin;
 use lamina_proto::lamina::v1::{FlistSource, ImageSource, PullPolicy, Source};
 use lamina_runtime::Capability;
@@ -23,6 +23,8 @@ const WORDS_MAX: usize = 2 << 20;
 const WORDS_COUNT_MAX: usize = 64 << 10;
 /// Longest path (`PATH_MAX`).
 const PATH_MAX: usize = 4095;
+/// Most stores that one run's changes are kept in.
+const STORES_MAX: usize = 64;
 /// Longest user and group.
 const USER_MAX: usize = 256;
 /// Longest id of a request.
@@ -47,6 +49,8 @@ pub(crate) struct Order {
     pub(crate) capabilities: Vec<Capability>,
     pub(crate) host_network: bool,
     pub(crate) keeps_diff: bool,
+    /// Where what a run that succeeds changed is kept.
+    pub(crate) keep: Option<Keep>,
     pub(crate) bounds: Bounds,
 }
 
@@ -90,6 +94,7 @@ impl Order {
             user: user(&start.user)?,
             host_network: host_network(start.network, limits)?,
             keeps_diff: keeps_diff(start.diff)?,
+            keep: start.keep.as_ref().map(keep).transpose()?,
             bounds,
             capabilities: capabilities(&start.cap_add)?,
             image: image(&start)?,
@@ -256,6 +261,24 @@ fn keeps_diff(asked: i32) -> Result<bool, RunError> {
         Ok(DiffMode::None) => Ok(false),
         Err(_) => Err(invalid("diff", &format!("{asked} is not known"))),
     }
+}
+
+fn keep(asked: &Keep) -> Result<Keep, RunError> {
+    if asked.stores.is_empty() {
+        return Err(invalid("keep.stores", "it is empty: name a store"));
+    }
+    let lists = [
+        ("keep.stores", &asked.stores),
+        ("keep.base_stores", &asked.base_stores),
+    ];
+    for (field, urls) in lists {
+        if urls.len() > STORES_MAX || urls.iter().any(|url| url.len() > PATH_MAX) {
+            let why =
+                format!("more than {STORES_MAX} stores, or a URL of more than {PATH_MAX} bytes");
+            return Err(invalid(field, &why));
+        }
+    }
+    Ok(asked.clone())
 }
 
 fn image(start: &StartRequest) -> Result<Image, RunError> {

@@ -12,6 +12,8 @@ pub(crate) enum Cause {
     TimedOut,
     LogLimit,
     Drained,
+    /// It ended well, and what it changed could not be kept: why is for who tried to say.
+    NotKept,
     /// The client is gone: nobody is told.
     Gone,
 }
@@ -44,6 +46,7 @@ impl Outcome {
             (Some(Cause::TimedOut), _) => EndReason::TimedOut,
             (Some(Cause::LogLimit), _) => EndReason::LogLimit,
             (Some(Cause::Drained), _) => EndReason::Drained,
+            (Some(Cause::NotKept), _) => EndReason::NotKept,
             // Nobody is told.
             (Some(Cause::Gone), _) => EndReason::Unspecified,
             // Of a shell whose child was killed, the shell's code is all that says so.
@@ -60,7 +63,7 @@ impl Outcome {
     pub(crate) fn result(&self, bounds: &Bounds) -> RunResult {
         let reason = self.reason();
         let exit_code = self.ended.exit_code();
-        let success = reason == EndReason::Exited && exit_code == 0;
+        let success = self.is_success();
         RunResult {
             success,
             exit_code: exit_code.into(),
@@ -75,7 +78,13 @@ impl Outcome {
                 _ => 0,
             },
             usage: Some(self.usage()),
+            kept: None,
         }
+    }
+
+    /// By itself, with exit code 0.
+    pub(crate) fn is_success(&self) -> bool {
+        self.reason() == EndReason::Exited && self.ended.exit_code() == 0
     }
 
     fn explained(&self, reason: EndReason, bounds: &Bounds) -> String {
@@ -89,6 +98,7 @@ impl Outcome {
                 )
             }
             EndReason::Drained => "the afslet was told to end: killed".to_owned(),
+            EndReason::NotKept => "what it changed could not be kept".to_owned(),
             EndReason::OutOfMemory => format!("out of memory: a process was killed, {memory}"),
             EndReason::NotRun => match self.ended {
                 Ended::NotRun { errno } => {
@@ -214,6 +224,15 @@ mod tests {
                 "1000 bytes of logs",
             ),
             (
+                Outcome {
+                    cause: Some(Cause::NotKept),
+                    ..outcome(Ended::Exited(0))
+                },
+                EndReason::NotKept,
+                0,
+                "could not be kept",
+            ),
+            (
                 because(Cause::Drained),
                 EndReason::Drained,
                 137,
@@ -242,7 +261,7 @@ mod tests {
             let result = outcome.result(&BOUNDS);
             assert_eq!(result.reason, i32::from(reason), "{outcome:?}");
             assert_eq!(result.exit_code, code, "{outcome:?}");
-            assert_eq!(result.success, code == 0, "{outcome:?}");
+            assert_eq!(result.success, said.is_empty(), "{outcome:?}");
             assert!(result.error.contains(said), "{}", result.error);
             assert_eq!(result.error.is_empty(), said.is_empty(), "{}", result.error);
         }

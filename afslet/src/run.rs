@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start ──> reserve ──> image ──> sandbox, root ──Accepted──> files ──> command ──> logs ─┐
-//!                                                     Done <── gone <── changes <── Result ┘
+//!                                            Done <── gone <── changes <── Result <── kept ┘
 //! ```
 //! What always holds: nothing of a run is left when its task ends, whatever ended it; nothing is waited for that has no
 //! deadline but the command itself, which has one, too; a client that is gone ends its run.
@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use lamina_proto::afsletpb::execute_request::Payload as Asked;
 use lamina_proto::afsletpb::execute_response::Payload;
-use lamina_proto::afsletpb::{Accepted, Done, ExecuteRequest, StartRequest};
+use lamina_proto::afsletpb::{Accepted, Done, ExecuteRequest, Keep, StartRequest};
 use lamina_proto::broken::Broken;
+use lamina_proto::lamina::v1::FlistInfo;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -170,7 +172,7 @@ impl Run {
         }
         times.wall = since(ran);
         let was_cut = bound.is_exceeded().then_some(Cause::LogLimit);
-        let outcome = Outcome {
+        let mut outcome = Outcome {
             ended,
             cause: cause.or(was_cut),
             used,
@@ -178,6 +180,15 @@ impl Run {
             times,
             log_bytes: bound.bytes(),
         };
+        let kept = match &order.keep {
+            Some(keep) if read.is_ok() && outcome.is_success() => {
+                Some(self.keep(live.as_ref(), lease, order, keep).await)
+            }
+            _ => None,
+        };
+        if let Some(Err(_)) = &kept {
+            outcome.cause = Some(Cause::NotKept);
+        }
         self.parts.metrics.ended(&outcome);
         tracing::info!(
             request = order.request_id,
@@ -189,17 +200,47 @@ impl Run {
             "run ended"
         );
         read?;
-        self.outlet
-            .send(Payload::Result(outcome.result(&order.bounds)))
-            .await?;
+        let mut result = outcome.result(&order.bounds);
+        let mut done = Done::default();
+        match kept {
+            Some(Ok((flist, left_out))) => (result.kept, done) = (Some(flist), left_out),
+            Some(Err(_)) if self.outlet.is_gone() => return Err(RunError::cancelled()),
+            Some(Err(error)) => result.error = format!("{}: {error}", result.error),
+            None => {}
+        }
+        self.outlet.send(Payload::Result(result)).await?;
         if !order.keeps_diff {
-            return Ok(Done::default());
+            return Ok(done);
         }
         let (root, ids) = match live {
             Some(live) => (live.root()?, live.ids()?),
             None => return Err(RunError::cancelled()),
         };
         changes::send(root, ids, order.host_network, &self.outlet).await
+    }
+
+    /// Has the node keep what a run changed: as what, and what is not in it.
+    async fn keep(
+        &self,
+        live: Option<&Live>,
+        lease: &Lease,
+        order: &Order,
+        keep: &Keep,
+    ) -> Result<(FlistInfo, Done), RunError> {
+        let live = live.ok_or_else(RunError::cancelled)?;
+        let (root, ids) = (live.root()?, live.ids()?);
+        let (sender, pieces) = mpsc::channel(changes::AHEAD);
+        let packing = changes::hand_over(root, ids, order.host_network, sender);
+        let committing = self.parts.images.commit(&order.image, lease, keep, pieces);
+        // Few runs are kept, and all would be as large as this.
+        let both = Box::pin(async { Ok(tokio::join!(packing, committing)) });
+        let (packed, kept) = self.unless_gone(both).await?;
+        match (packed, kept) {
+            (Ok(packed), Ok(kept)) => Ok((kept, changes::left_out(packed))),
+            // A node that refuses takes no more; that is the reason, not that packing was cut short.
+            (Err(error), _) if error.code() != Code::Cancelled => Err(error),
+            (Err(error), Ok(_)) | (_, Err(error)) => Err(error),
+        }
     }
 
     /// Puts the client's files in place; how many bytes.

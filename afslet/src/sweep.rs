@@ -22,9 +22,10 @@ pub(crate) async fn sweep(images: Images) {
     let mut warnings = Warnings::new(Instant::now());
     while let Err(error) = images.sweep().await {
         let why = chain(&error);
-        match warnings.is_due(&error, Instant::now()) {
-            true => tracing::warn!("take down images of an earlier life: {why}"),
-            false => tracing::debug!("waiting for lamina node: {why}"),
+        if warnings.is_due(&error, Instant::now()) {
+            tracing::warn!("take down images of an earlier life: {why}");
+        } else {
+            tracing::debug!("waiting for lamina node: {why}");
         }
         sleep(PAUSE).await;
     }

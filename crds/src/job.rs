@@ -57,7 +57,7 @@ use crate::text::{self, EnvVar, LocalName, rule};
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     rule("self.parallelism <= self.completions", "parallelism is at most completions"),
-    rule("!self.keepDiff", "keepDiff is not possible yet; leave it out"),
+    rule("!has(self.diffStores) || self.keepDiff", "diffStores says where keepDiff keeps something; set keepDiff, too"),
 ]))]
 pub struct JobSpec {
     /// Root file system of the command.
@@ -103,9 +103,15 @@ pub struct JobSpec {
     /// with the label `kueue.x-k8s.io/queue-name` is suspended when it is new, and started by Kueue.
     #[serde(default)]
     pub suspend: bool,
-    /// Keep what the command wrote. Not possible yet.
+    /// Keep the root file system that a run which succeeds leaves: as the Flist `NAME-INDEX`, which belongs to the Job and
+    /// is deleted with it. A run whose changes cannot be kept has failed.
     #[serde(default)]
     pub keep_diff: bool,
+    /// `Store` objects that what is kept is published to; without any, those of the `LaminaCluster`. Only what a run wrote
+    /// goes there; what it ran on stays where it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "text::store_names")]
+    pub diff_stores: Vec<String>,
     /// Seconds after its end until the object is deleted; without it, it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
@@ -318,6 +324,10 @@ pub struct JobRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]
     pub node: Option<String>,
+    /// Flist of what it left, if kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub flist: Option<String>,
     /// When it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::time")]
@@ -408,7 +418,7 @@ pub struct JobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::log_tail")]
     pub log_tail: Option<String>,
-    /// Digest of what it wrote, if kept.
+    /// Flist of what the run that succeeded last left, if kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]
     pub diff: Option<String>,

@@ -41,7 +41,7 @@ pub struct Provenance {
     /// The source as it was asked for: an image reference, a directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Digest of the image manifest.
+    /// Digest of the image manifest. What was changed over the image since is in further `layers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Sha256Digest>,
     /// `os/arch[/variant]` of the image.

@@ -14,10 +14,7 @@ const RELATIVE: &str = "dir:// takes an absolute path, such as dir:///var/lib/pa
 
 /// The URLs of the named stores; of the `LaminaCluster`'s where none is named.
 pub(crate) async fn store_urls(ctx: &Ctx, names: &[String]) -> Result<Vec<String>, Fault> {
-    let names = match names.is_empty() {
-        true => default_stores(ctx).await?,
-        false => names.to_vec(),
-    };
+    let names = store_names(ctx, names).await?;
     let mut urls = Vec::with_capacity(names.len());
     for name in &names {
         let found = Api::<Store>::all(ctx.client.clone()).get_opt(name).await?;
@@ -26,6 +23,14 @@ pub(crate) async fn store_urls(ctx: &Ctx, names: &[String]) -> Result<Vec<String
         urls.push(store_url(ctx, &store.spec).await?);
     }
     Ok(urls)
+}
+
+/// The named stores; the `LaminaCluster`'s where none is named.
+pub(crate) async fn store_names(ctx: &Ctx, names: &[String]) -> Result<Vec<String>, Fault> {
+    match names.is_empty() {
+        true => default_stores(ctx).await,
+        false => Ok(names.to_vec()),
+    }
 }
 
 async fn default_stores(ctx: &Ctx) -> Result<Vec<String>, Fault> {

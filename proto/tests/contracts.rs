@@ -15,7 +15,7 @@ const PACKAGES: [&str; 4] = ["discovery.v1", "layerstore.v1", "afsletpb", "afspr
 /// Enumerations of ours in them.
 const OUR_ENUMS: [&str; 3] = ["Network", "DiffMode", "EndReason"];
 /// Messages of ours in them.
-const OUR_MESSAGES: [&str; 1] = ["Usage"];
+const OUR_MESSAGES: [&str; 2] = ["Usage", "Keep"];
 /// From here on, field numbers are ours.
 const OURS_FROM: i32 = 100;
 

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use lamina_proto::afsletpb::Keep;
 use lamina_proto::lamina::v1::source::From as Origin;
-use lamina_proto::lamina::v1::{FlistInfo, FlistSource, ImageSource, Source};
-use tokio::sync::{OnceCell, OwnedMutexGuard};
+use lamina_proto::lamina::v1::{CommitStart, FlistInfo, FlistSource, ImageSource, Source};
+use tokio::sync::{OnceCell, OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -132,6 +133,22 @@ impl Images {
     pub(crate) async fn sweep(&self) -> Result<(), RunError> {
         let swept = self.inner.swept.get_or_try_init(|| self.inner.sweep());
         swept.await.map(drop)
+    }
+
+    /// Has this node keep the changes of a run over the image it ran on.
+    pub(crate) async fn commit(
+        &self,
+        image: &Image,
+        lease: &Lease,
+        keep: &Keep,
+        pieces: mpsc::Receiver<Vec<u8>>,
+    ) -> Result<FlistInfo, RunError> {
+        let start = CommitStart {
+            base: Some(base(image, lease.mounted().digest())),
+            stores: keep.stores.clone(),
+            base_stores: keep.base_stores.clone(),
+        };
+        self.inner.node.commit(start, pieces).await
     }
 
     /// The work for an image that several may wait for.
@@ -278,6 +295,26 @@ fn pinned(info: &FlistInfo, image: &ImageSource) -> Source {
     };
     Source {
         from: Some(Origin::Flist(flist)),
+    }
+}
+
+/// What was mounted of an image: by its digest, and made again where the node has forgotten it.
+fn base(image: &Image, digest: &str) -> FlistSource {
+    let digest = digest.to_owned();
+    match &image.source.from {
+        Some(Origin::Flist(flist)) => FlistSource {
+            digest,
+            ..flist.clone()
+        },
+        Some(Origin::Image(image)) => FlistSource {
+            digest,
+            image: Some(image.clone()),
+            ..FlistSource::default()
+        },
+        _ => FlistSource {
+            digest,
+            ..FlistSource::default()
+        },
     }
 }
 

@@ -50,6 +50,13 @@ pub(crate) struct Run {
     /// Write what was changed as the layer of an image, a tar.gz
     #[arg(long, value_name = "FILE")]
     pub(crate) diff: Option<PathBuf>,
+    /// Write the image with what was changed over it as a flist, whatever the command's exit code; only what is new is
+    /// stored
+    #[arg(long, value_name = "FILE")]
+    pub(crate) commit: Option<PathBuf>,
+    /// Store for what --commit finds new, as for `pack`; repeat to replicate (default: that of the state directory)
+    #[arg(long = "commit-store", value_name = "STORE", requires = "commit")]
+    pub(crate) commit_stores: Vec<String>,
     #[command(flatten)]
     pub(crate) instance: Instance,
     /// Read from these stores instead of those named in the flist

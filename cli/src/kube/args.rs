@@ -64,6 +64,8 @@ pub(crate) enum Verb {
     Explain(Explain),
     /// Print the last lines that a Job's command wrote
     Logs(Logs),
+    /// List the Flists that a Job's runs left (keepDiff)
+    Diff(Diff),
     /// Collect what is needed to find a fault into one file, without secrets
     Report(Report),
 }
@@ -167,6 +169,14 @@ pub(crate) struct Logs {
     /// Of this attempt (default: of the run that ended last)
     #[arg(long, value_name = "N")]
     pub(crate) attempt: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// Name of the Job
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

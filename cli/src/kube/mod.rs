@@ -6,6 +6,7 @@
 pub(crate) mod args;
 mod check;
 mod cluster;
+mod diff;
 mod discovery;
 mod doctor;
 mod explain;
@@ -65,6 +66,7 @@ pub(crate) async fn run(args: &K8s) -> Result<()> {
         Verb::Top(args) => top::top(&cluster, args).await,
         Verb::Prefetch(args) => prefetch::prefetch(&cluster, args).await,
         Verb::Logs(args) => logs::logs(&cluster, args).await,
+        Verb::Diff(args) => diff::diff(&cluster, args).await,
         Verb::Explain(args) => explain::explain(&cluster, args).await,
     }
 }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod images;
+mod keep;
 mod kills;
 mod limits;
 mod many;

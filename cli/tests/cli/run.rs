@@ -239,9 +239,8 @@ fn cgroups_are_missing() -> bool {
     !std::path::Path::new("/sys/fs/cgroup").is_dir()
 }
 
-#[test]
-fn an_image_is_converted_once_and_its_config_applies() {
-    let machine = machine();
+/// An image with a config of its own; what it is to be run as.
+fn docker_archive(machine: &Machine) -> &'static str {
     let script = r#"
         set -e
         tar -C img -cf layer.tar .
@@ -256,7 +255,13 @@ fn an_image_is_converted_once_and_its_config_applies() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
-    let image = "docker-archive:img.tar";
+    "docker-archive:img.tar"
+}
+
+#[test]
+fn an_image_is_converted_once_and_its_config_applies() {
+    let machine = machine();
+    let image = docker_archive(&machine);
     assert_eq!(machine.ok(&["run", image]), "/srv\n33\nb\n");
     assert_eq!(machine.ok(&["run", image, "echo $0 $A"]), "sh b\n");
     assert_eq!(
@@ -297,5 +302,215 @@ fn changes_come_out_as_a_layer() {
         125,
         &["run", "--diff", "nosuch/diff.tar.gz", "x.fl", "true"],
     );
+    assert_nothing_left(&machine);
+}
+
+/// Everything that shows of a root file system, but what is mounted on it.
+const LISTING: &str = r#"
+    find / -xdev \( -path /proc -o -path /dev -o -path /sys \) -prune -o -print | sort | while read -r at; do
+        [ "$at" = / ] && continue
+        if [ -L "$at" ]; then stat -c '%n %F %u %g' "$at"; readlink "$at"
+        elif [ -d "$at" ]; then stat -c '%n %F %a %u %g %Y' "$at"
+        else stat -c '%n %F %a %u %g %s %h %Y' "$at"; [ -f "$at" ] && md5sum < "$at"
+        fi
+    done
+"#;
+
+#[test]
+fn what_was_committed_is_what_the_command_saw_at_its_end() {
+    let machine = machine();
+    let changes = r"
+        set -e
+        mkdir -p /a/b/c; echo one > /a/b/one; ln /a/b/one /a/two; ln -s ../b/one /a/c; mkfifo /a/pipe
+        dd if=/dev/urandom of=/a/large bs=64k count=20 2> /dev/null; truncate -s 10M /a/sparse; echo end >> /a/sparse
+        rm /etc/file; rm -r /srv; mkdir /srv; echo again > /srv/index
+        chmod 700 /tmp; chown 33:34 /etc/passwd; chmod 4755 /bin/busybox
+        rm /bin/awk; echo script > /bin/awk; mv /bin/cat /bin/dog; touch -d @1000000 /a/b/one
+        sync
+    ";
+    let script = format!("{changes}{LISTING}");
+    let run = ["run", "--cap-add", "ALL"];
+    let commit = ["--commit", "y.fl", "x.fl", "--", "sh", "-c", &script];
+    let seen = machine.ok(&[&run[..], &commit].concat());
+    assert!(
+        seen.contains("/a/pipe fifo 644") && seen.contains("/srv/index"),
+        "{seen}"
+    );
+    assert!(
+        !seen.contains("/etc/file") && !seen.contains("/bin/cat "),
+        "{seen}"
+    );
+    let again = machine.ok(&[&run[..], &["y.fl", "--", "sh", "-c", LISTING]].concat());
+    assert_eq!(again, seen);
+    // What was below is as it was.
+    assert_eq!(machine.ok(&["run", "x.fl", "cat", "/etc/file"]), "kept\n");
+    machine.ok(&["verify", "y.fl", "--no-data"]);
+    machine.ok(&["unpack", "y.fl", "out"]);
+    assert_eq!(
+        std::fs::read_to_string(machine.path("out/srv/index")).unwrap(),
+        "again\n"
+    );
+    assert_nothing_left(&machine);
+}
+
+/// Bytes of all packs of a store.
+fn stored(machine: &Machine, store: &str) -> u64 {
+    let packs = Command::new("find")
+        .args([store, "-type", "f", "-printf", "%s\n"])
+        .current_dir(machine.path(""))
+        .output()
+        .unwrap();
+    text(&packs.stdout)
+        .lines()
+        .map(|size| size.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn a_commit_stores_what_is_new_and_leaves_the_rest_where_it_is() {
+    let machine = machine();
+    let before = stored(&machine, &machine.store());
+    let script = "cp /bin/busybox /copy; chmod 700 /bin/busybox; head -c 300000 /dev/urandom > /new; md5sum /new /copy; exit 5";
+    let args = [
+        "run",
+        "--commit",
+        "y.fl",
+        "--commit-store",
+        "other",
+        "x.fl",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let out = lamina(&machine, &args).output().unwrap();
+    assert_eq!(out.status.code(), Some(5), "{out:?}");
+    assert_eq!(text(&out.stderr), "");
+    assert_eq!(stored(&machine, &machine.store()), before);
+    let new = stored(&machine, "other");
+    assert!((300_000..340_000).contains(&new), "{new} bytes");
+    let inspected = machine.ok(&["inspect", "y.fl"]);
+    for store in [machine.path("other").display().to_string(), machine.store()] {
+        assert!(
+            inspected.contains(store.trim_start_matches("dir://")),
+            "{inspected}"
+        );
+    }
+    // A run of what was kept, kept again; over itself, too.
+    let more = "echo more > /more; md5sum /new /copy";
+    let args = [
+        "run",
+        "--commit",
+        "y.fl",
+        "--commit-store",
+        "other",
+        "y.fl",
+        "--",
+        "sh",
+        "-c",
+        more,
+    ];
+    assert_eq!(machine.ok(&args), text(&out.stdout));
+    let seen = machine.ok(&[
+        "run",
+        "y.fl",
+        "--",
+        "sh",
+        "-c",
+        "cat /more; stat -c %a /bin/busybox",
+    ]);
+    assert_eq!(seen, "more\n700\n");
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn an_image_s_config_stays_with_what_is_committed_over_it() {
+    let machine = machine();
+    let image = docker_archive(&machine);
+    machine.ok(&[
+        "run",
+        "-u",
+        "0",
+        "--commit",
+        "y.fl",
+        image,
+        "echo changed > /tmp/file",
+    ]);
+    assert_eq!(machine.ok(&["run", "y.fl"]), "/srv\n33\nb\n");
+    assert_eq!(machine.ok(&["run", "y.fl", "cat /tmp/file"]), "changed\n");
+    assert!(machine.path("state/store").is_dir());
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn a_commit_that_cannot_be_is_refused_before_the_command_runs() {
+    let machine = machine();
+    std::fs::write(machine.path("notes"), "mine").unwrap();
+    for (why, args) in [
+        ("it exists and is no flist", &["--commit", "notes"][..]),
+        ("there is no directory nosuch", &["--commit", "nosuch/y.fl"]),
+        ("names a directory", &["--commit", "img/"]),
+        (
+            "understand store",
+            &["--commit", "y.fl", "--commit-store", "gopher://x"],
+        ),
+        (
+            "not a directory",
+            &["--commit", "y.fl", "--commit-store", "notes"],
+        ),
+    ] {
+        let args = [&["run"], args, &["x.fl", "echo", "ran"]].concat();
+        let out = lamina(&machine, &args).output().unwrap();
+        assert_eq!(
+            (out.status.code(), text(&out.stdout)),
+            (Some(125), String::new()),
+            "{out:?}"
+        );
+        assert!(
+            text(&out.stderr).contains(why),
+            "{why}: {}",
+            text(&out.stderr)
+        );
+    }
+    assert_eq!(
+        std::fs::read_to_string(machine.path("notes")).unwrap(),
+        "mine"
+    );
+    assert!(!machine.path("y.fl").exists());
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn a_commit_that_fails_says_so_by_its_code_and_leaves_no_flist() {
+    let machine = machine();
+    // The store is a full disk by the time the command has ended.
+    std::fs::create_dir(machine.path("small")).unwrap();
+    let small = machine.path("small");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
+        .arg(&small)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    let script = "head -c 2000000 /dev/urandom > /new";
+    let args = [
+        "run",
+        "--commit",
+        "y.fl",
+        "--commit-store",
+        "small",
+        "x.fl",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let out = lamina(&machine, &args).output();
+    let unmounted = Command::new("umount").arg(&small).status().unwrap();
+    let out = out.unwrap();
+    assert!(unmounted.success());
+    assert_eq!(out.status.code(), Some(125), "{out:?}");
+    assert!(text(&out.stderr).contains("commit to y.fl"), "{out:?}");
+    assert!(!machine.path("y.fl").exists());
     assert_nothing_left(&machine);
 }

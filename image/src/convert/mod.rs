@@ -8,6 +8,7 @@
 
 mod archive;
 mod combine;
+mod commit;
 mod layer;
 mod layer_file;
 mod layer_record;
@@ -38,6 +39,7 @@ use crate::source::{Source, SourceError, SourceImage};
 use crate::stack::{StackError, stack_layers};
 pub use archive::{Archive, ConvertedArchive, convert_archive};
 use combine::Combined;
+pub use commit::{CommitError, CommitOptions, Committed, commit};
 pub use layer_file::{AllRoom, LayerDir, LayerFile, Room, convert_layer};
 pub use layer_record::{Assembled, LayerRecord, assemble_image, layer_origin};
 pub use record::{RecordError, UnsoundLayer};

@@ -4,6 +4,7 @@
 #[path = "../../src/tar/testing.rs"]
 mod raw;
 
+mod commit;
 mod convert;
 mod disk;
 mod hostile;

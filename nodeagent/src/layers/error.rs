@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use lamina_flist::FlistError;
-use lamina_image::convert::{ConvertError, LayerFailure, RecordError, StreamError};
+use lamina_image::convert::{CommitError, ConvertError, LayerFailure, RecordError, StreamError};
 use lamina_image::decompress::BombError;
 use lamina_image::manifest::ManifestError;
 use lamina_image::registry::RegistryError;
@@ -127,6 +127,11 @@ impl EnsureError {
     pub(crate) fn convert(what: impl Into<String>, source: ConvertError) -> Self {
         Self::new(of_convert(&source), what).because(source)
     }
+
+    /// Changes over a flist.
+    pub(crate) fn commit(what: impl Into<String>, source: CommitError) -> Self {
+        Self::new(of_commit(&source), what).because(source)
+    }
 }
 
 fn of_disk(error: &std::io::Error) -> EnsureErrorKind {
@@ -215,6 +220,23 @@ fn of_layer(failure: &LayerFailure) -> EnsureErrorKind {
         LayerFailure::Sink(_) | LayerFailure::Place(_) | LayerFailure::Record(_) => {
             EnsureErrorKind::Internal
         }
+    }
+}
+
+fn of_commit(error: &CommitError) -> EnsureErrorKind {
+    if let Some(kind) = of_bytes(error) {
+        return kind;
+    }
+    match error {
+        CommitError::Sink(SinkError::Store(error)) => of_store(error.kind()),
+        CommitError::Sink(SinkError::Vanished(_)) => EnsureErrorKind::Aborted,
+        CommitError::Sink(SinkError::Io(error)) => of_disk(error),
+        CommitError::Base(_) => EnsureErrorKind::DataLoss,
+        CommitError::TooMany => EnsureErrorKind::ResourceExhausted,
+        CommitError::NoTarget | CommitError::Sink(_) | CommitError::Place(_) => {
+            EnsureErrorKind::Internal
+        }
+        _ => EnsureErrorKind::InvalidArgument,
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) use lamina_discovery::daemon::stopped;
 use lamina_discovery::tls;
 use lamina_proto::lamina::v1::layers_server::LayersServer;
 use lamina_proto::lamina::v1::node_care_server::NodeCareServer;
+use lamina_proto::lamina::v1::node_commit_server::NodeCommitServer;
 use lamina_proto::lamina::v1::node_server::NodeServer;
 use lamina_proto::lamina::v1::{ReadChunksRequest, ReadChunksResponse};
 use lamina_proto::layerstore::v1::layer_store_server::LayerStoreServer;
@@ -75,6 +76,7 @@ impl Services {
     fn on_unix(self, mut server: Server) -> Router {
         let router = server
             .add_service(NodeServer::new(self.node.clone()))
+            .add_service(NodeCommitServer::new(self.node.clone()))
             .add_service(NodeCareServer::new(self.node));
         let Some(layers) = &self.layers else {
             return router;

@@ -13,6 +13,7 @@
 mod care;
 mod certificate;
 pub mod chunks;
+mod commit;
 mod daemons;
 mod error;
 mod guard;

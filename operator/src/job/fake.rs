@@ -9,6 +9,7 @@ use lamina_proto::afsletpb::{
     GetRuntimeStatusResponse, LogMessage, Result as RunResult, StartRequest, Usage,
     execute_request, execute_response::Payload,
 };
+use lamina_proto::lamina::v1::FlistInfo;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::TcpIncoming;
@@ -17,8 +18,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 /// What becomes of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fate {
-    /// It ends by itself.
+    /// It ends by itself; what it changed is kept if that is asked for.
     Exit(i32),
+    /// The same, of a version that keeps nothing.
+    ExitOld(i32),
     /// It ends so.
     End(EndReason),
     /// It is refused.
@@ -112,6 +115,7 @@ impl Afslet for Served {
         request: Request<Streaming<ExecuteRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let asked = read(request.into_inner()).await?;
+        let keep = asked.start.keep.is_some();
         let fate = {
             let mut state = self.0.lock().unwrap();
             state.asked.push(asked);
@@ -124,7 +128,7 @@ impl Afslet for Served {
             return Err(Status::new(code, "refused"));
         }
         let (tell, told) = mpsc::channel(8);
-        tokio::spawn(play(fate, tell, Arc::clone(&self.0)));
+        tokio::spawn(play(fate, keep, tell, Arc::clone(&self.0)));
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
@@ -159,8 +163,12 @@ async fn read(mut messages: Streaming<ExecuteRequest>) -> Result<Asked, Status> 
     asked.ok_or_else(|| Status::invalid_argument("nothing was asked"))
 }
 
+/// Digest of what every run leaves.
+pub(crate) const KEPT: &str = "cafecafecafecafecafecafecafecafecafecafecafecafecafecafecafecafe";
+
 async fn play(
     fate: Fate,
+    keep: bool,
     tell: mpsc::Sender<Result<ExecuteResponse, Status>>,
     state: Arc<Mutex<State>>,
 ) {
@@ -182,7 +190,7 @@ async fn play(
     }))
     .await;
     let (exit_code, reason) = match fate {
-        Fate::Exit(code) => (code, EndReason::Exited),
+        Fate::Exit(code) | Fate::ExitOld(code) => (code, EndReason::Exited),
         Fate::End(reason) => (137, reason),
         Fate::Hang => {
             tell.closed().await;
@@ -199,6 +207,12 @@ async fn play(
             code => format!("exit code {code}"),
         },
         reason: reason.into(),
+        kept: matches!(fate, Fate::Exit(0))
+            .then(|| FlistInfo {
+                digest: KEPT.into(),
+                ..FlistInfo::default()
+            })
+            .filter(|_| keep),
         usage: Some(Usage {
             cpu_us: 1_250_000,
             memory_peak_bytes: 4096,

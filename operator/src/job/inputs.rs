@@ -5,6 +5,7 @@ use kube::Api;
 use lamina_crds::{Flist, Job, JobFile, JobSpec, NamedKey};
 use lamina_proto::lamina::v1::{FlistSource, source::From};
 
+use super::kept;
 use super::order::{File, Inputs};
 use crate::context::Ctx;
 use crate::fault::Fault;
@@ -26,6 +27,7 @@ pub(crate) async fn read(ctx: &Ctx, job: &Job) -> Result<Inputs, Fault> {
     Ok(Inputs {
         docker_config: docker_config(ctx, namespace, &spec.source.pull_secrets).await?,
         flist: source(ctx, namespace, spec).await?,
+        keep: kept::order(ctx, job).await?,
         files,
     })
 }

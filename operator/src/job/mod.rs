@@ -6,6 +6,7 @@
 
 mod indexes;
 mod inputs;
+mod kept;
 mod order;
 mod plan;
 mod proxy;
@@ -139,6 +140,7 @@ async fn advance(
 ) -> Result<Duration, Fault> {
     let uid = job.uid().unwrap_or_default();
     let seen = ctx.runs.look(&uid);
+    let (ended, unkept) = kept::make(ctx, job, &old, &seen.ended).await;
     let (queued, unknown) = match turn {
         Ok(Turn::Now) => (None, None),
         Ok(Turn::Later(why)) => (Some(Fault::new("Queued", why)), None),
@@ -150,7 +152,7 @@ async fn advance(
     spec.suspend |= queued.is_some();
     let look = Look {
         spec: &spec,
-        ended: &seen.ended,
+        ended: &ended,
         live: &seen.live,
         now: Timestamp::now(),
     };
@@ -165,10 +167,11 @@ async fn advance(
             (Next::Over, Some(fault))
         }
         Some(How::Refused(fault)) => (plan::decide(&mut new, &look), Some(fault)),
-        _ => (plan::decide(&mut new, &look), unknown),
+        // What could not be kept yet is under way until it is.
+        _ => (plan::decide(&mut new, &look), unknown.or(unkept)),
     };
     let (prepared, fault) = match (&next, fault, seen.held) {
-        (Next::Begin(indexes), None, None) => match prepare(job, ctx, indexes.len()).await {
+        (Next::Begin(indexes), None, None) => match prepare(job, ctx, indexes).await {
             Ok(prepared) => (Some(prepared), None),
             Err(fault) => (None, Some(fault)),
         },
@@ -195,7 +198,7 @@ async fn advance(
         let version = job.resource_version();
         status::write_at(api, &job.name_any(), version, &new).await?;
     }
-    ctx.runs.written(&uid, &seen.ended);
+    ctx.runs.written(&uid, &ended);
     if matches!(next, Next::Suspended | Next::Over) {
         ctx.runs.end(&uid);
     }
@@ -222,9 +225,10 @@ struct Prepared {
 }
 
 /// Everything that can go wrong before an attempt is written down.
-async fn prepare(job: &Job, ctx: &Ctx, count: usize) -> Result<Prepared, Fault> {
+async fn prepare(job: &Job, ctx: &Ctx, indexes: &[i32]) -> Result<Prepared, Fault> {
     let order = Order::new(&job.spec, inputs::read(ctx, job).await?)?;
-    let permits = ctx.runs.room(count);
+    kept::check(ctx, job, indexes).await?;
+    let permits = ctx.runs.room(indexes.len());
     let proxy = Peer {
         what: format!("the proxy {}", ctx.proxy),
         address: ctx.proxy.clone(),

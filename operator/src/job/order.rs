@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lamina_crds::JobSpec;
 use lamina_proto::afsletpb::{
-    DiffMode, ExecuteRequest, FileChunk, FileEntryBegin, FileEntryEnd, FileType, StartRequest,
-    execute_request::Payload,
+    DiffMode, ExecuteRequest, FileChunk, FileEntryBegin, FileEntryEnd, FileType, Keep,
+    StartRequest, execute_request::Payload,
 };
 use lamina_proto::lamina::v1::FlistSource;
 
@@ -28,6 +28,7 @@ const DISPATCH_BACKOFF_MS: i64 = 250;
 pub(crate) struct Inputs {
     pub(crate) docker_config: Vec<u8>,
     pub(crate) flist: Option<FlistSource>,
+    pub(crate) keep: Option<Keep>,
     pub(crate) files: Vec<File>,
 }
 
@@ -76,6 +77,7 @@ impl Order {
             working_dir: spec.working_dir.clone().unwrap_or_default(),
             diff: DiffMode::None.into(),
             flist: inputs.flist,
+            keep: inputs.keep,
             // Its own command does not follow another entrypoint.
             entrypoint: spec.command.clone(),
             ..StartRequest::default()
@@ -90,6 +92,11 @@ impl Order {
     /// How long its command may run.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether what a run that succeeds changed is kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.start.keep.is_some()
     }
 
     /// The messages of one run. `request`: its name in logs.

@@ -50,6 +50,10 @@ pub(crate) struct Ran {
     /// Why it did not succeed.
     pub(crate) message: Option<String>,
     pub(crate) log: String,
+    /// Digest of it with what it was over, where that was kept.
+    pub(crate) kept: Option<String>,
+    /// Name of the Flist of that.
+    pub(crate) flist: Option<String>,
     pub(crate) cpu_us: u64,
     pub(crate) memory_peak_bytes: u64,
 }
@@ -235,6 +239,7 @@ fn finish(run: &mut JobRun, ran: &Ran, at: Timestamp) {
     run.outcome = Some(ran.outcome);
     run.exit_code = ran.exit_code;
     run.node.clone_from(&ran.node);
+    run.flist.clone_from(&ran.flist);
     run.finished_at = Some(Time(at));
     if ran.outcome != JobOutcome::Succeeded {
         run.message = ran.message.as_deref().map(shortened);
@@ -248,6 +253,9 @@ fn show(status: &mut JobStatus, ran: &Ran) {
     status.exit_code = ran.exit_code;
     status.node.clone_from(&ran.node);
     status.log_tail = Some(ran.log.clone()).filter(|log| !log.is_empty());
+    if ran.flist.is_some() {
+        status.diff.clone_from(&ran.flist);
+    }
     let (cpu, memory) = (ran.cpu_us, ran.memory_peak_bytes);
     let mut usage = BTreeMap::new();
     if cpu > 0 {

@@ -25,6 +25,9 @@ const ACCEPT: Duration = Duration::from_secs(900);
 /// After its time is over, until the proxy says so.
 const SLACK: Duration = Duration::from_secs(60);
 
+/// After a run that succeeded, until what it changed is in its stores.
+const KEEP: Duration = Duration::from_secs(900);
+
 /// Which run.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
@@ -36,12 +39,14 @@ pub(crate) struct Run {
 
 /// Has it run, and says how that ended.
 pub(crate) async fn run(channel: Channel, order: Arc<Order>, run: Run) -> How {
-    let most = ACCEPT + order.timeout() + SLACK;
+    let keeps = order.keeps();
+    let keep = if keeps { KEEP } else { Duration::ZERO };
+    let most = ACCEPT + order.timeout() + keep + SLACK;
     let mut client = AfsletClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let messages = order.messages(run.index, run.attempt, run.request);
     let work = async {
         match client.execute(tokio_stream::iter(messages)).await {
-            Ok(answer) => follow(answer.into_inner()).await,
+            Ok(answer) => follow(answer.into_inner(), keeps).await,
             Err(status) => refused(&status),
         }
     };
@@ -54,14 +59,19 @@ pub(crate) async fn run(channel: Channel, order: Arc<Order>, run: Run) -> How {
 /// What is known of a run while it goes on.
 #[derive(Default)]
 struct Known {
+    /// What it changes is to be kept.
+    keeps: bool,
     accepted: bool,
     node: Option<String>,
     tail: Tail,
     result: Option<RunResult>,
 }
 
-async fn follow(mut answers: Streaming<ExecuteResponse>) -> How {
-    let mut known = Known::default();
+async fn follow(mut answers: Streaming<ExecuteResponse>, keeps: bool) -> How {
+    let mut known = Known {
+        keeps,
+        ..Known::default()
+    };
     loop {
         match answers.message().await {
             Ok(Some(answer)) => {
@@ -105,19 +115,30 @@ impl Known {
         let Some(result) = self.result.take() else {
             return self.lost("it ended without a result".to_owned());
         };
-        let outcome = outcome(&result);
+        let mut outcome = outcome(&result);
+        let kept = result.kept.map(|flist| flist.digest);
+        let mut error = result.error;
+        if self.keeps && kept.is_none() && outcome == JobOutcome::Succeeded {
+            // Not to be told as kept: what was wanted of it is gone.
+            outcome = JobOutcome::Failed;
+            let why =
+                "it ended well, and its node runs a version of Lamina that cannot keep changes";
+            error = String::from(why);
+        }
         let usage = result.usage.unwrap_or_default();
         let amount = |number: i64| u64::try_from(number).unwrap_or(0);
         ran(Ran {
             outcome,
             exit_code: Some(result.exit_code),
             node: self.node.map(|node| super::plan::shortened(&node)),
-            message: match (outcome, result.error.is_empty()) {
+            message: match (outcome, error.is_empty()) {
                 (JobOutcome::Succeeded, _) => None,
                 (_, true) => Some(format!("exit code {}", result.exit_code)),
-                (_, false) => Some(result.error),
+                (_, false) => Some(error),
             },
             log: self.tail.end(),
+            kept,
+            flist: None,
             cpu_us: amount(usage.cpu_us),
             memory_peak_bytes: amount(usage.memory_peak_bytes),
         })

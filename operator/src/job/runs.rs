@@ -234,6 +234,8 @@ impl Ran {
             node: None,
             message: Some(why.into()),
             log: String::new(),
+            kept: None,
+            flist: None,
             cpu_us: 0,
             memory_peak_bytes: 0,
         }

@@ -5,7 +5,7 @@ use lamina_proto::afsletpb::EndReason;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::fake::{FakeProxy, Fate};
+use super::fake::{FakeProxy, Fate, KEPT};
 use super::*;
 use crate::cluster::testing::FakeApi;
 
@@ -572,4 +572,120 @@ async fn a_job_of_which_nothing_is_new_costs_nothing() {
     let rest = step(&job, &scene.ctx).await.unwrap();
     assert!(rest <= LOOK_AGAIN, "{rest:?}");
     assert_eq!(scene.ctx.runs.look("u1").live.len(), 1);
+}
+
+const FLISTS: &str = "/apis/lamina.dev/v1alpha1/namespaces/team/flists";
+const KEPT_AT: &str = "/apis/lamina.dev/v1alpha1/namespaces/team/flists/work-0";
+
+/// A store of this name.
+fn answer_store(api: &FakeApi, name: &str) {
+    api.answer(
+        &format!("/apis/lamina.dev/v1alpha1/stores/{name}"),
+        json!({ "metadata": { "name": name }, "spec": { "url": format!("s3://{name}/packs") } }),
+    );
+}
+
+/// A job whose runs are kept in the store `main`.
+async fn keeping(fates: &[Fate]) -> Scene {
+    let spec = json!({ "keepDiff": true, "diffStores": ["main"], "retries": 1 });
+    let scene = Scene::new(spec, fates).await;
+    answer_store(&scene.api, "main");
+    scene
+}
+
+#[tokio::test]
+async fn what_a_run_left_is_a_flist_of_the_job() {
+    let mut scene = keeping(&[Fate::Exit(0)]).await;
+    answer_store(&scene.api, "other");
+    scene.job["spec"]["source"] = json!({ "flist": "tools" });
+    scene.api.answer(
+        &format!("{FLISTS}/tools"),
+        json!({
+            "metadata": { "name": "tools" },
+            "spec": { "source": { "archive": { "url": "https://web/a.tar" } }, "stores": ["other", "main"] },
+            "status": { "digest": "d1", "stores": ["s3://other/packs"] },
+        }),
+    );
+    scene.step().await.unwrap();
+    scene.next().await.unwrap();
+    let keep = scene.proxy.asked()[0].start.keep.clone().unwrap();
+    assert_eq!(keep.stores, ["s3://main/packs"]);
+    assert_eq!(keep.base_stores, ["s3://other/packs"]);
+    let made = scene.api.last_write(FLISTS);
+    assert_eq!(made["metadata"]["name"], "work-0");
+    assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u1");
+    assert_eq!(made["metadata"]["labels"]["lamina.dev/job"], "work");
+    assert_eq!(made["metadata"]["labels"]["lamina.dev/job-index"], "0");
+    assert_eq!(
+        made["spec"]["source"],
+        json!({ "flist": { "digest": KEPT } })
+    );
+    assert_eq!(made["spec"]["stores"], json!(["main", "other"]));
+    let status = scene.status();
+    assert_eq!(status.outcome, Some(JobOutcome::Succeeded));
+    assert_eq!(status.runs[0].flist.as_deref(), Some("work-0"));
+    assert_eq!(status.diff.as_deref(), Some("work-0"));
+    assert_eq!(scene.events(), ["Started", "Kept", "Finished"]);
+}
+
+#[tokio::test]
+async fn nothing_runs_whose_changes_have_no_place() {
+    let mut scene = Scene::new(json!({ "keepDiff": true }), &[Fate::Exit(0)]).await;
+    let fault = scene.step().await.unwrap_err();
+    assert_eq!(fault.reason, "NoStore");
+    assert_eq!(scene.said("Started"), pair("False", "NoStore"));
+    let mut scene = keeping(&[Fate::Exit(0)]).await;
+    scene.api.answer(
+        KEPT_AT,
+        json!({ "metadata": { "name": "work-0", "uid": "f1" }, "spec": { "source": { "flist": { "digest": KEPT } } } }),
+    );
+    let fault = scene.step().await.unwrap_err();
+    assert_eq!(fault.reason, "FlistExists");
+    assert!(fault.message.contains("work-0"), "{fault}");
+    assert!(scene.proxy.asked().is_empty());
+    assert!(!scene.api.wrote(KEPT_AT));
+}
+
+#[tokio::test]
+async fn the_flist_of_an_earlier_attempt_makes_way_before_the_run_counts() {
+    let mut scene = keeping(&[Fate::Exit(0)]).await;
+    let owner =
+        json!({ "apiVersion": "lamina.dev/v1alpha1", "kind": "Job", "name": "work", "uid": "u1" });
+    scene.api.answer(
+        KEPT_AT,
+        json!({
+            "metadata": { "name": "work-0", "uid": "f1", "ownerReferences": [owner] },
+            "spec": { "source": { "flist": { "digest": "d0" } } },
+        }),
+    );
+    scene.step().await.unwrap();
+    let fault = scene.next().await.unwrap_err();
+    assert!(fault.is_work(), "{fault:?}");
+    assert!(scene.api.writes().contains(&format!("DELETE {KEPT_AT}")));
+    assert_eq!((scene.status().active, scene.status().succeeded), (1, 0));
+    assert!(!scene.api.wrote(FLISTS));
+    // It is gone.
+    scene.step().await.unwrap();
+    assert!(scene.api.wrote(FLISTS));
+    assert_eq!(scene.status().outcome, Some(JobOutcome::Succeeded));
+    assert_eq!(scene.status().diff.as_deref(), Some("work-0"));
+    assert_eq!(scene.proxy.asked().len(), 1, "it ran once");
+}
+
+#[tokio::test]
+async fn a_run_that_was_not_kept_has_failed() {
+    let mut scene = keeping(&[Fate::ExitOld(0)]).await;
+    scene.step().await.unwrap();
+    scene.next().await.unwrap();
+    let status = scene.status();
+    assert_eq!((status.succeeded, status.failed), (0, 1));
+    let message = status.runs[0].message.clone().unwrap();
+    assert!(message.contains("cannot keep changes"), "{message}");
+    assert!(!scene.api.wrote(FLISTS));
+    // Who keeps nothing needs nobody who can.
+    let mut scene = Scene::new(json!({}), &[Fate::ExitOld(0)]).await;
+    scene.step().await.unwrap();
+    scene.next().await.unwrap();
+    assert_eq!(scene.status().outcome, Some(JobOutcome::Succeeded));
+    assert!(scene.proxy.asked()[0].start.keep.is_none());
 }

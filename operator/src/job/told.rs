@@ -131,6 +131,15 @@ pub(super) async fn tell(
         );
         say(&ctx.recorder, job, EventType::Warning, "RunFailed", &note).await;
     }
+    let kept = new
+        .runs
+        .iter()
+        .filter(|run| run.flist.is_some() && !known(run.attempt));
+    for run in kept.take(TOLD_MAX) {
+        let flist = run.flist.as_deref().unwrap_or_default();
+        let note = format!("Run {}: what it changed is Flist {flist}", run.index);
+        say(&ctx.recorder, job, EventType::Normal, "Kept", &note).await;
+    }
     if let (Some(fault), true) = (
         fault,
         old.reason.as_deref() != fault.map(|fault| fault.reason),

@@ -214,7 +214,7 @@ mod tests {
             &[&text],
             &[&noise],
             &[&noise[..PIECE]],
-            &[&noise[..PIECE + 1]],
+            &[&noise[..=PIECE]],
             mixed,
         ] {
             assert!(unpacked(&packed(parts)) == parts.concat());

@@ -335,8 +335,14 @@ mod calls {
     }
 
     fn is_before_6_12() -> bool {
-        let release = rustix::system::uname().release().to_str().unwrap().to_owned();
-        let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap());
+        let release = rustix::system::uname()
+            .release()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map(|number| number.parse::<u32>().unwrap());
         let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
             panic!("a kernel of no version: {release}");
         };

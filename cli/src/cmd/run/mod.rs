@@ -9,6 +9,8 @@
 //! Whatever happens to this process, the command ends with it. What only a next run can take down, the mount and the
 //! cgroup of a run that was killed, is found by its slot.
 
+mod changes;
+mod commit;
 mod diff;
 mod files;
 mod leftovers;
@@ -19,13 +21,15 @@ mod watch;
 use crate::args::run::{Net, Run, Scratch};
 use crate::{daemon, exit};
 use anyhow::{Context, Result, bail};
+use changes::Changes;
+use commit::Commit;
 use files::Relay;
 use lamina_mount::union::scratch::Scratch as Root;
 use lamina_runtime::cgroup::{Cgroups, IoLimit, ResourceLimits};
 use lamina_runtime::image::{ImageConfig, Wanted};
 use lamina_runtime::slots::{self, Slot};
 use lamina_runtime::spec::ProcessLimits;
-use lamina_runtime::{Ended, Prepare, Prepared, Spawner, Spec, network_files, user};
+use lamina_runtime::{Ended, Prepare, Spawner, Spec, network_files, user};
 use rootfs::Mounted;
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -55,12 +59,15 @@ pub(crate) fn run(args: &Run) -> Result<()> {
 
 fn run_to_end(args: &Run) -> Result<Ended> {
     if args.net == Net::Host && !lamina_runtime::keeps_from_abstract_sockets() {
-        eprintln!("warning: this kernel does not keep commands on its network from abstract Unix sockets; Linux 6.12 does");
+        eprintln!(
+            "warning: this kernel does not keep commands on its network from abstract Unix sockets; Linux 6.12 does"
+        );
     }
     check_io(args)?;
     args.diff.as_deref().map(diff::check).transpose()?;
     let flist = source::flist(args)?;
-    let image = ImageConfig::of_json(flist.image.as_ref().unwrap_or_default());
+    let commit = Commit::prepare(args, &flist)?;
+    let image = ImageConfig::of_json(flist.image_config());
     let wanted = wanted(args);
     let argv = image.argv(&wanted)?;
     let home = args.instance.run_dir.join("sandboxes");
@@ -90,10 +97,24 @@ fn run_to_end(args: &Run) -> Result<Ended> {
     drop(standard);
     let outcome = watch::watch(running, relay, args.limits.timeout.map(|time| began + time))?;
     watch::explain(args, &outcome, &cgroup.usage());
-    if let Some(out) = &args.diff {
-        diff::write(out, &root, &slot, args)?;
-    }
+    keep(args, commit.as_ref(), &root, &slot)?;
     Ok(outcome.ended)
+}
+
+/// Keeps what was changed, as it was asked for.
+fn keep(args: &Run, commit: Option<&Commit<'_>>, root: &Root, slot: &Slot) -> Result<()> {
+    if args.diff.is_none() && commit.is_none() {
+        return Ok(());
+    }
+    let changes = Changes::of(root, slot, args)?;
+    let diff = args.diff.as_deref().map(|out| diff::write(out, &changes));
+    let diff = diff.transpose()?;
+    let committed = commit.map(|commit| commit.write(&changes)).transpose()?;
+    // Of one root, both leave out the same.
+    if let Some(packed) = committed.or(diff) {
+        changes::warn(&packed);
+    }
+    Ok(())
 }
 
 fn wanted(args: &Run) -> Wanted {
@@ -177,7 +198,10 @@ fn limits(args: &Run, cgroups: &Cgroups, root: &Root) -> Result<ResourceLimits> 
 /// The block device that changes are written to.
 fn device_of(root: &Root) -> Result<(u32, u32)> {
     let stat = rustix::fs::fstat(root.changes()).context("look at where changes are kept")?;
-    Ok((rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)))
+    Ok((
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+    ))
 }
 
 /// Memory has no speed to be bounded.

@@ -6,6 +6,7 @@ use crate::cmd::pack::{Shown, place};
 use crate::cmd::{runtime, stores};
 use crate::{daemon, exit};
 use anyhow::{Context, Result};
+use lamina_flist::Flist;
 use lamina_image::Source;
 use lamina_image::convert::{ConvertOptions, convert};
 use lamina_image::progress::Progress;
@@ -13,10 +14,17 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A flist file and the image config in it.
+/// A flist file.
 pub(super) struct Found {
     pub(super) path: PathBuf,
-    pub(super) image: Option<Value>,
+    pub(super) flist: Flist,
+}
+
+impl Found {
+    /// Of the image it was made of, if it was.
+    pub(super) fn image_config(&self) -> &Value {
+        self.flist.meta().image.as_ref().unwrap_or_default()
+    }
 }
 
 pub(super) fn flist(args: &Run) -> Result<Found> {
@@ -28,8 +36,7 @@ pub(super) fn flist(args: &Run) -> Result<Found> {
         false => converted(args)?,
     };
     let flist = explore::open(&path)?;
-    let image = flist.meta().image.clone();
-    Ok(Found { path, image })
+    Ok(Found { path, flist })
 }
 
 /// The image's flist in the state directory, made if it is not there.

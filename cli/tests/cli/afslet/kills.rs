@@ -45,23 +45,25 @@ fn kills_at_any_moment_leave_nothing_and_run_nothing_twice() {
         for (name, ran) in ran.into_iter().map(Result::unwrap) {
             let times = marks.times(&name);
             let at = || format!("seed {SEED:#x}, {name}: ran {times} times, {ran:?}");
-            match ran.done {
-                Some(_) => {
-                    assert!(times == 1 && ran.result().success, "{}", at());
-                    assert_eq!(ran.out, "100000\n", "{}", at());
-                    done += 1;
-                }
+            if ran.done.is_some() {
+                assert!(times == 1 && ran.result().success, "{}", at());
+                assert_eq!(ran.out, "100000\n", "{}", at());
+                done += 1;
+            } else {
                 // Whoever was not accepted was given to the next life.
-                None => {
-                    assert!(times <= 1 && ran.accepted.is_some(), "{}", at());
-                    assert_eq!(ran.code(), Code::Unavailable, "{}", at());
-                    assert!(ran.said().contains("is not tried again"), "{}", at());
-                    cut_off += 1;
-                }
+                assert!(times <= 1 && ran.accepted.is_some(), "{}", at());
+                assert_eq!(ran.code(), Code::Unavailable, "{}", at());
+                assert!(ran.said().contains("is not tried again"), "{}", at());
+                cut_off += 1;
             }
         }
         let afslet = &cluster.afslet;
-        let is_new = || afslet.machine.daemon("agent").is_some_and(|now| now != agent);
+        let is_new = || {
+            afslet
+                .machine
+                .daemon("agent")
+                .is_some_and(|now| now != agent)
+        };
         assert!(wait_until(is_new), "{}", afslet.logs());
         assert!(wait_until(|| !mortal.iter().any(is_alive)), "{mortal:?}");
         let ran = afslet.run(afslet.sh("echo again"));
@@ -71,7 +73,10 @@ fn kills_at_any_moment_leave_nothing_and_run_nothing_twice() {
         let now = afslet.names();
         assert_eq!(files.get_or_insert_with(|| now.clone()), &now, "{round}");
     }
-    assert!(done > 0 && cut_off > 0, "{done} runs done, {cut_off} cut off");
+    assert!(
+        done > 0 && cut_off > 0,
+        "{done} runs done, {cut_off} cut off"
+    );
     assert_eq!(marks.twice(), Vec::<String>::new());
 }
 
@@ -79,12 +84,15 @@ fn kills_at_any_moment_leave_nothing_and_run_nothing_twice() {
 /// agent that was killed.
 fn kill_both(afslet: &mut Afslet, round: u64, random: &mut Random) -> i32 {
     let agent = afslet.machine.daemon("agent").unwrap();
-    let mut moments = [(random.up_to(MOMENTS), true), (random.up_to(MOMENTS), false)];
+    let mut moments = [
+        (random.up_to(MOMENTS), true),
+        (random.up_to(MOMENTS), false),
+    ];
     moments.sort_unstable();
     let mut passed = Duration::ZERO;
     for (moment, is_afslet) in moments {
         // What is tested is this moment: nothing is waited for.
-        std::thread::sleep(moment - passed);
+        std::thread::sleep(moment.saturating_sub(passed));
         passed = moment;
         match is_afslet {
             true => afslet.kill(),
@@ -125,7 +133,7 @@ fn begin(
             ..afslet.sh(&script)
         };
         let mut frames = vec![frame(Payload::Start(start))];
-        frames.extend(file("in", 0, &[7; 100_000]));
+        frames.extend(file("in", 0, &vec![7; 100_000]));
         let proxy = format!("http://{}", cluster.at);
         afslet.runtime.spawn(async move {
             let client = AfsletClient::connect(proxy).await.unwrap();
@@ -165,7 +173,9 @@ impl Marks {
     /// Runs that ran more than once.
     fn twice(&self) -> Vec<String> {
         let heard = self.heard.lock().unwrap();
-        let twice = heard.iter().filter(|(name, times)| !name.is_empty() && **times > 1);
+        let twice = heard
+            .iter()
+            .filter(|(name, times)| !name.is_empty() && **times > 1);
         twice.map(|(name, _)| name.clone()).collect()
     }
 }

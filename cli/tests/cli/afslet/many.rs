@@ -144,8 +144,14 @@ fn many_runs_leave_nothing_that_grows() {
     let after = at_rest();
     println!("{runs} runs: {before:?}, then {after:?}");
     // A worker's descriptors come and go; what leaks does so with every run.
-    assert!(after.descriptors <= before.descriptors + 8, "{before:?} {after:?}");
-    assert!(after.memory_bytes <= before.memory_bytes + MEMORY_BYTES, "{before:?} {after:?}");
+    assert!(
+        after.descriptors <= before.descriptors + 8,
+        "{before:?} {after:?}"
+    );
+    assert!(
+        after.memory_bytes <= before.memory_bytes + MEMORY_BYTES,
+        "{before:?} {after:?}"
+    );
     let same = Counts {
         descriptors: before.descriptors,
         memory_bytes: before.memory_bytes,
@@ -194,7 +200,8 @@ struct Counts {
 
 impl Counts {
     fn of(afslet: &Afslet) -> Self {
-        let descriptors = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        let descriptors =
+            |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         let children = descendants(afslet.pid());
         let all = children.iter().map(|(pid, _)| *pid).chain([afslet.pid()]);
         Self {

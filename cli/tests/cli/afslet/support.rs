@@ -386,7 +386,16 @@ impl Afslet {
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let found = Command::new("find")
             .args([self.machine.path("run"), self.machine.path("kubelet")])
-            .args(["-xdev", "-mindepth", "1", "-path", "*/sandboxes/*", "-prune", "-o", "-print"])
+            .args([
+                "-xdev",
+                "-mindepth",
+                "1",
+                "-path",
+                "*/sandboxes/*",
+                "-prune",
+                "-o",
+                "-print",
+            ])
             .output()
             .unwrap();
         text(&found.stdout).lines().map(str::to_owned).collect()

@@ -218,7 +218,7 @@ impl Inner {
         }
     }
 
-    async fn place(&self, stores: &Stores) -> Result<PackPlace, EnsureError> {
+    pub(super) async fn place(&self, stores: &Stores) -> Result<PackPlace, EnsureError> {
         let failed = |error| EnsureError::store("look what the stores hold", error);
         stores.set.check_writable().map_err(failed)?;
         let load = LoadOptions {

@@ -12,6 +12,7 @@
 //! that opens and goes on.
 
 mod card;
+mod commit;
 mod disk;
 mod flight;
 mod forget;
@@ -45,6 +46,7 @@ use wanted::{Archive, Image, Pull, Wanted, WantedFlist};
 
 use crate::layers::Layerstore;
 pub use crate::layers::{EnsureError, EnsureErrorKind};
+pub use commit::CommitPlaces;
 pub use look::{Holdings, look};
 pub(super) use wanted::named;
 

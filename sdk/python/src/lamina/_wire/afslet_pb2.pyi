@@ -36,6 +36,7 @@ class EndReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END_REASON_NOT_RUN: _ClassVar[EndReason]
     END_REASON_LOG_LIMIT: _ClassVar[EndReason]
     END_REASON_DRAINED: _ClassVar[EndReason]
+    END_REASON_NOT_KEPT: _ClassVar[EndReason]
 FILE_TYPE_DIR: FileType
 FILE_TYPE_FILE: FileType
 FILE_TYPE_SYMLINK: FileType
@@ -52,6 +53,7 @@ END_REASON_OUT_OF_MEMORY: EndReason
 END_REASON_NOT_RUN: EndReason
 END_REASON_LOG_LIMIT: EndReason
 END_REASON_DRAINED: EndReason
+END_REASON_NOT_KEPT: EndReason
 
 class ExecuteRequest(_message.Message):
     __slots__ = ("start", "file_begin", "file_chunk", "file_end")
@@ -66,7 +68,7 @@ class ExecuteRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[StartRequest, _Mapping]] = ..., file_begin: _Optional[_Union[FileEntryBegin, _Mapping]] = ..., file_chunk: _Optional[_Union[FileChunk, _Mapping]] = ..., file_end: _Optional[_Union[FileEntryEnd, _Mapping]] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("image", "tag", "command", "cpu_cores", "memory_mb", "timeout_ms", "discovery_addr", "force_local_fetch", "node_id", "platform_os", "platform_arch", "platform_variant", "proxy_dispatch_max_retries", "proxy_dispatch_backoff_ms", "env", "fuse_max_read_ahead_bytes", "docker_config_json", "working_dir", "user", "network", "disk_mb", "pids_max", "diff", "flist", "request_id", "entrypoint", "cap_add")
+    __slots__ = ("image", "tag", "command", "cpu_cores", "memory_mb", "timeout_ms", "discovery_addr", "force_local_fetch", "node_id", "platform_os", "platform_arch", "platform_variant", "proxy_dispatch_max_retries", "proxy_dispatch_backoff_ms", "env", "fuse_max_read_ahead_bytes", "docker_config_json", "working_dir", "user", "network", "disk_mb", "pids_max", "diff", "flist", "request_id", "entrypoint", "cap_add", "keep")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +96,7 @@ class StartRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ENTRYPOINT_FIELD_NUMBER: _ClassVar[int]
     CAP_ADD_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     image: str
     tag: str
     command: _containers.RepeatedScalarFieldContainer[str]
@@ -121,7 +124,16 @@ class StartRequest(_message.Message):
     request_id: str
     entrypoint: _containers.RepeatedScalarFieldContainer[str]
     cap_add: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, image: _Optional[str] = ..., tag: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., cpu_cores: _Optional[int] = ..., memory_mb: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., discovery_addr: _Optional[str] = ..., force_local_fetch: _Optional[bool] = ..., node_id: _Optional[str] = ..., platform_os: _Optional[str] = ..., platform_arch: _Optional[str] = ..., platform_variant: _Optional[str] = ..., proxy_dispatch_max_retries: _Optional[int] = ..., proxy_dispatch_backoff_ms: _Optional[int] = ..., env: _Optional[_Iterable[str]] = ..., fuse_max_read_ahead_bytes: _Optional[int] = ..., docker_config_json: _Optional[bytes] = ..., working_dir: _Optional[str] = ..., user: _Optional[str] = ..., network: _Optional[_Union[Network, str]] = ..., disk_mb: _Optional[int] = ..., pids_max: _Optional[int] = ..., diff: _Optional[_Union[DiffMode, str]] = ..., flist: _Optional[_Union[_node_pb2.FlistSource, _Mapping]] = ..., request_id: _Optional[str] = ..., entrypoint: _Optional[_Iterable[str]] = ..., cap_add: _Optional[_Iterable[str]] = ...) -> None: ...
+    keep: Keep
+    def __init__(self, image: _Optional[str] = ..., tag: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., cpu_cores: _Optional[int] = ..., memory_mb: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., discovery_addr: _Optional[str] = ..., force_local_fetch: _Optional[bool] = ..., node_id: _Optional[str] = ..., platform_os: _Optional[str] = ..., platform_arch: _Optional[str] = ..., platform_variant: _Optional[str] = ..., proxy_dispatch_max_retries: _Optional[int] = ..., proxy_dispatch_backoff_ms: _Optional[int] = ..., env: _Optional[_Iterable[str]] = ..., fuse_max_read_ahead_bytes: _Optional[int] = ..., docker_config_json: _Optional[bytes] = ..., working_dir: _Optional[str] = ..., user: _Optional[str] = ..., network: _Optional[_Union[Network, str]] = ..., disk_mb: _Optional[int] = ..., pids_max: _Optional[int] = ..., diff: _Optional[_Union[DiffMode, str]] = ..., flist: _Optional[_Union[_node_pb2.FlistSource, _Mapping]] = ..., request_id: _Optional[str] = ..., entrypoint: _Optional[_Iterable[str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., keep: _Optional[_Union[Keep, _Mapping]] = ...) -> None: ...
+
+class Keep(_message.Message):
+    __slots__ = ("stores", "base_stores")
+    STORES_FIELD_NUMBER: _ClassVar[int]
+    BASE_STORES_FIELD_NUMBER: _ClassVar[int]
+    stores: _containers.RepeatedScalarFieldContainer[str]
+    base_stores: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stores: _Optional[_Iterable[str]] = ..., base_stores: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FileEntryBegin(_message.Message):
     __slots__ = ("path", "type", "mode", "uid", "gid", "mtime_unix", "symlink_target")
@@ -190,20 +202,22 @@ class LogMessage(_message.Message):
     def __init__(self, source: _Optional[str] = ..., message: _Optional[str] = ..., raw: _Optional[bytes] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("success", "exit_code", "error", "reason", "signal", "usage")
+    __slots__ = ("success", "exit_code", "error", "reason", "signal", "usage", "kept")
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     success: bool
     exit_code: int
     error: str
     reason: EndReason
     signal: int
     usage: Usage
-    def __init__(self, success: _Optional[bool] = ..., exit_code: _Optional[int] = ..., error: _Optional[str] = ..., reason: _Optional[_Union[EndReason, str]] = ..., signal: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    kept: _node_pb2.FlistInfo
+    def __init__(self, success: _Optional[bool] = ..., exit_code: _Optional[int] = ..., error: _Optional[str] = ..., reason: _Optional[_Union[EndReason, str]] = ..., signal: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., kept: _Optional[_Union[_node_pb2.FlistInfo, _Mapping]] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("wall_us", "cpu_us", "memory_peak_bytes", "startup_us", "image_us", "log_bytes")

@@ -410,3 +410,35 @@ class LeaveRequest(_message.Message):
 class LeaveResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class CommitRequest(_message.Message):
+    __slots__ = ("start", "data", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: CommitStart
+    data: bytes
+    end: CommitEnd
+    def __init__(self, start: _Optional[_Union[CommitStart, _Mapping]] = ..., data: _Optional[bytes] = ..., end: _Optional[_Union[CommitEnd, _Mapping]] = ...) -> None: ...
+
+class CommitStart(_message.Message):
+    __slots__ = ("base", "stores", "base_stores")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    STORES_FIELD_NUMBER: _ClassVar[int]
+    BASE_STORES_FIELD_NUMBER: _ClassVar[int]
+    base: FlistSource
+    stores: _containers.RepeatedScalarFieldContainer[str]
+    base_stores: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, base: _Optional[_Union[FlistSource, _Mapping]] = ..., stores: _Optional[_Iterable[str]] = ..., base_stores: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CommitEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CommitResponse(_message.Message):
+    __slots__ = ("flist", "bytes_new")
+    FLIST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_NEW_FIELD_NUMBER: _ClassVar[int]
+    flist: FlistInfo
+    bytes_new: int
+    def __init__(self, flist: _Optional[_Union[FlistInfo, _Mapping]] = ..., bytes_new: _Optional[int] = ...) -> None: ...
