@@ -66,7 +66,7 @@ test-k8s: ## Stories on a real cluster, which is started and removed (STORY="a b
 	python3 -m e2e.cluster up
 	status=0; python3 -m e2e $(STORY) || status=$$?; python3 -m e2e.cluster down; exit $$status
 
-test-vm: deps ## Only the mount suite on Debian kernels 6.1 and 6.12 (QEMU, no KVM needed)
+test-vm: deps ## Only mounts and sandboxes on Debian kernels 6.1 and 6.12 (QEMU, no KVM needed)
 	python3 scripts/test.py vm
 
 # What a target finds is kept in the cache and searched on from there; fuzz/corpus holds what

@@ -115,7 +115,7 @@ fn image(machine: &Machine) -> Vec<u8> {
         set -e
         mkdir -p root/bin root/etc root/usr/bin
         cp /bin/busybox root/bin/busybox
-        ln -s busybox root/bin/sh; ln -s busybox root/bin/echo
+        for name in sh echo cat; do ln -s busybox root/bin/$name; done
         printf '#!/bin/sh\necho hello\n' > root/usr/bin/python3; chmod 755 root/usr/bin/python3
         tar -C root -cf layer.tar .
     ";

@@ -255,7 +255,7 @@ fn logs_come_as_they_are_written_and_ctrl_c_ends_the_run() {
             .read_line(&mut line)
             .unwrap();
         assert_eq!(line, "on\n");
-        assert_eq!(sleepers("98765"), 1);
+        assert!(wait_until(|| sleepers("98765") == 1));
         rustix::process::kill_process(rustix::process::Pid::from_child(&running), signal).unwrap();
         assert_eq!(running.wait().unwrap().code(), Some(code));
         assert!(wait_until(|| sleepers("98765") == 0));

@@ -119,7 +119,8 @@ fn a_thousand_streams_on_one_connection_starve_nobody() {
         "{:?}",
         ran.iter().find(|ran| ran.done.is_none())
     );
-    assert!(done >= 24, "{done}");
+    // One of its 24 places may be the other client's.
+    assert!(done >= 23, "{done}");
 }
 
 /// Runs, unless `LAMINA_TEST_RUNS` says otherwise.

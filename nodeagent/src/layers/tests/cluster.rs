@@ -40,6 +40,20 @@ async fn holders(discovery: &lamina_discovery::service::Service, layer: &[u8]) -
     found.map_or(0, |found| found.into_inner().services.len())
 }
 
+/// Waits until discovery knows somebody who holds each of them.
+async fn all_told(discovery: &lamina_discovery::service::Service, layers: &[Vec<u8>]) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    for (n, layer) in layers.iter().enumerate() {
+        while holders(discovery, layer).await == 0 {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "layer {n} is not told"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_registry_is_read_once_per_layer_for_all_nodes() {
     let server = Server::start();
@@ -197,16 +211,7 @@ async fn wrong_bytes_of_a_node_are_not_taken() {
         bytes[at] ^= 1;
         std::fs::write(&layer.held.file, bytes).unwrap();
     }
-    for (n, layer) in layers.iter().enumerate() {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while holders(&service, layer).await == 0 {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "layer {n} is not told"
-            );
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    }
+    all_told(&service, &layers).await;
     let found = ensure(&nodes[1].store, &image).await.unwrap();
     for layer in &found.layers {
         let open = nodes[1].store.shelf().open(&layer.held.digest).unwrap();
@@ -258,6 +263,7 @@ async fn credentials_travel_to_the_home_by_tls_alone_and_stay_nowhere() {
         let before: usize = layers.iter().map(|layer| gets(&server, layer)).sum();
         let mine = wanted(&server, ":t", &docker_config(&server, "me", "secret")).await;
         let one = flist(&nodes[0].store, &mine).await;
+        all_told(&service, &layers).await;
         assert_eq!(flist(&nodes[1].store, &mine).await, one);
         let after: usize = layers.iter().map(|layer| gets(&server, layer)).sum();
         assert_eq!(after - before, layers.len(), "each is read once");
