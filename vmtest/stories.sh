@@ -140,7 +140,7 @@ check "runs leave no mount" nothing_mounted
 mkdir /sys/fs/cgroup/container
 cat > /t/container.sh << 'END'
 echo $$ > /sys/fs/cgroup/container/cgroup.procs
-exec unshare --cgroup --mount sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 cgroup /sys/fs/cgroup && exec "$@"' container "$@"
+exec /usr/bin/unshare --cgroup --mount sh -c 'umount /sys/fs/cgroup && mount -t cgroup2 cgroup /sys/fs/cgroup && exec "$@"' container "$@"
 END
 digest=$(lamina inspect /img.fl -o json | tr -d ' ",' | sed -n 's/^digest://p' | head -n 1)
 sh /t/container.sh lamina up --node-name one --store dir:///store > /tmp/up 2>&1 &

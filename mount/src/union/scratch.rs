@@ -137,7 +137,7 @@ fn in_memory(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, Un
     let base = rustix::fs::openat(&memory, ".", DIRECTORY, Mode::empty())
         .map_err(io_error("opening the memory for changes of", spec.at))?;
     let upper = UpperDirs::in_new(spec.at, base, lower.as_fd())?;
-    over(spec, lower, upper, Some(&memory))
+    over(spec, lower, upper, &memory)
 }
 
 fn on_disk(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, UnionError> {
@@ -146,7 +146,8 @@ fn on_disk(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, Unio
     let base = rustix::fs::open(spec.at, DIRECTORY, Mode::empty())
         .map_err(io_error("opening", spec.at))?;
     let upper = UpperDirs::in_new(spec.at, base, lower.as_fd())?;
-    let built = over(spec, lower, upper, None);
+    // At once with layers that are attached: a try that fails marks the disk as one that cannot be mounted again.
+    let built = attached(spec, lower, upper, None);
     drop(taken_down);
     built
 }
@@ -155,19 +156,19 @@ fn on_disk(spec: &ScratchSpec<'_>, lower: DetachedMount) -> Result<Scratch, Unio
 /// line in its log.
 static ATTACHED_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// The union. Where layers must be attached somewhere, the directories open here are then, too.
+/// The union with changes in memory. Where layers must be attached somewhere, the directories open here are then, too.
 fn over(
     spec: &ScratchSpec<'_>,
     lower: DetachedMount,
     upper: UpperDirs,
-    memory: Option<&DetachedMount>,
+    memory: &DetachedMount,
 ) -> Result<Scratch, UnionError> {
     if !ATTACHED_ONLY.load(Ordering::Relaxed)
         && let Ok(root) = union(lower.as_fd(), &upper)
     {
         return Ok(Scratch { root, upper, lower });
     }
-    let built = attached(spec, lower, upper, memory)?;
+    let built = attached(spec, lower, upper, Some(memory))?;
     ATTACHED_ONLY.store(true, Ordering::Relaxed);
     Ok(built)
 }

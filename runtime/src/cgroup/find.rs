@@ -194,12 +194,16 @@ fn delegating(mount: &Path, own: &Path) -> Option<(PathBuf, Vec<String>)> {
             text.split_whitespace().map(str::to_owned).collect()
         };
         let available = words("cgroup.controllers");
-        let wanted = CONTROLLERS
-            .iter()
-            .filter(|name| available.iter().any(|has| has == *name));
-        for controller in wanted {
-            // Refused where processes are; then the next one above may do it.
-            let _ = std::fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+        let is_available = |name: &&str| available.iter().any(|has| has == name);
+        let enable =
+            |name: &str| std::fs::write(dir.join("cgroup.subtree_control"), format!("+{name}"));
+        // Refused where processes are; then the next one above may do it. The others are not tried then: some would be
+        // enabled even so, and children of such a cgroup take threads alone.
+        if is_available(&"memory") && enable("memory").is_err() {
+            continue;
+        }
+        for controller in CONTROLLERS.into_iter().filter(is_available) {
+            let _ = enable(controller);
         }
         let enabled = words("cgroup.subtree_control");
         if enabled

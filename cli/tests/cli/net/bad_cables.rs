@@ -74,9 +74,10 @@ fn a_node_that_trickles_is_left_for_another_one() {
     for node in [0, 1] {
         cluster.nodes[node].pull(&image);
     }
+    // From the first byte on: what is fetched ahead is not left to chance.
+    cluster.proxies[0].set(Fault::Trickle);
     let mounted = cluster.publish(&[2], "v", &image);
     cluster.registry.place.cut();
-    cluster.proxies[0].set(Fault::Trickle);
     let longest = Readers::start(8, &mounted, &image.files, 7).end();
     assert!(cluster.proxies[0].spoilt() > 0);
     // Two seconds, and what a busy machine may add.
