@@ -95,7 +95,7 @@ check "nothing stays mounted" nothing_mounted
 # Commands: in the machine's cgroup, in that of a session, and by an afslet in a container.
 mkdir -p /img/bin /img/tmp
 cp /bin/busybox /img/bin/busybox
-for name in sh echo sleep tail cat sync; do ln -s busybox "/img/bin/$name"; done
+for name in sh echo sleep tail head dd cat sync; do ln -s busybox "/img/bin/$name"; done
 
 run() { # run CODE WORDS ARGS...: ends with this code, and says these words
   code=$1 words=$2; shift 2
@@ -124,11 +124,11 @@ check "too many processes are refused by name" run 2 "too many processes: --pids
 check "a command that takes too long is killed by name" run 137 "timed out after 2s" \
   lamina run --timeout 2s /img.fl -- sleep 100
 check "changes are bounded on disk" run 1 "No space left" \
-  lamina run --scratch disk --disk 8MiB /img.fl -- sh -c 'tail -c 20000000 /dev/zero > /tmp/x'
+  lamina run --scratch disk --disk 8MiB /img.fl -- sh -c 'dd if=/dev/zero of=/tmp/x bs=64k count=300'
 slowly() { # 5 MiB at 1 MiB/s, but for what the kernel lets pass at first
   began=$(date +%s)
   lamina run --scratch disk --disk 16MiB --io-write-bps 1MiB /img.fl -- \
-    sh -c 'tail -c 5242880 /dev/zero > /tmp/x && sync' || return 1
+    sh -c 'head -c 5242880 /dev/zero > /tmp/x && sync' || return 1
   took=$(($(date +%s) - began)); echo "$took s"; [ $took -ge 4 ]
 }
 check "the speed of the disk is bounded" slowly
