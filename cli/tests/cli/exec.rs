@@ -196,6 +196,10 @@ fn it_exits_as_the_command_did_and_says_which_limit_was_hit() {
     assert!(error.contains("error: "), "{error}");
     let (_, error) = gave(&cluster.sh(&[], "tail /dev/zero"), 137);
     assert!(error.contains("error: "), "{error}");
+    // Also one that ended it only in so far as it gave up.
+    let bomb = "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done; wait";
+    let (_, error) = gave(&cluster.sh(&["--pids", "20"], bomb), 2);
+    assert!(error.contains("pids_max is 20"), "{error}");
     let (out, _) = gave(&cluster.sh(&[], "printf '\\377\\000a'"), 0);
     assert_eq!(
         cluster.sh(&[], "printf '\\377\\000a'").stdout,

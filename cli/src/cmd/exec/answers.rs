@@ -109,7 +109,15 @@ fn ended(result: &RunResult) -> Ended {
         result.reason(),
         EndReason::Exited | EndReason::Signalled | EndReason::Unspecified
     );
-    let why = (!is_its_own && !result.error.is_empty()).then(|| result.error.clone());
+    // How it ended by itself, its exit code says; which limits it hit, it does not.
+    let why = match is_its_own {
+        true => result
+            .error
+            .split_once("; ")
+            .map_or("", |(_, limits)| limits),
+        false => &*result.error,
+    };
+    let why = (!why.is_empty()).then(|| why.to_owned());
     Ended { code, why }
 }
 
@@ -157,6 +165,12 @@ mod tests {
             assert_eq!(ended.code, code, "{reason:?} {exit_code}");
             assert_eq!(ended.why.is_some(), is_said, "{reason:?}");
         }
+        let gave_up = RunResult {
+            error: "it ended with exit code 2; too many processes".into(),
+            ..result(2, false, R::Exited)
+        };
+        let why = ended(&gave_up).why;
+        assert_eq!(why.as_deref(), Some("too many processes"));
     }
 
     #[test]

@@ -104,7 +104,7 @@ class Completed:
 
     @property
     def error(self) -> str:
-        """Empty, or why it did not succeed."""
+        """Empty, or why it did not succeed: how it ended, and after "; " each limit that it hit on the way."""
         return self.result.error
 
     @property
