@@ -154,7 +154,7 @@ def certificates(it: Story) -> None:
         it.on_node(node, "rm /var/lib/lamina/tls/tls.*")
     it.kubectl("-n", SYSTEM, "delete", "pod", "-l", "app.kubernetes.io/component=node", "--wait=true", seconds=120)
     for node in it.cluster.nodes():
-        it.wait(f"{node} has a certificate", lambda node=node: "there" in it.on_node(node, "ls /var/lib/lamina/tls/tls.crt && echo there"), 120)
+        it.wait(f"{node} has a certificate", lambda node=node: "there" in it.on_node(node, "[ ! -e /var/lib/lamina/tls/tls.crt ] || echo there"), 120)
     it.kubectl("-n", SYSTEM, "rollout", "status", "daemonset/lamina-node", "--timeout=120s", seconds=130)
     it.wait("discovery knows every node", lambda: all(known(it, address) == len(it.cluster.nodes()) for address in addresses(it, "discovery")))
     it.say("nodes get certificates and report to discovery")
