@@ -1,7 +1,6 @@
 """D1, D2: a command that does nothing, in a sandbox, against other ways to start one."""
 
 import json
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -41,7 +40,7 @@ def _measure(bench, node: Node, reference: str, work: pathlib.Path) -> None:
         BARE: lambda: _driver("launch", "--count", COUNT, "--network", "--lower", root, "/bin/true"),
         NO_NETWORK: lambda: _driver("launch", "--count", COUNT, "--lower", root, "/bin/true"),
         "plain spawn": lambda: _driver("spawn", "--count", COUNT, "--", "chroot", root, "/bin/true"),
-        **_peers(root, work),
+        **_peers(bench, root, work),
     }
     ways[EXECUTE]()
     every: dict[str, list[float]] = {name: [] for name in ways}
@@ -72,10 +71,8 @@ def _rows(bench, every: dict[str, list[float]], middle: Samples, rates: list[flo
     rate = statistics.median(rates)
     bench.rows.append(Row("D2", f"executes per second, {AT_ONCE} at once, no changes asked for", rate, "per second", ">= 400", rate >= 400,
                           note=f"{min(rates):.0f}-{max(rates):.0f}; the client is on the same cores", samples={"rates": rates}))
-    missing = [peer for peer in PEERS if peer not in every]
     bench.notes.append(f"{COUNT} of each a round ({COUNT_SLOW} of the peers'); `/bin/true` of the image; Execute by gRPC over a network device, with limits, logs"
                        f" and changes, {WARM} sandboxes made ahead; peers have the mounted image as a read-only root and no changes to hand back")
-    bench.notes += [f"{peer} is not installed" for peer in missing]
 
 
 def _part(times: list[float], percent: int) -> float:
@@ -87,21 +84,32 @@ def _driver(*words) -> list[float]:
     return json.loads(said)["ms"]
 
 
-def _peers(root: pathlib.Path, work: pathlib.Path) -> dict:
-    """Those that are installed."""
+def _peers(bench, root: pathlib.Path, work: pathlib.Path) -> dict:
+    """Those that are installed and work here; of the others it is noted why not."""
+    bubble = ["--unshare-all", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]
+    commands = {"runc": lambda: _runtime("runc", root, work), "crun": lambda: _runtime("crun", root, work),
+                "bubblewrap": lambda: ["bwrap", *bubble]}
     found = {}
-    for name in ("runc", "crun"):
-        if shutil.which(name):
-            bundle = work / name
-            bundle.mkdir()
-            subprocess.run([name, "spec"], cwd=bundle, check=True)
-            spec = json.loads((bundle / "config.json").read_text())
-            spec["process"] |= {"terminal": False, "args": ["/bin/true"]}
-            spec["root"] = {"path": str(root), "readonly": True}
-            (bundle / "config.json").write_text(json.dumps(spec))
-            words = [name, "--root", work / f"{name}-state", "run", "--bundle", bundle, f"lamina-bench-{name}"]
+    for name, command in commands.items():
+        try:
+            words = command()
+            subprocess.run(words, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        except FileNotFoundError:
+            bench.notes.append(f"{name} is not installed")
+        except subprocess.CalledProcessError as error:
+            bench.notes.append(f"{name} does not run here: {error.stderr.strip()}")
+        else:
             found[name] = lambda words=words: _driver("spawn", "--count", COUNT_SLOW, "--", *words)
-    if shutil.which("bwrap"):
-        words = ["bwrap", "--unshare-all", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]
-        found["bubblewrap"] = lambda: _driver("spawn", "--count", COUNT_SLOW, "--", *words)
     return found
+
+
+def _runtime(name: str, root: pathlib.Path, work: pathlib.Path) -> list:
+    """How an OCI runtime is called for the same command."""
+    bundle = work / name
+    bundle.mkdir()
+    subprocess.run([name, "spec"], cwd=bundle, check=True, capture_output=True, text=True)
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["process"] |= {"terminal": False, "args": ["/bin/true"]}
+    spec["root"] = {"path": str(root), "readonly": True}
+    (bundle / "config.json").write_text(json.dumps(spec))
+    return [name, "--root", work / f"{name}-state", "run", "--bundle", bundle, f"lamina-bench-{name}"]
