@@ -29,7 +29,7 @@ def run(bench) -> None:
     with place() as here, cluster(here.network, here.work, 1, None, here.at) as (node,):
         reference = f"{here.at}/{image.ref}"
         node.mount(reference, "peers")
-        with afslet(node, f"--warm={WARM}"), tempfile.TemporaryDirectory(prefix="lamina-bench-") as work:
+        with afslet(node, f"--warm={WARM}", "--cpu=64"), tempfile.TemporaryDirectory(prefix="lamina-bench-") as work:
             _measure(bench, node, reference, pathlib.Path(work))
 
 

@@ -2,13 +2,12 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _};
 use lamina_proto::afsletpb::afslet_client::AfsletClient;
 use lamina_proto::afsletpb::afslet_server::{Afslet, AfsletServer};
 use lamina_proto::afsletpb::execute_request::Payload as Asked;
@@ -278,7 +277,7 @@ impl Afslet for Idle {
         request: Request<Streaming<ExecuteRequest>>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let mut frames = request.into_inner();
-        while frames.message().await?.is_some() {}
+        frames.message().await?;
         let accepted = Payload::Accepted(Accepted {
             accepted: true,
             node_id: self.0.clone(),
@@ -288,13 +287,20 @@ impl Afslet for Idle {
             success: true,
             ..RunResult::default()
         });
-        let said = [accepted, result, Payload::Done(Done::default())];
-        let answers = said.map(|payload| {
-            Ok(ExecuteResponse {
-                payload: Some(payload),
-            })
-        });
-        let answers: Pin<Box<dyn Stream<Item = _> + Send>> = Box::pin(stream::iter(answers));
+        let answer = |payload| ExecuteResponse {
+            payload: Some(payload),
+        };
+        // Who hands runs on sends the rest, and its end, only to an afslet that has answered.
+        let rest = async move {
+            while frames.message().await?.is_some() {}
+            Ok(answer(result))
+        };
+        let answers = stream::once(std::future::ready(Ok(answer(accepted))))
+            .chain(stream::once(rest))
+            .chain(stream::once(std::future::ready(Ok(answer(Payload::Done(
+                Done::default(),
+            ))))))
+            .boxed();
         Ok(Response::new(answers))
     }
 
