@@ -60,6 +60,7 @@ fn python_clients_run_commands_through_a_proxy_and_on_a_node() {
         .arg("live")
         .env("LAMINA_TEST_SERVERS", servers)
         .env("LAMINA_TEST_IMAGE", server.image(""))
+        .env("LAMINA_TEST_STORE", cluster.afslet.machine.store())
         .output()
         .unwrap();
     let [out, error] =

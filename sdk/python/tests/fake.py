@@ -85,7 +85,7 @@ class Stream:
 
     async def end(self, code: int = 0, diff: bytes | None = None, **more: Any) -> None:
         """The result, the diff, and the end."""
-        await self.send(result=pb.Result(success=code == 0, exit_code=code, **{"reason": pb.END_REASON_EXITED, **more}))
+        await self.send(result=pb.Result(exit_code=code, **{"success": code == 0, "reason": pb.END_REASON_EXITED, **more}))
         if self.start.diff == pb.DIFF_MODE_NONE:
             diff = None
         if diff is not None:

@@ -1,7 +1,7 @@
 """Both clients and the published one against real servers: run by a test of the `lamina` program, which starts them.
 
 `LAMINA_TEST_SERVERS` are addresses to talk to, the first of which is a proxy; `LAMINA_TEST_IMAGE` an image with busybox, of
-which there are the tags 1 to 20. Not found by the discovery of tests: its name does not begin with `test`.
+which there are the tags 1 to 20; `LAMINA_TEST_STORE` a store that their node may write to. Not found by the discovery of tests: its name does not begin with `test`.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from .test_documents import IMAGE as DOCUMENTED
 from .test_documents import PAGE, PROXY, examples
 
 SERVERS = os.environ.get("LAMINA_TEST_SERVERS", "").split()
+STORE = os.environ.get("LAMINA_TEST_STORE", "")
 REPOSITORY = os.environ.get("LAMINA_TEST_IMAGE", "")
 IMAGE = f"{REPOSITORY}:1"
 HERE = pathlib.Path(__file__).resolve().parents[1]
@@ -130,6 +131,18 @@ class Live(unittest.TestCase):
                 self.assertTrue(done.ok)
                 listed = subprocess.run(["tar", "-tzf", path], capture_output=True, text=True, check=True).stdout
             self.assertIn("tmp/file\n", listed)
+
+    def test_what_a_run_left_is_kept_and_the_next_one_runs_on_it(self):
+        for client in self.clients():
+            done = client.run(IMAGE, ["sh", "-c", "echo one > /new; rm /etc/removed"], keep=[STORE], check=True)
+            self.assertEqual((len(done.kept.digest), done.kept.stores), (64, (STORE,)))
+            script = "cat /new; test ! -e /etc/removed && echo two > /new"
+            again = client.run(flist=done.kept.digest, command=["sh", "-c", script], keep=[STORE], check=True)
+            self.assertEqual(again.stdout, "one\n")
+            last = client.run(flist=again.kept.digest, stores=[STORE], command=["cat", "/new"], check=True)
+            self.assertEqual((last.stdout, last.kept), ("two\n", None))
+            failed = client.run(IMAGE, ["true"], keep=["dir:///nowhere"])
+            self.assertEqual((failed.exit_code, failed.ok, failed.reason), (0, False, lamina.EndReason.NOT_KEPT))
 
     def test_ends_of_every_kind(self):
         cases = (

@@ -148,6 +148,10 @@ class Connecting(unittest.IsolatedAsyncioTestCase):
         async with AsyncClient("192.0.2.1:7180", start_timeout=0.2) as client:
             with self.assertRaisesRegex(lamina.InvalidArgument, "not encrypted"):
                 await client.run("image", ["x"], docker_config={"auths": {}})
+            for options in ({"flist": "c" * 64, "stores": ["s3://k:s@b"]}, {"keep": ["s3://b", "s3://k:s@b"]}):
+                with self.subTest(options), self.assertRaisesRegex(lamina.InvalidArgument, "not encrypted") as caught:
+                    await client.run("image", ["x"], **options)
+                self.assertNotIn("k:s", str(caught.exception))
 
         async def script(stream: Stream):
             await stream.accept()

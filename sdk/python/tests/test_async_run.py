@@ -7,6 +7,7 @@ import grpc
 
 import lamina
 from lamina import AsyncClient
+from lamina._wire import node_pb2
 
 from .fake import Fake, Stream, member, pb, tar_gz
 
@@ -55,6 +56,8 @@ class Runs(unittest.IsolatedAsyncioTestCase):
             platform="linux/arm64/v8",
             flist="c" * 64,
             stores=["s3://x"],
+            keep=["s3://y", "s3://z"],
+            keep_base=["s3://w"],
             refresh=True,
             node="n",
             request_id="id",
@@ -73,6 +76,7 @@ class Runs(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((start.network, start.docker_config_json), (pb.NETWORK_HOST, b'{"auths": {}}'))
         self.assertEqual((start.platform_os, start.platform_arch, start.platform_variant), ("linux", "arm64", "v8"))
         self.assertEqual((start.flist.digest, list(start.flist.stores)), ("c" * 64, ["s3://x"]))
+        self.assertEqual((list(start.keep.stores), list(start.keep.base_stores)), (["s3://y", "s3://z"], ["s3://w"]))
         self.assertEqual((start.force_local_fetch, start.node_id, start.request_id), (True, "n", "id"))
         self.assertEqual((start.proxy_dispatch_max_retries, start.proxy_dispatch_backoff_ms), (3, 200))
         self.assertEqual(start.diff, pb.DIFF_MODE_UNSPECIFIED)
@@ -95,6 +99,24 @@ class Runs(unittest.IsolatedAsyncioTestCase):
             await self.client.run("image", ["x"], check=True)
         self.assertEqual(caught.exception.completed.exit_code, 3)
         self.assertIn("killed", str(caught.exception))
+
+    async def test_what_was_kept_is_in_the_result(self):
+        @self.script("image")
+        async def script(stream: Stream):
+            await stream.accept()
+            if stream.start.HasField("keep"):
+                flist = node_pb2.FlistInfo(digest="d" * 64, entries=3, bytes=40, bytes_stored=20, stores=["s3://y"])
+                await stream.end(kept=flist)
+            else:
+                await stream.end(success=False, reason=pb.END_REASON_NOT_KEPT, error="no store")
+
+        done = await self.client.run("image", ["x"], keep=["s3://y"])
+        self.assertEqual(done.kept, lamina.Kept("d" * 64, 3, 40, 20, ("s3://y",)))
+        done = await self.client.run("image", ["x"])
+        self.assertEqual((done.kept, done.ok, done.exit_code, done.reason), (None, False, 0, lamina.EndReason.NOT_KEPT))
+        for wrong in ({"keep": "s3://y"}, {"keep_base": ["s3://y"]}):
+            with self.subTest(wrong), self.assertRaisesRegex(lamina.InvalidArgument, "keep"):
+                await self.client.run("image", ["x"], **wrong)
 
     async def test_logs_come_while_the_command_runs(self):
         @self.script("image")

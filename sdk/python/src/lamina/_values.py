@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ._wire import afslet_pb2 as pb
 from ._wire import afsproxy_pb2 as proxy
+from ._wire import node_pb2 as node
 from .models import (
     Accepted,
     Afslet,
     EndReason,
+    Kept,
     Layer,
     Layerstore,
     LogChunk,
@@ -28,6 +30,7 @@ REASONS = {
     pb.END_REASON_NOT_RUN: EndReason.NOT_RUN,
     pb.END_REASON_LOG_LIMIT: EndReason.LOG_LIMIT,
     pb.END_REASON_DRAINED: EndReason.DRAINED,
+    pb.END_REASON_NOT_KEPT: EndReason.NOT_KEPT,
 }
 MICRO = 1e-6
 
@@ -47,8 +50,19 @@ def log(said: pb.LogMessage) -> LogChunk:
 def result(said: pb.Result) -> Result:
     """How it ended."""
     return Result(
-        said.exit_code, said.success, said.error, REASONS.get(said.reason, EndReason.UNKNOWN), said.signal, usage(said.usage)
+        said.exit_code,
+        said.success,
+        said.error,
+        REASONS.get(said.reason, EndReason.UNKNOWN),
+        said.signal,
+        usage(said.usage),
+        kept(said.kept) if said.HasField("kept") else None,
     )
+
+
+def kept(said: node.FlistInfo) -> Kept:
+    """What was kept."""
+    return Kept(said.digest, said.entries, said.bytes, said.bytes_stored, tuple(said.stores))
 
 
 def usage(said: pb.Usage) -> Usage:

@@ -22,6 +22,7 @@ class EndReason(enum.Enum):
     NOT_RUN = "not run"
     LOG_LIMIT = "log limit"
     DRAINED = "drained"
+    NOT_KEPT = "not kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What a run ran on with its changes over it, as a flist: `flist` of another run."""
+
+    digest: str
+    entries: int = 0
+    # Sum of the files' sizes; bytes in stores, compressed and without duplicates.
+    bytes: int = 0
+    bytes_stored: int = 0
+    # That hold it, without credentials.
+    stores: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """How a run ended."""
 
@@ -68,6 +82,8 @@ class Result:
     reason: EndReason = EndReason.UNKNOWN
     signal: int = 0
     usage: Usage = Usage()
+    # With the option `keep`, of a run that succeeded.
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,11 @@ class Completed:
     def usage(self) -> Usage:
         """What it used."""
         return self.result.usage
+
+    @property
+    def kept(self) -> Kept | None:
+        """With the option `keep`, of a run that succeeded: what it left."""
+        return self.result.kept
 
     @property
     def stdout(self) -> str:

@@ -135,6 +135,9 @@ class RunOptions(TypedDict, total=False):
     # Run on this flist (64 hex digits) in place of an image, read from these stores.
     flist: str
     stores: Sequence[str]
+    # Stores that get what the run leaves, as a flist, if it succeeds; stores that hold what it runs on.
+    keep: Sequence[str]
+    keep_base: Sequence[str]
     # Resolve the tag anew; run on this node only.
     refresh: bool
     node: str
@@ -181,6 +184,8 @@ def run_options(
     platform: str = "",
     flist: str = "",
     stores: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    keep_base: Sequence[str] = (),
     refresh: bool = False,
     node: str = "",
     request_id: str = "",
@@ -229,7 +234,11 @@ def run_options(
         platform_variant=variant,
     )
     if flist:
-        request.flist.CopyFrom(node_pb2.FlistSource(digest=flist, stores=list(stores)))
+        request.flist.CopyFrom(node_pb2.FlistSource(digest=flist, stores=_stores("stores", stores)))
+    if keep:
+        request.keep.CopyFrom(pb.Keep(stores=_stores("keep", keep), base_stores=_stores("keep_base", keep_base)))
+    elif keep_base:
+        raise InvalidArgument("keep_base is of what is kept: name the stores that keep it in keep")
     return Prepared(request, {path: entry_of(path, given) for path, given in (files or {}).items()}, start_timeout, deadline)
 
 
@@ -240,6 +249,14 @@ def dispatch_retries(start_timeout: float, backoff: float) -> int:
         retries += 1
         waited += backoff * retries
     return retries or -1
+
+
+def secrets(request: pb.StartRequest) -> list[str]:
+    """The options that say a secret."""
+    said = {"docker_config": bool(request.docker_config_json)}
+    given = {"stores": request.flist.stores, "keep": request.keep.stores, "keep_base": request.keep.base_stores}
+    said |= {name: any("@" in url.partition("://")[2].partition("/")[0] for url in urls) for name, urls in given.items()}
+    return [name for name, is_said in said.items() if is_said]
 
 
 def split_platform(platform: str) -> tuple[str, str, str]:
@@ -285,6 +302,13 @@ def _words(what: str, words: Sequence[str]) -> list[str]:
     if isinstance(words, str):
         raise InvalidArgument(f'{what} is a list of words; for a shell line say ["sh", "-c", {words!r}]')
     return list(words)
+
+
+def _stores(what: str, urls: Sequence[str]) -> list[str]:
+    # A URL may have a secret in it, so it is not repeated.
+    if isinstance(urls, str):
+        raise InvalidArgument(f"{what} is a list of stores, not one string")
+    return list(urls)
 
 
 def _variable(name: str, value: str) -> str:

@@ -21,7 +21,7 @@ from .._kept import Kept
 from .._wire import afslet_pb2 as pb
 from .._wire import afsproxy_pb2 as proxypb
 from ..models import Completed, LogChunk, Replication, RuntimeStatus, Status
-from ..options import Prepared, Retry, RunOptions, Tls, dispatch_retries, is_local, run_options, split_platform
+from ..options import Prepared, Retry, RunOptions, Tls, dispatch_retries, is_local, run_options, secrets, split_platform
 from .run import Run
 from .upload import Upload
 
@@ -38,7 +38,7 @@ class Client:
     """Talks to a proxy, `HOST:PORT`; several addresses are used in turn. Unless given, `LAMINA_PROXY` or this machine's.
 
     `tls` is a `Tls` or a directory of certificates, unless given `LAMINA_TLS_DIR`; without any nothing is encrypted, and
-    registry credentials are sent to this machine only, unless `insecure` says otherwise. Connects when first used. Safe
+    credentials are sent to this machine only, unless `insecure` says otherwise. Connects when first used. Safe
     to share between tasks or threads.
     """
 
@@ -168,9 +168,9 @@ class Client:
 
     def _execute(self, prepared: Prepared, with_diff: bool) -> Run:
         """The first attempt that is accepted."""
-        if prepared.request.docker_config_json and not self._private:
+        if not self._private and (said := secrets(prepared.request)):
             raise errors.InvalidArgument(
-                "docker_config is a secret and this connection is not encrypted: give tls, or insecure=True"
+                f"{' and '.join(said)}: a secret, and this connection is not encrypted: give tls, or insecure=True"
             )
         start_timeout = prepared.start_timeout or self._start_timeout
         if not prepared.request.proxy_dispatch_max_retries:
