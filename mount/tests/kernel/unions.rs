@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lamina_mount::union::{
     Lower, Union, UnionError, UnionOptions, UnionSpec, Upper, UpperDirs, UpperError, build,
@@ -37,8 +38,14 @@ pub(crate) fn attach(union: Result<Union, UnionError>, target: &Path) -> Option<
     union.expect("a union").attach(target).expect("attached")
 }
 
+/// A child of another test has our open files for a moment, until its `exec`.
 pub(crate) fn unmount(target: &Path) {
-    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).expect("unmounting");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+        let is_busy = error == rustix::io::Errno::BUSY;
+        assert!(is_busy && Instant::now() < deadline, "unmounting: {error}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Needs overlayfs, or says so.
