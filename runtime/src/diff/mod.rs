@@ -34,8 +34,14 @@ const PATH_MAX: usize = 4096;
 const NAMED_MAX: usize = 10;
 /// What is copied at once.
 const PIECE: usize = 256 << 10;
-/// Parts of one sparse file; what is more broken up is stored with its holes.
+/// Parts of one sparse file; of what is more broken up, the smallest holes are stored as zeros.
 const SEGMENTS_MAX: usize = 65_536;
+/// Bytes of such zeros that a file may have beside as many as it has data; one with more is left out.
+const ZEROS_MAX: u64 = 256 << 20;
+/// Bytes of one file's attributes in the archive; what does not fit is left out.
+const ATTRIBUTES_MAX: usize = 768 << 10;
+/// What each has there beside its name and value.
+const RECORD_MAX: usize = 32;
 
 /// Directories that a sandbox needs to mount something on: an image that lacks one has it made.
 pub const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "sys"];
@@ -66,7 +72,8 @@ pub struct Packed {
     pub entries: u64,
     /// Bytes of file data stored.
     pub bytes: u64,
-    /// What a tar cannot say: sockets, names that would be whiteouts, paths too deep or long. How many.
+    /// What a tar cannot say: sockets, names that would be whiteouts, paths too deep or long, files of too many holes, more
+    /// attributes than fit. How many.
     pub left_out: u64,
     /// The first of them.
     pub left_out_names: Vec<String>,
@@ -212,8 +219,7 @@ impl<W: Write> Walk<'_, W> {
             return Ok(());
         }
         let mut entry = self.entry_of(path, Kind::Directory, stat);
-        entry.xattrs =
-            user_xattrs(directory.as_fd()).map_err(failed("read attributes of", path))?;
+        entry.xattrs = self.attributes(directory.as_fd(), path)?;
         self.put(&entry)?;
         let mut value = [0; 1];
         let opaque = rustix::fs::fgetxattr(&directory, OVERLAY_OPAQUE, &mut value);
@@ -246,21 +252,21 @@ impl<W: Write> Walk<'_, W> {
         if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(failed("open", &path)(io::Error::other("it was replaced")));
         }
-        entry.xattrs = user_xattrs(file.as_fd()).map_err(failed("read attributes of", &path))?;
         let size = found.st_size.cast_unsigned();
-        let segments = segments(&file, size).map_err(failed("find holes of", &path))?;
+        let parts = Parts::of(&file, size).map_err(failed("find holes of", &path))?;
+        if parts.zeros > parts.data.max(ZEROS_MAX) {
+            self.leave_out(&path);
+            return Ok(());
+        }
+        entry.xattrs = self.attributes(file.as_fd(), &path)?;
         self.packed.entries += 1;
-        let whole = [Segment {
-            offset: 0,
-            length: size,
-        }];
-        let (stored, segments) = if let Some(segments) = segments {
-            let stored = self.archive.sparse_file(&entry, size, &segments);
-            (stored.map_err(DiffError::Write)?, segments)
-        } else {
-            self.archive.file(&entry, size).map_err(DiffError::Write)?;
-            (size, whole.to_vec())
+        let segments = parts.segments;
+        let is_whole = segments.iter().map(|one| one.length).sum::<u64>() == size;
+        let stored = match is_whole {
+            true => self.archive.file(&entry, size).map(|()| size),
+            false => self.archive.sparse_file(&entry, size, &segments),
         };
+        let stored = stored.map_err(DiffError::Write)?;
         for segment in segments {
             self.copy(&file, segment, &path)?;
         }
@@ -287,6 +293,15 @@ impl<W: Write> Walk<'_, W> {
         }
         self.packed.bytes += segment.length;
         Ok(())
+    }
+
+    /// Attributes that users set, as many as fit.
+    fn attributes(&mut self, file: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Pair>> {
+        let (found, is_all) = user_xattrs(file).map_err(failed("read attributes of", path))?;
+        if !is_all {
+            self.leave_out(&[path, b" (attributes)"].concat());
+        }
+        Ok(found)
     }
 
     fn entry_of(&self, path: &[u8], kind: Kind, stat: &Stat) -> Entry {
@@ -358,45 +373,84 @@ fn names(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
-/// The parts of a file that are no holes; `None` if there are no holes, or too many to list.
-fn segments(file: &File, size: u64) -> Result<Option<Vec<Segment>>, Errno> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start.min(size),
-            // Nothing but a hole until the end.
-            Err(Errno::NXIO) => break,
-            Err(errno) => return Err(errno),
-        };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
-        if end > start {
-            found.push(Segment {
-                offset: start,
-                length: end - start,
-            });
-        }
-        at = end.max(start);
-        if found.len() > SEGMENTS_MAX {
-            return Ok(None);
-        }
-        if end <= start && at < size {
-            break;
-        }
-    }
-    let stored: u64 = found.iter().map(|segment| segment.length).sum();
-    Ok((stored < size).then_some(found))
+/// What of a file is stored.
+struct Parts {
+    /// At most [`SEGMENTS_MAX`].
+    segments: Vec<Segment>,
+    /// Bytes that are no holes.
+    data: u64,
+    /// Bytes of holes that are stored all the same.
+    zeros: u64,
 }
 
-/// Attributes that users set; others are the kernel's and overlayfs's own.
-fn user_xattrs(file: BorrowedFd<'_>) -> Result<Vec<Pair>, Errno> {
+impl Parts {
+    fn of(file: &File, size: u64) -> Result<Self, Errno> {
+        let (mut found, mut data, mut at) = (Vec::new(), 0, 0);
+        while at < size {
+            let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(start) => start.min(size),
+                // Nothing but a hole until the end.
+                Err(Errno::NXIO) => break,
+                Err(errno) => return Err(errno),
+            };
+            let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
+            if end <= start {
+                break;
+            }
+            let length = end - start;
+            found.push(Segment {
+                offset: start,
+                length,
+            });
+            data += length;
+            at = end;
+            if found.len() >= 2 * SEGMENTS_MAX {
+                found = with_fewer_holes(found, SEGMENTS_MAX);
+            }
+        }
+        let segments = with_fewer_holes(found, SEGMENTS_MAX);
+        let stored: u64 = segments.iter().map(|segment| segment.length).sum();
+        Ok(Self {
+            segments,
+            data,
+            zeros: stored - data,
+        })
+    }
+}
+
+/// At most `most` of these segments, in order, those with the smallest holes between them made one.
+fn with_fewer_holes(segments: Vec<Segment>, most: usize) -> Vec<Segment> {
+    let over = segments.len().saturating_sub(most);
+    if over == 0 {
+        return segments;
+    }
+    let hole = |pair: &[Segment]| pair[1].offset - pair[0].offset - pair[0].length;
+    let mut holes: Vec<u64> = segments.windows(2).map(hole).collect();
+    let (_, largest, _) = holes.select_nth_unstable(over - 1);
+    let largest = *largest;
+    let mut fewer: Vec<Segment> = Vec::with_capacity(most);
+    for segment in segments {
+        match fewer.last_mut() {
+            Some(last) if segment.offset - last.offset - last.length <= largest => {
+                last.length = segment.offset + segment.length - last.offset;
+            }
+            _ => fewer.push(segment),
+        }
+    }
+    fewer
+}
+
+/// Attributes that users set, and whether these are all; others are the kernel's and overlayfs's own.
+fn user_xattrs(file: BorrowedFd<'_>) -> Result<(Vec<Pair>, bool), Errno> {
     let mut names = vec![0_u8; 64 << 10];
     let length = match rustix::fs::flistxattr(file, &mut names) {
         Ok(length) => length,
-        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(Errno::NOTSUP) => return Ok((Vec::new(), true)),
+        // The kernel cannot list that many names.
+        Err(Errno::TOOBIG) => return Ok((Vec::new(), false)),
         Err(errno) => return Err(errno),
     };
-    let mut found = Vec::new();
+    let (mut found, mut room, mut is_all) = (Vec::new(), ATTRIBUTES_MAX, true);
     let mut value = vec![0_u8; 64 << 10];
     for name in names[..length].split(|byte| *byte == 0) {
         // In a record `=` ends the name.
@@ -404,8 +458,79 @@ fn user_xattrs(file: BorrowedFd<'_>) -> Result<Vec<Pair>, Errno> {
             continue;
         }
         let length = rustix::fs::fgetxattr(file, name, &mut value)?;
+        let takes = name.len() + length + RECORD_MAX;
+        if takes > room {
+            is_all = false;
+            continue;
+        }
+        room -= takes;
         found.push((name.to_vec(), value[..length].to_vec()));
     }
     found.sort_unstable();
-    Ok(found)
+    Ok((found, is_all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(offset: u64, length: u64) -> Segment {
+        Segment { offset, length }
+    }
+
+    #[test]
+    fn the_smallest_holes_are_given_up_first() {
+        let many = vec![
+            segment(0, 10),
+            segment(20, 10),
+            segment(1000, 5),
+            segment(1006, 4),
+            segment(5000, 1),
+        ];
+        assert_eq!(with_fewer_holes(many.clone(), 5), many);
+        let fewer = with_fewer_holes(many.clone(), 3);
+        assert_eq!(fewer, [segment(0, 30), segment(1000, 10), segment(5000, 1)]);
+        let equal: Vec<_> = (0..100).map(|number| segment(number * 20, 10)).collect();
+        assert!(with_fewer_holes(equal, 7).len() <= 7);
+        assert_eq!(with_fewer_holes(many, 1), [segment(0, 5001)]);
+    }
+
+    #[test]
+    fn zeros_between_far_pages_are_counted() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 40).unwrap();
+        for number in 0..3 {
+            file.write_at(&[1; 4096], number << 30).unwrap();
+        }
+        let parts = Parts::of(&file, 1 << 40).unwrap();
+        assert_eq!((parts.data, parts.zeros), (3 * 4096, 0));
+        let fewer = with_fewer_holes(parts.segments, 2);
+        let stored: u64 = fewer.iter().map(|segment| segment.length).sum();
+        assert!(stored - parts.data >= (1 << 30) - 4096, "{fewer:?}");
+    }
+
+    #[test]
+    fn attributes_are_bounded_and_the_rest_is_named() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let file = File::open(&path).unwrap();
+        let value = vec![7; 60 << 10];
+        for number in 0..20 {
+            let name = format!("user.{number:02}");
+            match rustix::fs::fsetxattr(&file, name, &value, rustix::fs::XattrFlags::CREATE) {
+                Ok(()) => {}
+                // tmpfs has them since Linux 6.6.
+                Err(Errno::NOTSUP) => return println!("skipped: no user attributes on tmpfs"),
+                Err(errno) => panic!("{errno}"),
+            }
+        }
+        let root = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty());
+        let root = root.unwrap();
+        let ids = IdRange::of_slot(0).unwrap();
+        let (tar, packed) = pack(root.as_fd(), root.as_fd(), ids, &[], Vec::new()).unwrap();
+        assert!(tar.len() < (1 << 20), "{}", tar.len());
+        assert!(tar.len() > 12 * value.len(), "{}", tar.len());
+        assert_eq!(packed.left_out_names, ["file (attributes)"]);
+    }
 }
