@@ -26,8 +26,22 @@ pub(crate) struct Placer {
     bytes: u64,
     /// The directory of the entry before: most entries have the same.
     last: Option<(Vec<String>, OwnedFd)>,
-    open: Option<(File, Entry)>,
+    open: Option<Open>,
 }
+
+/// A file whose data is coming.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    entry: Entry,
+    size: u64,
+}
+
+/// What a name takes of memory at least, and what data and long links are rounded up to (`mm/shmem.c`).
+const INODE: u64 = 1024;
+const PAGE: u64 = 4096;
+/// A link shorter than this takes no page.
+const SHORT_LINK: usize = 128;
 
 /// Why an entry cannot be put in place.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +91,7 @@ fn failed(what: &'static str) -> impl FnOnce(Errno) -> PlaceError {
 }
 
 impl Placer {
-    /// Into `root`, whose owner is `ids`; at most `bytes_max` of data.
+    /// Into `root`, whose owner is `ids`; at most `bytes_max` of memory.
     pub(crate) fn new(root: OwnedFd, ids: IdRange, bytes_max: u64) -> Self {
         Self {
             root,
@@ -89,7 +103,7 @@ impl Placer {
         }
     }
 
-    /// Bytes of data put in place.
+    /// Bytes of memory that what was put in place takes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -110,6 +124,7 @@ impl Placer {
         let Some((name, above)) = entry.names.split_last() else {
             return self.directory_itself(&entry);
         };
+        self.charge(least(&entry.kind))?;
         self.enter(above)?;
         let directory = match &self.last {
             Some((_, directory)) => directory,
@@ -134,28 +149,41 @@ impl Placer {
                     | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(directory, name.as_str(), flags, Mode::RUSR)
                     .map_err(failed("make the file"))?;
-                self.open = Some((File::from(file), entry));
+                self.open = Some(Open {
+                    file: file.into(),
+                    entry,
+                    size: 0,
+                });
                 Ok(())
             }
         }
     }
 
     fn write(&mut self, data: &[u8]) -> Result<()> {
-        let Some((file, _)) = &mut self.open else {
+        let Some(mut open) = self.open.take() else {
             return Err(PlaceError::Refused("it has data and is no file"));
         };
-        if self.bytes_max - self.bytes < data.len() as u64 {
-            return Err(PlaceError::TooMuch(self.bytes_max));
-        }
-        self.bytes += data.len() as u64;
-        file.write_all(data).map_err(|error| {
+        let size = open.size + data.len() as u64;
+        self.charge(size.next_multiple_of(PAGE) - open.size.next_multiple_of(PAGE))?;
+        open.file.write_all(data).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             failed("write")(errno)
-        })
+        })?;
+        self.open = Some(Open { size, ..open });
+        Ok(())
+    }
+
+    /// Takes so much of what the files may have.
+    fn charge(&mut self, bytes: u64) -> Result<()> {
+        if self.bytes_max - self.bytes < bytes {
+            return Err(PlaceError::TooMuch(self.bytes_max));
+        }
+        self.bytes += bytes;
+        Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
-        let Some((file, entry)) = self.open.take() else {
+        let Some(Open { file, entry, .. }) = self.open.take() else {
             return Ok(());
         };
         let (uid, gid) = owner(&entry, self.ids);
@@ -195,13 +223,14 @@ impl Placer {
     }
 
     /// Makes the directories of a path that are not there, as root inside would.
-    fn make_all(&self, names: &[String]) -> Result<OwnedFd> {
+    fn make_all(&mut self, names: &[String]) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let mut at = in_root(&self.root, ".", flags).map_err(failed("open the root"))?;
         for depth in 1..=names.len() {
             let path = names[..depth].join("/");
             at = match in_root(&self.root, &path, flags) {
                 Err(Errno::NOENT) => {
+                    self.charge(INODE)?;
                     let name = names[depth - 1].as_str();
                     match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
                         Ok(()) => {}
@@ -223,6 +252,14 @@ impl Placer {
             };
         }
         Ok(at)
+    }
+}
+
+/// What an entry takes of memory before it has any data.
+fn least(kind: &Kind) -> u64 {
+    match kind {
+        Kind::Symlink(target) if target.len() >= SHORT_LINK => INODE + PAGE,
+        Kind::File | Kind::Directory | Kind::Symlink(_) => INODE,
     }
 }
 

@@ -3,6 +3,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 /// A root with links that lead out of it, and what must not be touched beside it.
+/// What the files may have.
+const ROOM: u64 = 16 * PAGE;
+
 struct Place {
     dir: tempfile::TempDir,
     placer: Placer,
@@ -25,7 +28,7 @@ impl Place {
         let root = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
         let ids = IdRange::of_slot(7).unwrap();
         Self {
-            placer: Placer::new(root, ids, 1000),
+            placer: Placer::new(root, ids, ROOM),
             dir,
         }
     }
@@ -134,9 +137,36 @@ fn what_is_there_is_replaced_and_never_written_through() {
 #[test]
 fn data_is_bounded() {
     let mut place = Place::new();
-    place.file("a", &"x".repeat(900)).unwrap();
-    assert_eq!(place.placer.bytes(), 900);
-    let refused = place.file("b", &"x".repeat(101)).unwrap_err().of("b");
+    let large = "x".repeat((ROOM - 2 * PAGE) as usize);
+    place.file("a", &large).unwrap();
+    assert_eq!(place.placer.bytes(), ROOM - 2 * PAGE + INODE);
+    let refused = place.file("b", &"x".repeat(5000)).unwrap_err().of("b");
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-    assert!(refused.to_string().contains("1000 bytes"), "{refused}");
+    let said = format!("{ROOM} bytes");
+    assert!(refused.to_string().contains(&said), "{refused}");
+}
+
+#[test]
+fn names_without_data_are_bounded_too() {
+    let long = "x".repeat(SHORT_LINK);
+    let kinds: [(Kind, &[u8], u64); 4] = [
+        (Kind::File, b"", INODE),
+        (Kind::File, b"x", INODE + PAGE),
+        (Kind::Directory, b"", INODE),
+        (Kind::Symlink(long), b"", INODE + PAGE),
+    ];
+    for (kind, data, each) in kinds {
+        let mut place = Place::new();
+        let mut put = |number| place.put(&format!("n{number}"), kind.clone(), data);
+        let fit = ROOM / each;
+        for number in 0..fit {
+            put(number).unwrap();
+        }
+        let refused = put(fit).unwrap_err();
+        assert!(matches!(refused, PlaceError::TooMuch(ROOM)), "{refused}");
+    }
+    // Directories on the way are made, too.
+    let mut place = Place::new();
+    place.put("a/b/c/d", Kind::Directory, &[]).unwrap();
+    assert_eq!(place.placer.bytes(), 4 * INODE);
 }
