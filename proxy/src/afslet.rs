@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 
 use crate::ask::{Ask, WantedImage, without_arch};
 use crate::choose::Candidate;
+use crate::freed::Freed;
 use crate::ledger::{Entry, Ledger, Share};
 
 /// Warm images that are believed of one afslet.
@@ -245,12 +246,12 @@ pub(crate) struct Reserved {
     afslet: Arc<Afslet>,
     entry: Entry,
     is_accepted: AtomicBool,
-    freed: Arc<Notify>,
+    freed: Arc<Freed>,
 }
 
 impl Reserved {
     /// `freed` is told when it ends, if it was accepted.
-    pub(crate) fn new(afslet: &Arc<Afslet>, ask: &Ask, freed: Arc<Notify>) -> Self {
+    pub(crate) fn new(afslet: &Arc<Afslet>, ask: &Ask, freed: Arc<Freed>) -> Self {
         let share = Share {
             cpu: ask.cpu,
             memory: ask.memory,
@@ -286,7 +287,7 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         self.afslet.state().ledger.ended(self.entry);
         if self.is_accepted.load(Ordering::Relaxed) {
-            self.freed.notify_one();
+            self.freed.tell();
         }
     }
 }

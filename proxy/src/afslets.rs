@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use crate::afslet::{Afslet, Channels, Known};
 use crate::config::{Limits, Lookup};
 use crate::dial::{AFSLET, DialError, Dialer};
+use crate::freed::Freed;
 
 /// Part of the time between two questions that chance decides, so that proxies do not ask together.
 const JITTER: f64 = 0.2;
@@ -31,7 +32,7 @@ pub(crate) struct Afslets {
     polls: Arc<Semaphore>,
     state: Mutex<State>,
     /// There may be room where there was none.
-    pub(crate) freed: Arc<Notify>,
+    pub(crate) freed: Arc<Freed>,
     /// Some afslet was asked for the first time, or names were looked up.
     settled: Notify,
 }
@@ -160,7 +161,7 @@ impl Afslets {
             {
                 let turn = self.polls.acquire().await;
                 if afslet.poll(self.limits.poll_deadline).await {
-                    self.freed.notify_one();
+                    self.freed.tell();
                 }
                 drop(turn);
             }

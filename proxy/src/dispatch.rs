@@ -72,6 +72,8 @@ enum Vain {
 enum Refused {
     /// Another one may.
     PassOn(Code, String),
+    /// It is not there, or broke off. Another one may.
+    Lost(String),
     /// None should be asked.
     Final(Status),
 }
@@ -135,9 +137,12 @@ impl Dispatch {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(again) => return Ok(None),
-                () = self.afslets.freed.notified() => {}
+                () = self.afslets.freed.told() => {}
             }
-            match self.look(wanted).await {
+            let found = self.look(wanted).await;
+            // There may be more than this one took, or room that is enough for a smaller one.
+            self.afslets.freed.pass_on();
+            match found {
                 Ok(passage) => {
                     drop(waiting);
                     return Ok(Some(passage));
@@ -172,8 +177,10 @@ impl Dispatch {
                 Ok(passage) => return Ok(passage),
                 Err(Refused::Final(status)) => return Err(Vain::Final(status)),
                 Err(Refused::PassOn(code, why)) => {
-                    tracing::debug!(at = %afslet.at, %why, request = %ask.request_id, "an afslet does not take a run");
-                    last = Some((code, format!("{}: {why}", afslet.at)));
+                    last = Some((code, passed_over(&afslet, ask, &why)));
+                }
+                Err(Refused::Lost(why)) => {
+                    last = Some((Code::Unavailable, passed_over(&afslet, ask, &why)));
                 }
             }
         }
@@ -201,10 +208,7 @@ impl Dispatch {
         let answered = tokio::select! {
             biased;
             answered = call(afslet, wanted) => answered,
-            () = afslet.silent(silent) => Err(Refused::PassOn(
-                Code::Unavailable,
-                "it does not answer any more".into(),
-            )),
+            () = afslet.silent(silent) => Err(Refused::Lost("it does not answer any more".into())),
             () = tokio::time::sleep_until(wanted.until) => Err(Refused::Final(
                 Status::deadline_exceeded("no afslet has accepted in time; nothing ran"),
             )),
@@ -236,7 +240,12 @@ impl Dispatch {
                 afslet.doubt();
                 Try::Full
             }
-            Refused::PassOn(_, why) => {
+            // It may be about this run's image alone.
+            Refused::PassOn(..) => {
+                afslet.doubt();
+                Try::Unavailable
+            }
+            Refused::Lost(why) => {
                 afslet.unreachable(why.clone());
                 Try::Unavailable
             }
@@ -261,21 +270,22 @@ async fn call(
     let call = Call::new(request.cancellation_handle());
     let mut client: Grpc<Channel> =
         Grpc::new(afslet.channels().runs).max_decoding_message_size(FRAME_MAX);
-    let lost = |error: &dyn std::fmt::Display| {
-        Refused::PassOn(Code::Unavailable, format!("it cannot be reached: {error}"))
-    };
-    client.ready().await.map_err(|error| lost(&error))?;
+    let ready = client.ready().await;
+    ready.map_err(|error| Refused::Lost(format!("it cannot be reached: {error}")))?;
     let path = PathAndQuery::from_static(EXECUTE);
     let answered = client.streaming(request, path, Frames).await;
     let mut answers = answered.map_err(of_status)?.into_inner();
     match answers.message().await {
         Ok(Some(first)) => Ok((first, answers, call)),
-        Ok(None) => Err(Refused::PassOn(
-            Code::Unavailable,
-            "it ended the call without a word".into(),
-        )),
+        Ok(None) => Err(Refused::Lost("it ended the call without a word".into())),
         Err(status) => Err(of_status(status)),
     }
+}
+
+/// Says so; the afslet's words with where they are from.
+fn passed_over(afslet: &Afslet, ask: &Ask, why: &str) -> String {
+    tracing::debug!(at = %afslet.at, %why, request = %ask.request_id, "an afslet does not take a run");
+    format!("{}: {why}", afslet.at)
 }
 
 /// Another one may be asked when this one has no room, or is not there: it cannot have begun, since it was not
@@ -283,7 +293,7 @@ async fn call(
 fn of_status(status: Status) -> Refused {
     let is_broken = status.source().is_some();
     match status.code() {
-        _ if is_broken => Refused::PassOn(Code::Unavailable, reason(&status)),
+        _ if is_broken => Refused::Lost(reason(&status)),
         code @ (Code::Unavailable | Code::ResourceExhausted) => {
             Refused::PassOn(code, reason(&status))
         }
@@ -315,7 +325,13 @@ fn wait(ask: &Ask, shortage: &Shortage, last: Option<&(Code, String)>) -> Vain {
             "none of {} afslets takes runs{refusals}",
             shortage.known
         )),
-        _ => Status::resource_exhausted(format!("it does not fit now: {shortage}{refusals}")),
+        // Room is not what is missing where there was some.
+        _ => match last {
+            Some((Code::Unavailable, why)) => {
+                Status::unavailable(format!("no afslet can start it now; {why}"))
+            }
+            _ => Status::resource_exhausted(format!("it does not fit now: {shortage}{refusals}")),
+        },
     };
     Vain::Wait(status)
 }

@@ -24,6 +24,7 @@ mod dial;
 mod dispatch;
 mod execute;
 mod frame;
+mod freed;
 mod guard;
 mod http;
 mod ledger;

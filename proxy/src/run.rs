@@ -30,8 +30,6 @@ use crate::source::Budget;
 const DISCOVERY: &str = "discovery.lamina.internal";
 /// A client's frames of one run that wait here.
 const STREAM_WINDOW: u32 = 256 << 10;
-/// Of all runs of a connection: those that wait for a place must not stop the others.
-const CONNECTION_WINDOW: u32 = 64 << 20;
 /// How long runs that were cut off may take to say so.
 const CUT_OFF_TIME: Duration = Duration::from_secs(2);
 
@@ -77,14 +75,18 @@ impl Served {
         self.phase.is_draining()
     }
 
+    /// Runs that wait for a place do not read; each has its room, so that they do not stop the others of their connection.
     fn serve_on(&self, guard: Guard, streams_max: u32, server: Server) -> Router {
+        let window = STREAM_WINDOW
+            .saturating_mul(streams_max)
+            .min(i32::MAX.unsigned_abs());
         let runs = InterceptedService::new(self.execute.clone(), guard);
         let proxy = AfsProxyServer::with_interceptor(self.service.clone(), guard);
         server
             .max_concurrent_streams(streams_max)
             .concurrency_limit_per_connection(streams_max as usize)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(window)
             .add_service(runs)
             .add_service(proxy)
     }

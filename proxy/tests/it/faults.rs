@@ -70,6 +70,30 @@ async fn what_one_refuses_before_it_accepts_another_one_runs_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_run_s_bad_image_closes_no_afslet_to_others() {
+    let only = Fake::start("n1", 4, 400).await;
+    let proxy = Bench::before(&[&only]);
+    assert!(execute(proxy.at, start(1, 1)).await.is_done());
+    // Answers to how it is come seldom here; what is known of it stays.
+    only.will(Act::Refuse(
+        Code::Unavailable,
+        "the registry does not answer",
+    ));
+    for _ in 0..5 {
+        let wanted = StartRequest {
+            proxy_dispatch_max_retries: -1,
+            ..start(1, 1)
+        };
+        let told = execute(proxy.at, wanted).await;
+        assert_eq!(told.status().code(), Code::Unavailable);
+        let said = told.status().message();
+        assert!(said.contains("the registry does not answer"), "{said}");
+    }
+    // Each was offered to it: it counts as there.
+    assert_eq!(only.see(|seen| seen.offered), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_run_itself_is_refused_for_is_not_tried_elsewhere() {
     for code in [
         Code::InvalidArgument,
