@@ -98,6 +98,7 @@ async fn serve(config: AfsletConfig) -> Result<()> {
         serving.spawn(daemon::serve_http(at, http(parts.clone()), stops));
     }
     let keeping = tokio::spawn(Arc::clone(&parts.sandboxes).keep_ready());
+    let cleaning = tokio::spawn(Arc::clone(&parts.sandboxes).keep_clean());
     let sweeping = tokio::spawn(sweep(parts.images.clone()));
     let (asked, asks) = watch::channel(false);
     tokio::spawn(daemon::asked_to_end(asked));
@@ -119,6 +120,9 @@ async fn serve(config: AfsletConfig) -> Result<()> {
     parts.images.close().await;
     let sandboxes = Arc::clone(&parts.sandboxes);
     tokio::task::spawn_blocking(move || sandboxes.close()).await?;
+    if tokio::time::timeout(END_PATIENCE, cleaning).await.is_err() {
+        tracing::warn!("the cgroup of a run stays until the next start");
+    }
     served
 }
 

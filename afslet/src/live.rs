@@ -131,7 +131,7 @@ impl Live {
         };
         let prepared = self.prepared.take().ok_or_else(over)?;
         let running = prepared.start(&spec, root.root(), Some(&standard));
-        let running = running.map_err(|error| not_started(&error))?;
+        let running = running.map_err(|error| not_started(&error, &self.place.usage()))?;
         let readiness = running.readiness().try_clone_to_owned().map_err(no_pipe)?;
         self.running = Some(running);
         self.sandboxes.refill();
@@ -167,10 +167,14 @@ impl Live {
             place,
             sandboxes,
         } = self;
+        let is_over = running.as_ref().is_some_and(Running::is_over);
         drop(prepared);
         drop(running);
         drop(root);
-        sandboxes.give_back(place);
+        match is_over {
+            true => sandboxes.leave(place),
+            false => sandboxes.give_back(place),
+        }
     }
 
     /// Whether changes could still be made.
@@ -224,18 +228,76 @@ fn spec(order: &Order, image: &ImageConfig, user: User) -> Result<Spec, RunError
     })
 }
 
-/// Whose fault it is: what the image and the request made impossible is the caller's.
-fn not_started(error: &SpawnerError) -> RunError {
+/// Whose fault it is: what the image and the request made impossible is the caller's, what this machine lacks is not.
+fn not_started(error: &SpawnerError, used: &Usage) -> RunError {
     let said = crate::error::chain(error);
-    match error {
-        SpawnerError::Setup { .. } | SpawnerError::Ended | SpawnerError::TooLarge(_) => {
-            RunError::invalid(said)
-        }
-        SpawnerError::Gone(_) | SpawnerError::Start(_) => RunError::unavailable(said),
+    let is_theirs = match error {
+        SpawnerError::Setup { source, .. } => !is_shortage(source),
+        SpawnerError::Ended => used.out_of_memory_kills > 0 || used.pids_refused > 0,
+        SpawnerError::TooLarge(_) => true,
+        SpawnerError::Gone(_) | SpawnerError::Start(_) | SpawnerError::Cgroup(_) => false,
+    };
+    match is_theirs {
+        true => RunError::invalid(said),
+        false => RunError::unavailable(said),
     }
+}
+
+/// Whether the machine had no more of something.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [
+        Errno::NOMEM,
+        Errno::NOSPC,
+        Errno::AGAIN,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::IO,
+        Errno::USERS,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno))
 }
 
 /// How long ago, microseconds.
 pub(crate) fn since(then: Instant) -> u64 {
     u64::try_from(then.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn what_the_machine_lacks_is_not_the_caller_s_fault() {
+        let setup = |errno: rustix::io::Errno| SpawnerError::Setup {
+            step: "x".into(),
+            source: errno.into(),
+        };
+        let hit = Usage {
+            out_of_memory_kills: 1,
+            ..Usage::default()
+        };
+        for (error, used, code) in [
+            (
+                setup(rustix::io::Errno::NOENT),
+                Usage::default(),
+                Code::InvalidArgument,
+            ),
+            (
+                setup(rustix::io::Errno::NOSPC),
+                Usage::default(),
+                Code::Unavailable,
+            ),
+            (SpawnerError::Ended, hit, Code::InvalidArgument),
+            (SpawnerError::Ended, Usage::default(), Code::Unavailable),
+            (
+                SpawnerError::TooLarge(1),
+                Usage::default(),
+                Code::InvalidArgument,
+            ),
+        ] {
+            assert_eq!(not_started(&error, &used).code(), code, "{error}");
+        }
+    }
 }

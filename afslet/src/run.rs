@@ -104,7 +104,7 @@ impl Run {
             .in_sandbox(&mut live, &lease, &order, began, times)
             .await;
         if let Some(live) = live {
-            // Waited for: who is told that a run is done finds its room free.
+            // Waited for: who is told that a run is done finds its room free, and nothing of it but an empty cgroup.
             let _ = spawn_blocking(move || live.end()).await;
         }
         drop((lease, reservation));
@@ -146,7 +146,9 @@ impl Run {
             flist_digest: lease.mounted().digest().to_owned(),
         };
         self.outlet.send(Payload::Accepted(accepted)).await?;
-        let placed = self.files(live.as_ref(), order).await?;
+        let most = self.parts.limits.timeout;
+        let placed = timeout(most, self.files(live.as_ref(), order)).await;
+        let placed = placed.map_err(|_| late("the files did not all come", most))??;
         // A reset ends a client's frames as its own end does.
         if self.broken.is_set() || self.outlet.is_gone() {
             return Err(RunError::cancelled());
@@ -216,7 +218,9 @@ impl Run {
             Some(live) => (live.root()?, live.ids()?),
             None => return Err(RunError::cancelled()),
         };
-        changes::send(root, ids, order.host_network, &self.outlet).await
+        let sent = changes::send(root, ids, order.host_network, &self.outlet);
+        let sent = timeout(most, sent).await;
+        sent.map_err(|_| late("the changes were not all taken", most))?
     }
 
     /// Has the node keep what a run changed: as what, and what is not in it.
@@ -428,6 +432,12 @@ async fn linger(frames: &mut Streaming<ExecuteRequest>) {
 }
 
 /// What is wrong with a stream of frames: cut off, or no frames at all.
+/// A client that sends or takes a little now and then holds what was reserved for it, so there is an end.
+fn late(what: &str, most: Duration) -> RunError {
+    let why = format!("{what} within {most:?}, the longest that a run may take here");
+    RunError::new(Code::DeadlineExceeded, why)
+}
+
 fn received(status: &Status) -> RunError {
     match status.code() {
         Code::OutOfRange | Code::Internal | Code::InvalidArgument | Code::ResourceExhausted => {

@@ -1,7 +1,7 @@
 //! Sandboxes of an afslet: places, cgroups and namespaces, some of them made ahead.
 //!
 //! ```text
-//!  slot (ids, cgroup's name) ──> spawner: namespaces ──> cgroup ──> ready ──take──> run ──> gone, slot free again
+//!  slot (ids, cgroup's name) ──> cgroup ──> spawner: namespaces ──> ready ──take──> run ──leave──> gone, slot free again
 //! ```
 //! What always holds: a slot is used by one sandbox at a time, and free again only after everything of that one is
 //! gone; a spawner that died is replaced, and what it had made ahead is thrown away.
@@ -57,6 +57,8 @@ pub(crate) struct Sandboxes {
     state: Mutex<State>,
     /// Sandboxes may have to be made ahead.
     taken: Notify,
+    /// There is something to remove.
+    left: Notify,
 }
 
 #[derive(Debug)]
@@ -64,8 +66,13 @@ struct State {
     spawner: Arc<Spawner>,
     free: Vec<Slot>,
     ready: VecDeque<Sandbox>,
+    /// Of runs that are over: empty cgroups, and the slots whose names they have.
+    left: VecDeque<Place>,
     closed: bool,
 }
+
+/// How many that may be; whose would be one more removes it himself.
+const LEFT_MAX: usize = 64;
 
 /// A sandbox that waits for what to run.
 #[derive(Debug)]
@@ -80,7 +87,7 @@ pub(crate) struct Place {
     cgroup: Option<Cgroup>,
     slot: Option<Slot>,
     // It ends with its last sandbox.
-    spawner: Arc<Spawner>,
+    _spawner: Arc<Spawner>,
 }
 
 impl Sandboxes {
@@ -97,6 +104,7 @@ impl Sandboxes {
             spawner,
             free: Vec::new(),
             ready: VecDeque::new(),
+            left: VecDeque::new(),
             closed: false,
         };
         Ok(Arc::new(Self {
@@ -106,6 +114,7 @@ impl Sandboxes {
             warm,
             state: Mutex::new(state),
             taken: Notify::new(),
+            left: Notify::new(),
         }))
     }
 
@@ -122,10 +131,9 @@ impl Sandboxes {
     /// A sandbox: one that is ready, else a new one. Blocks.
     pub(crate) fn take(&self, own_network: bool) -> Result<Sandbox, SandboxError> {
         while own_network && let Some(ready) = self.pop() {
-            if Arc::ptr_eq(&ready.place.spawner, &self.state().spawner) {
+            if ready.prepared.is_alive() {
                 return Ok(ready);
             }
-            // Its spawner died, and so did it.
             let (prepared, place) = ready.into_parts();
             drop(prepared);
             self.give_back(place);
@@ -140,9 +148,13 @@ impl Sandboxes {
             Some(slot) => slot,
             None => slots::take(&self.home)?,
         };
+        let cgroup = self
+            .cgroups
+            .create(&slot.cgroup_name(), &ResourceLimits::default())?;
         let prepare = Prepare {
             ids: slot.ids(),
             own_network,
+            cgroup: Some(&cgroup),
         };
         let spawner = Arc::clone(&self.state().spawner);
         let (spawner, prepared) = match spawner.prepare(&prepare) {
@@ -154,16 +166,12 @@ impl Sandboxes {
             }
             other => (spawner, other?),
         };
-        let cgroup = self
-            .cgroups
-            .create(&slot.cgroup_name(), &ResourceLimits::default())?;
-        cgroup.add(prepared.pid())?;
         Ok(Sandbox {
             prepared,
             place: Place {
                 cgroup: Some(cgroup),
                 slot: Some(slot),
-                spawner,
+                _spawner: spawner,
             },
         })
     }
@@ -185,7 +193,50 @@ impl Sandboxes {
         self.taken.notify_one();
     }
 
-    /// Removes what is left of a sandbox whose processes are gone. Blocks.
+    /// Has what is left of a sandbox removed, whose processes are gone: removing an empty cgroup takes the kernel as long as a
+    /// short command runs, and nobody has to wait for it. Blocks when there are too many.
+    pub(crate) fn leave(&self, place: Place) {
+        self.refill();
+        if let Some(slot) = &place.slot {
+            clear(slot);
+        }
+        let too_many = {
+            let mut state = self.state();
+            if state.closed || state.left.len() >= LEFT_MAX {
+                Some(place)
+            } else {
+                state.left.push_back(place);
+                None
+            }
+        };
+        match too_many {
+            Some(place) => self.give_back(place),
+            None => self.left.notify_one(),
+        }
+    }
+
+    /// Removes what was left, until [`close`](Self::close).
+    pub(crate) async fn keep_clean(self: Arc<Self>) {
+        loop {
+            while let Some(place) = self.next_left() {
+                let sandboxes = Arc::clone(&self);
+                let removed = tokio::task::spawn_blocking(move || sandboxes.give_back(place));
+                if removed.await.is_err() {
+                    return;
+                }
+            }
+            if self.state().closed {
+                return;
+            }
+            self.left.notified().await;
+        }
+    }
+
+    fn next_left(&self) -> Option<Place> {
+        self.state().left.pop_front()
+    }
+
+    /// Removes what is left of a sandbox. Blocks.
     pub(crate) fn give_back(&self, mut place: Place) {
         self.refill();
         // The cgroup first: while it is there, so may be processes with the slot's ids.
@@ -235,15 +286,17 @@ impl Sandboxes {
 
     /// Ends what is ready and gives every slot back. Blocks.
     pub(crate) fn close(&self) {
-        let (ready, free) = {
+        let (ready, left, free) = {
             let mut state = self.state();
             state.closed = true;
             (
                 std::mem::take(&mut state.ready),
+                std::mem::take(&mut state.left),
                 std::mem::take(&mut state.free),
             )
         };
-        drop(free);
+        self.left.notify_one();
+        drop((left, free));
         for Sandbox { prepared, place } in ready {
             drop(prepared);
             drop(place);

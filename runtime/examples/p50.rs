@@ -22,24 +22,23 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(&self) -> Prepared {
+    fn prepare(&self, cgroup: Option<&Cgroup>) -> Prepared {
         let prepare = Prepare {
             ids: IdRange::of_slot(0).unwrap(),
             own_network: true,
+            cgroup,
         };
         self.spawner.prepare(&prepare).unwrap()
     }
 
-    fn cgroup(&self, prepared: &Prepared) -> Cgroup {
+    fn cgroup(&self) -> Cgroup {
         let limits = ResourceLimits {
             cpu_millis: Some(2000),
             memory_bytes: Some(256 << 20),
             pids: Some(100),
             ..ResourceLimits::default()
         };
-        let cgroup = self.cgroups.create("lamina-p50", &limits).unwrap();
-        cgroup.add(prepared.pid()).unwrap();
-        cgroup
+        self.cgroups.create("lamina-p50", &limits).unwrap()
     }
 
     fn run(&self, prepared: Prepared) {
@@ -110,16 +109,15 @@ fn main() {
         assert!(plain.status().unwrap().success());
         took(0, began);
         let began = Instant::now();
-        bench.run(bench.prepare());
+        bench.run(bench.prepare(None));
         took(1, began);
         let began = Instant::now();
-        let prepared = bench.prepare();
-        let cgroup = bench.cgroup(&prepared);
-        bench.run(prepared);
+        let cgroup = bench.cgroup();
+        bench.run(bench.prepare(Some(&cgroup)));
         cgroup.remove().unwrap();
         took(2, began);
-        let prepared = bench.prepare();
-        let cgroup = bench.cgroup(&prepared);
+        let cgroup = bench.cgroup();
+        let prepared = bench.prepare(Some(&cgroup));
         let began = Instant::now();
         bench.run(prepared);
         took(3, began);

@@ -1,9 +1,9 @@
 //! A command in a root file system: namespaces, cgroups, seccomp, timeout.
 //!
 //! ```text
-//!   Spawner::start ──> prepare ──> Prepared ──> start ──> Running ──> wait ──> Ended
-//!   once per daemon    namespaces  waits; cgroups        the command
-//!                                  and root are made
+//!   Spawner::start ──> prepare ──────> Prepared ──> start ──> Running ──> wait ──> Ended
+//!   once per daemon    namespaces in   waits; the             the command
+//!                      its cgroup      root is made
 //! ```
 //!
 //! The root file system is whatever mount the caller hands over; making it is not this crate's business.

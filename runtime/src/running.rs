@@ -43,7 +43,7 @@ impl Running {
     }
 
     /// The sandbox's first process.
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
@@ -69,6 +69,11 @@ impl Running {
     pub fn kill(&self) {
         // It fails when there is nothing left to kill.
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+
+    /// Whether nothing of it is left, as [`wait`](Self::wait) found.
+    pub fn is_over(&self) -> bool {
+        self.ended.is_some()
     }
 
     /// Waits for the command to end; `None` when the deadline passed first. When it has ended, so has everything

@@ -25,7 +25,7 @@ pub(crate) const FDS_MAX: usize = 8;
 /// What a supervisor asks of its spawner.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToSpawner {
-    /// Make a sandbox; with the init's end of its control socket.
+    /// Make a sandbox; with the init's end of its control socket, and the cgroup to make it in, where that can be done.
     Prepare(PrepareOrder),
 }
 

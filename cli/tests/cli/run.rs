@@ -215,6 +215,27 @@ fn signals_are_handed_on() {
 }
 
 #[test]
+fn signals_after_the_command_s_end_are_ours() {
+    let machine = machine();
+    // Nobody reads what it wrote, so it is not over when the command is.
+    let script = "head -c 30000 /dev/zero; echo >&2 on; while :; do head -c 3000 /dev/zero; done";
+    let run = ["run", "--timeout", "1s", "x.fl", "--", "sh", "-c", script];
+    let mut child = lamina(&machine, &run).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut line = String::new();
+    let mut error = BufReader::new(child.stderr.take().unwrap());
+    error.read_line(&mut line).unwrap();
+    assert_eq!(line, "on\n");
+    let ended = wait_until(|| {
+        // The first one may end the command.
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        child.try_wait().unwrap().is_some()
+    });
+    assert!(ended, "it waits for a reader for ever");
+    assert_nothing_left(&machine);
+}
+
+#[test]
 fn what_a_killed_run_leaves_is_taken_down_by_the_next() {
     let machine = machine();
     let mut child = running(&machine);

@@ -112,7 +112,10 @@ impl Cgroups {
             }
             Self::Version2 { parent, .. } => Files::Version2(parent.join(name)),
         };
-        Cgroup { files }
+        Cgroup {
+            files,
+            is_removed: false,
+        }
     }
 
     /// Whether sandboxes can be limited by this controller.

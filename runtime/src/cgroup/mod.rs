@@ -7,10 +7,12 @@ mod find;
 mod tree;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use find::Cgroups;
+use rustix::fs::{Mode, OFlags};
 use tree::Files;
 
 /// How long killed processes may take to leave a cgroup.
@@ -98,6 +100,7 @@ pub(crate) fn io_error<'a>(
 #[derive(Debug)]
 pub struct Cgroup {
     files: Files,
+    is_removed: bool,
 }
 
 impl Cgroup {
@@ -105,11 +108,22 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
+    pub(crate) fn add(&self, pid: i32) -> Result<(), CgroupError> {
         self.files.dirs().try_for_each(|dir| {
             let path = dir.join("cgroup.procs");
             std::fs::write(&path, pid.to_string()).map_err(io_error("adding a process to", &path))
         })
+    }
+
+    /// What processes can be made in it by (`CLONE_INTO_CGROUP`), where one directory is all of it: version 2.
+    pub(crate) fn entrance(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let Files::Version2(dir) = &self.files else {
+            return Ok(None);
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(dir, flags, Mode::empty());
+        let opened = opened.map_err(|errno| io_error("opening", dir)(errno.into()));
+        opened.map(Some)
     }
 
     /// Sets limits, in place of those it has; what is not limited stays as it is.
@@ -129,7 +143,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// When processes do not die in time.
-    pub fn remove(self) -> Result<(), CgroupError> {
+    pub fn remove(mut self) -> Result<(), CgroupError> {
+        self.is_removed = true;
         self.take_down()
     }
 
@@ -141,7 +156,9 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = self.take_down() {
+        if !self.is_removed
+            && let Err(error) = self.take_down()
+        {
             tracing::warn!(%error, "remove a cgroup");
         }
     }

@@ -30,6 +30,9 @@ pub(crate) fn run(control: BorrowedFd<'_>, own_network: bool, filter: &Filter) -
     let Ok(control) = sys::process::close_all_but(control) else {
         return 1;
     };
+    if confine::end_with_spawner().is_err() {
+        return 1;
+    }
     sys::process::default_signals();
     // Waited for by descriptor; a pid 1 that has no handlers is sent no signal but from outside anyway.
     if SigSet::all().thread_block().is_err() {

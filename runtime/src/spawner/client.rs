@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::ids::IdRange;
 use crate::running::Running;
 use crate::spec::Spec;
@@ -37,6 +38,9 @@ pub enum SpawnerError {
     /// The sandbox's init ended before it had anything to say.
     #[error("the sandbox ended while it was set up; a limit may be too low")]
     Ended,
+    /// It cannot be put where it is to be bounded.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The spec is too large.
     #[error("the command line and environment have more than {0} bytes")]
     TooLarge(u64),
@@ -51,11 +55,13 @@ pub struct Spawner {
 
 /// What a sandbox is before it is known what it will run.
 #[derive(Debug, Clone, Copy)]
-pub struct Prepare {
+pub struct Prepare<'a> {
     /// The host's ids that its own are.
     pub ids: IdRange,
     /// A network namespace with nothing but a loopback; else the host's network.
     pub own_network: bool,
+    /// What its processes are in; else what the spawner is in.
+    pub cgroup: Option<&'a Cgroup>,
 }
 
 impl Spawner {
@@ -83,25 +89,33 @@ impl Spawner {
     ///
     /// # Errors
     /// [`SpawnerError`].
-    pub fn prepare(&self, prepare: &Prepare) -> Result<Prepared, SpawnerError> {
+    pub fn prepare(&self, prepare: &Prepare<'_>) -> Result<Prepared, SpawnerError> {
         let (ours, theirs) = wire::pair().map_err(SpawnerError::Gone)?;
         let order = ToSpawner::Prepare(PrepareOrder {
             ids_first: prepare.ids.first(),
             ids_count: prepare.ids.count(),
             own_network: prepare.own_network,
         });
-        wire::send(&self.socket, &order, &[theirs.as_fd()]).map_err(SpawnerError::Gone)?;
+        // Moving a process stops every fork on the machine for a moment; one that is made inside need not be moved.
+        let inside = prepare.cgroup.map(Cgroup::entrance).transpose()?.flatten();
+        let fds = [Some(theirs.as_fd()), inside.as_ref().map(AsFd::as_fd)];
+        let fds: Vec<_> = fds.into_iter().flatten().collect();
+        wire::send(&self.socket, &order, &fds).map_err(SpawnerError::Gone)?;
         drop(theirs);
-        match answer(&ours)? {
+        let prepared = match answer(&ours)? {
             (FromSandbox::Prepared { pid }, fds) => {
                 let [process, user_namespace] = exactly(fds)?;
-                Ok(Prepared {
+                Prepared {
                     running: Running::new(ours, process, pid),
                     user_namespace,
-                })
+                }
             }
-            (other, _) => Err(unexpected(other)),
+            (other, _) => return Err(unexpected(other)),
+        };
+        if let (Some(cgroup), None) = (prepare.cgroup, inside) {
+            cgroup.add(prepared.running.pid())?;
         }
+        Ok(prepared)
     }
 }
 
@@ -139,9 +153,13 @@ impl Prepared {
         self.user_namespace.as_fd()
     }
 
-    /// Its first process, to be put into cgroups.
-    pub fn pid(&self) -> i32 {
-        self.running.pid()
+    /// Whether it can still be started: neither it nor its spawner was killed while it waited.
+    pub fn is_alive(&self) -> bool {
+        // A control socket says something, or that its other end is closed, only when the init has ended.
+        matches!(
+            wire::wait_readable(self.running.control(), Some(Instant::now())),
+            Ok(false)
+        )
     }
 
     /// Runs the command of `spec` with `root`, a mount that is attached nowhere, as its file system. Without

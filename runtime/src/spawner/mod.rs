@@ -108,10 +108,12 @@ fn serve_on(socket: &OwnedFd, filter: &Filter) -> Result<(), Failed> {
         else {
             return Ok(());
         };
-        let [control] = <[OwnedFd; 1]>::try_from(fds)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+        let mut fds = fds.into_iter();
+        let (control, cgroup) = (fds.next(), fds.next());
+        let control = control
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
             .step("take a sandbox's socket")?;
-        if let Err(failed) = make(&control, order, filter) {
+        if let Err(failed) = make(&control, cgroup, order, filter) {
             failed.tell(control.as_fd());
         }
     }
@@ -124,13 +126,26 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
-fn make(control: &OwnedFd, order: PrepareOrder, filter: &Filter) -> Result<(), Failed> {
+fn make(
+    control: &OwnedFd,
+    cgroup: Option<OwnedFd>,
+    order: PrepareOrder,
+    filter: &Filter,
+) -> Result<(), Failed> {
     let network = match order.own_network {
         true => libc::CLONE_NEWNET,
         false => 0,
     };
-    match process::clone(NAMESPACES | network).step("make the sandbox's namespaces")? {
-        Cloned::Child => process::exit(init::run(control.as_fd(), order.own_network, filter)),
+    let into = cgroup.as_ref().map(AsFd::as_fd);
+    let step = match into {
+        Some(_) => "make the sandbox's namespaces, in its cgroup",
+        None => "make the sandbox's namespaces",
+    };
+    match process::clone(NAMESPACES | network, into).step(step)? {
+        Cloned::Child => {
+            drop(cgroup);
+            process::exit(init::run(control.as_fd(), order.own_network, filter))
+        }
         Cloned::Parent { pid, pidfd } => {
             let namespace = map_ids(pid, &order)?;
             let fds = [pidfd.as_fd(), namespace.as_fd()];

@@ -20,12 +20,20 @@ pub(crate) enum Cloned {
     },
 }
 
-/// `clone3(2)` with these `CLONE_NEW*` flags; the child goes on with a copy of this process's memory.
-pub(crate) fn clone(flags: libc::c_int) -> io::Result<Cloned> {
+/// `linux/sched.h`; what libc has is too small a type for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `clone3(2)` with these `CLONE_NEW*` flags, into a cgroup of version 2 or this process's own; the child goes on with a copy of
+/// this process's memory.
+pub(crate) fn clone(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is plain numbers; zero means "not used" in every field.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: the kernel reads `args` and writes one int to `pidfd`, both of which outlive the call. Without

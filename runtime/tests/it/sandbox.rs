@@ -1,7 +1,7 @@
 //! A sandbox for a test: an image of busybox, a spawner, and what a script in it printed.
 
 use lamina_mount::union::scratch::{Scratch, ScratchMedium, ScratchSpec};
-use lamina_runtime::cgroup::{Cgroups, ResourceLimits, Usage};
+use lamina_runtime::cgroup::{Cgroup, Cgroups, ResourceLimits, Usage};
 use lamina_runtime::spec::{Identity, ProcessLimits};
 use lamina_runtime::{
     Capability, Ended, IdRange, Prepare, Prepared, Running, Spawner, Spec, Standard,
@@ -126,12 +126,16 @@ impl Bench {
     }
 
     pub(crate) fn prepare(&self) -> Prepared {
-        self.prepare_with(true)
+        self.prepare_in(None, true)
     }
 
-    fn prepare_with(&self, own_network: bool) -> Prepared {
+    fn prepare_in(&self, cgroup: Option<&Cgroup>, own_network: bool) -> Prepared {
         let ids = IdRange::of_slot(NUMBER.fetch_add(1, Ordering::Relaxed)).unwrap();
-        let prepare = Prepare { ids, own_network };
+        let prepare = Prepare {
+            ids,
+            own_network,
+            cgroup,
+        };
         self.spawner.prepare(&prepare).unwrap()
     }
 
@@ -155,13 +159,13 @@ impl Bench {
     }
 
     pub(crate) fn run(&self, wish: &Wish, argv: &[&str]) -> Outcome {
-        let prepared = self.prepare_with(wish.own_network);
-        let name = format!("lamina-test-{}-{}", std::process::id(), prepared.pid());
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lamina-test-{}-{number}", std::process::id());
         let cgroup = Cgroups::find()
             .unwrap()
             .create(&name, &wish.limits)
             .unwrap();
-        cgroup.add(prepared.pid()).unwrap();
+        let prepared = self.prepare_in(Some(&cgroup), wish.own_network);
         let root = self.root(&prepared, wish.disk);
         let (standard, out, error) = pipes();
         let mut running = prepared
@@ -214,6 +218,7 @@ pub(crate) fn run_script(bench: &Bench, wish: &Wish, script: &str) -> (Scratch, 
     let prepare = Prepare {
         ids,
         own_network: true,
+        cgroup: None,
     };
     let prepared = bench.spawner.prepare(&prepare).unwrap();
     let root = bench.root(&prepared, wish.disk);

@@ -1,5 +1,6 @@
 //! What the command changed, packed as the tar of a layer: for `--diff` and `--commit`.
 
+use super::stop::{Stop, Stoppable};
 use crate::args::run::{Net, Run};
 use crate::output;
 use anyhow::Result;
@@ -15,20 +16,36 @@ pub(super) struct Changes<'a> {
     slot: &'a Slot,
     /// What was made to mount something on, and is no change.
     made: Vec<&'static str>,
+    stop: &'a Stop,
 }
 
 impl<'a> Changes<'a> {
-    pub(super) fn of(root: &'a Scratch, slot: &'a Slot, args: &Run) -> Result<Self> {
+    pub(super) fn of(
+        root: &'a Scratch,
+        slot: &'a Slot,
+        args: &Run,
+        stop: &'a Stop,
+    ) -> Result<Self> {
         let mut made = root.not_in_image(&diff::MOUNT_POINTS)?;
         if args.net == Net::Host {
             made.extend(NETWORK_FILES.map(|path| path.trim_start_matches('/')));
         }
-        Ok(Self { root, slot, made })
+        Ok(Self {
+            root,
+            slot,
+            made,
+            stop,
+        })
     }
 
     pub(super) fn pack<W: Write>(&self, out: W) -> Result<(W, Packed), DiffError> {
         let (changes, image) = (self.root.changes(), self.root.image());
-        diff::pack(changes, image, self.slot.ids(), &self.made, out)
+        let out = Stoppable {
+            out,
+            stop: self.stop.clone(),
+        };
+        let (out, packed) = diff::pack(changes, image, self.slot.ids(), &self.made, out)?;
+        Ok((out.out, packed))
     }
 }
 

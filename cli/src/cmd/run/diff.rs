@@ -10,7 +10,7 @@ use std::path::Path;
 /// Says before anything runs that there is no place for it.
 pub(super) fn check(out: &Path) -> Result<()> {
     let home = home(out);
-    if out.file_name().is_none() || !home.is_dir() {
+    if out.file_name().is_none() || out.is_dir() || !home.is_dir() {
         bail!(crate::exit::Usage(format!(
             "write {}: name a file in a directory that is there",
             out.display()

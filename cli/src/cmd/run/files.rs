@@ -2,14 +2,17 @@
 //!
 //! Ours are never handed in: a file or a terminal of this machine could be read, cut or typed into from inside.
 
+use super::stop::Stop;
 use crate::args::run::Run;
 use anyhow::{Context, Result};
 use lamina_runtime::spec::WindowSize;
 use lamina_runtime::{RawMode, Running, Standard};
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 /// Of a terminal, when ours is none.
 const SIZE: WindowSize = WindowSize {
@@ -79,10 +82,11 @@ impl Relay {
                 if let Some(input) = input {
                     copy_input(input)?;
                 }
-                let output = copy("output", output, io::stdout())?;
-                let error = copy("error", error, io::stderr())?;
+                let (copying, copied) = mpsc::channel();
+                copy("output", output, io::stdout(), copying.clone())?;
+                copy("error", error, io::stderr(), copying)?;
                 Ok(Copying {
-                    threads: vec![output, error],
+                    copied,
                     terminal: None,
                     _raw: None,
                 })
@@ -102,8 +106,10 @@ impl Relay {
                     }
                     copy_input(clone()?)?;
                 }
+                let (copying, copied) = mpsc::channel();
+                copy("output", clone()?, io::stdout(), copying)?;
                 Ok(Copying {
-                    threads: vec![copy("output", clone()?, io::stdout())?],
+                    copied,
                     terminal: Some(terminal.into()),
                     _raw: raw,
                 })
@@ -114,7 +120,8 @@ impl Relay {
 
 /// Threads that copy; our terminal is as it was when this is dropped.
 pub(super) struct Copying {
-    threads: Vec<JoinHandle<()>>,
+    /// Closed when all is copied.
+    copied: Receiver<Infallible>,
     terminal: Option<OwnedFd>,
     _raw: Option<RawMode>,
 }
@@ -130,12 +137,14 @@ impl Copying {
             .context("share the terminal")
     }
 
-    /// Waits until all that the command wrote has been written. The command has ended, so there is an end of it.
-    pub(super) fn finish(self) {
-        for thread in self.threads {
-            // It has nothing to say: who does not read what we write wants no more of it.
-            let _ = thread.join();
-        }
+    /// Waits until all that the command wrote has been written, or we are to end. The command has ended, so there is an end of
+    /// it, if somebody reads.
+    pub(super) fn finish(self, stop: &Stop) {
+        /// Between two looks for a signal.
+        const PAUSE: Duration = Duration::from_millis(100);
+        while stop.asked().is_none()
+            && self.copied.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout)
+        {}
     }
 }
 
@@ -155,17 +164,20 @@ fn copy(
     name: &str,
     mut from: impl Read + Send + 'static,
     mut to: impl Write + Send + 'static,
-) -> Result<JoinHandle<()>> {
+    copying: Sender<Infallible>,
+) -> Result<()> {
     let work = move || {
+        // It has nothing to say: who does not read what we write wants no more of it.
         let _ = pump(&mut from, &mut to);
+        drop(copying);
     };
     let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(work).context("start copying")
+    thread.spawn(work).map(drop).context("start copying")
 }
 
 /// Nobody waits for this one: our standard input may never end.
 fn copy_input(to: impl Write + Send + 'static) -> Result<()> {
-    copy("input", io::stdin(), to).map(drop)
+    copy("input", io::stdin(), to, mpsc::channel().0)
 }
 
 /// Writes what was read at once, so that nothing waits for a line to be full.

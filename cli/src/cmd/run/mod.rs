@@ -16,8 +16,10 @@ mod files;
 mod leftovers;
 mod rootfs;
 mod source;
+mod stop;
 mod watch;
 
+use self::stop::Stop;
 use crate::args::run::{Net, Run, Scratch};
 use crate::{daemon, exit};
 use anyhow::{Context, Result, bail};
@@ -77,14 +79,17 @@ fn run_to_end(args: &Run) -> Result<Ended> {
     let program = daemon::own_program()?;
     let spawner = Spawner::start(&program, &[OsStr::new(SPAWNER)])?;
     let mounted = Mounted::new(args, &flist.path, &slot)?;
+    // Its limits follow, some by the disk that its root is on.
+    let cgroup = cgroups.create(&slot.cgroup_name(), &ResourceLimits::default())?;
     let prepared = spawner.prepare(&Prepare {
         ids: slot.ids(),
         own_network: args.net == Net::None,
+        cgroup: Some(&cgroup),
     })?;
     let root = mounted.root(args, &slot, prepared.user_namespace())?;
     let limits = limits(args, &cgroups, &root)?;
-    let cgroup = cgroups.create(&slot.cgroup_name(), &limits)?;
-    cgroup.add(prepared.pid())?;
+    cgroups.check(&limits)?;
+    cgroup.limit(&limits)?;
     let identity = args.user.as_deref().unwrap_or(&image.user);
     let user = user::find(root.root(), identity)?;
     let spec = Spec {
@@ -95,18 +100,32 @@ fn run_to_end(args: &Run) -> Result<Ended> {
     let (relay, standard) = Relay::new(args)?;
     let running = prepared.start(&spec, root.root(), standard.as_ref())?;
     drop(standard);
-    let outcome = watch::watch(running, relay, args.limits.timeout.map(|time| began + time))?;
+    let stop = Stop::default();
+    let deadline = args.limits.timeout.map(|time| began + time);
+    let outcome = watch::watch(running, relay, deadline, &stop)?;
     watch::explain(args, &outcome, &cgroup.usage());
-    keep(args, commit.as_ref(), &root, &slot)?;
-    Ok(outcome.ended)
+    let kept = keep(args, commit.as_ref(), &root, &slot, &stop);
+    match stop.asked() {
+        Some(ended) if kept.is_err() => {
+            eprintln!("error: ended by a signal: the changes are not kept");
+            Ok(ended)
+        }
+        _ => kept.map(|()| outcome.ended),
+    }
 }
 
 /// Keeps what was changed, as it was asked for.
-fn keep(args: &Run, commit: Option<&Commit<'_>>, root: &Root, slot: &Slot) -> Result<()> {
+fn keep(
+    args: &Run,
+    commit: Option<&Commit<'_>>,
+    root: &Root,
+    slot: &Slot,
+    stop: &Stop,
+) -> Result<()> {
     if args.diff.is_none() && commit.is_none() {
         return Ok(());
     }
-    let changes = Changes::of(root, slot, args)?;
+    let changes = Changes::of(root, slot, args, stop)?;
     let diff = args.diff.as_deref().map(|out| diff::write(out, &changes));
     let diff = diff.transpose()?;
     let committed = commit.map(|commit| commit.write(&changes)).transpose()?;

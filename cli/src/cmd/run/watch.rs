@@ -1,6 +1,7 @@
-//! Until the command ends: our signals are handed on, time is kept, and the end is explained.
+//! Until the command ends: our signals are handed on, time is kept, and the end is explained. Later ones end us.
 
 use super::files::{Relay, Terminal};
+use super::stop::Stop;
 use crate::args::run::Run;
 use crate::output;
 use anyhow::{Context, Result};
@@ -16,25 +17,24 @@ pub(super) struct Outcome {
 }
 
 /// Signals that are the command's business when they come to us.
-fn handed_on() -> [(SignalKind, i32); 6] {
-    [
-        (SignalKind::interrupt(), libc::SIGINT),
-        (SignalKind::terminate(), libc::SIGTERM),
-        (SignalKind::hangup(), libc::SIGHUP),
-        (SignalKind::quit(), libc::SIGQUIT),
-        (SignalKind::user_defined1(), libc::SIGUSR1),
-        (SignalKind::user_defined2(), libc::SIGUSR2),
-    ]
-}
+const HANDED_ON: [u8; 6] = [
+    libc::SIGINT as u8,
+    libc::SIGTERM as u8,
+    libc::SIGHUP as u8,
+    libc::SIGQUIT as u8,
+    libc::SIGUSR1 as u8,
+    libc::SIGUSR2 as u8,
+];
 
 pub(super) fn watch(
     mut running: Running,
     relay: Relay,
     deadline: Option<Instant>,
+    stop: &Stop,
 ) -> Result<Outcome> {
     let copying = relay.start(&mut running)?;
     let signaller = running.signaller().context("watch the command")?;
-    hand_on_signals(signaller, copying.terminal()?)?;
+    hand_on_signals(signaller, stop.clone(), copying.terminal()?)?;
     let ended = running.wait(deadline).context("wait for the command")?;
     let timed_out = ended.is_none();
     if timed_out {
@@ -47,12 +47,12 @@ pub(super) fn watch(
             .context("wait for the command's end")?
             .context("the command did not end")?,
     };
-    copying.finish();
+    copying.finish(stop);
     Ok(Outcome { ended, timed_out })
 }
 
-/// A thread that does so until this process ends. When this returns, no signal ends us any more.
-fn hand_on_signals(signaller: Signaller, terminal: Option<Terminal>) -> Result<()> {
+/// A thread that does so until this process ends. When this returns, no signal ends us before the command has ended.
+fn hand_on_signals(signaller: Signaller, stop: Stop, terminal: Option<Terminal>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -63,13 +63,13 @@ fn hand_on_signals(signaller: Signaller, terminal: Option<Terminal>) -> Result<(
     };
     let resized = noted(SignalKind::window_change())?;
     let mut others = Vec::new();
-    for (kind, number) in handed_on() {
-        others.push((noted(kind)?, number));
+    for number in HANDED_ON {
+        others.push((noted(SignalKind::from_raw(number.into()))?, number));
     }
     let wait = async move {
         let each = others
             .into_iter()
-            .map(|(signal, number)| hand_on(&signaller, signal, number));
+            .map(|(signal, number)| hand_on(&signaller, &stop, signal, number));
         tokio::join!(futures::future::join_all(each), resize(terminal, resized));
     };
     let thread = std::thread::Builder::new().name("signals".into());
@@ -77,10 +77,12 @@ fn hand_on_signals(signaller: Signaller, terminal: Option<Terminal>) -> Result<(
     started.map(drop).context("wait for signals")
 }
 
-async fn hand_on(signaller: &Signaller, mut signal: Signal, number: i32) {
+async fn hand_on(signaller: &Signaller, stop: &Stop, mut signal: Signal, number: u8) {
     while signal.recv().await.is_some() {
-        // It may have ended a moment ago.
-        let _ = signaller.signal(number);
+        // There is no command any more.
+        if signaller.signal(number.into()).is_err() {
+            stop.ask(number);
+        }
     }
 }
 

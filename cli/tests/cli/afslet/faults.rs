@@ -1,6 +1,6 @@
 //! Whatever goes away in the middle of a run: nothing of it is left.
 
-use super::support::{Afslet, execute, file, frame, sleepers};
+use super::support::{Afslet, descendants, execute, file, frame, is_alive, sleepers};
 use crate::machine::{kill, wait_until};
 use lamina_proto::afsletpb::EndReason;
 use lamina_proto::afsletpb::afslet_client::AfsletClient;
@@ -125,6 +125,23 @@ fn a_spawner_that_dies_is_replaced() {
         let ran = afslet.run(afslet.sh("echo again"));
         assert_eq!(ran.out, "again\n", "{ran:?}\n{}", afslet.logs());
     }
+}
+
+#[test]
+fn a_sandbox_that_is_killed_while_it_waits_is_not_used() {
+    let afslet = Afslet::new(&["--warm", "2"]);
+    assert!(wait_until(|| descendants(afslet.pid()).len() == 3));
+    let waiting: Vec<_> = descendants(afslet.pid());
+    let spawner = waiting[0].0;
+    for (init, _) in waiting.iter().filter(|(pid, _)| *pid != spawner) {
+        kill(*init);
+    }
+    assert!(wait_until(|| !waiting[1..].iter().any(is_alive)));
+    for _ in 0..4 {
+        let ran = afslet.run(afslet.sh("echo on"));
+        assert_eq!(ran.out, "on\n", "{ran:?}\n{}", afslet.logs());
+    }
+    afslet.assert_nothing_left_but(2);
 }
 
 #[test]

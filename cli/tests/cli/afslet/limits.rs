@@ -1,9 +1,12 @@
 //! Which limit ended a run, or was hit by it, is named in its result.
 
-use super::support::{Afslet, Ran, frame, sleepers};
+use super::support::{Afslet, Ran, file, frame, sleepers};
 use crate::machine::wait_until;
+use futures::StreamExt as _;
 use lamina_proto::afsletpb::execute_request::Payload as Asked;
-use lamina_proto::afsletpb::{DiffMode, EndReason, StartRequest};
+use lamina_proto::afsletpb::{DiffMode, EndReason, FileChunk, StartRequest};
+use std::time::Duration;
+use tonic::Code;
 
 fn ended(ran: &Ran) -> (EndReason, i32, &str) {
     let result = ran.result();
@@ -121,4 +124,34 @@ pub(super) fn memory(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
     let pages: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * 4096
+}
+
+#[test]
+fn files_that_trickle_in_do_not_hold_room_for_ever() {
+    let afslet = Afslet::new(&["--warm", "0", "--timeout-max", "1s"]);
+    let head: Vec<_> = file("/x", 0o644, b"").into_iter().take(1).collect();
+    let start = frame(Asked::Start(afslet.sh("echo ran")));
+    let nothing = frame(Asked::FileChunk(FileChunk::default()));
+    // Soon enough after one another, each, and never the last one.
+    let trickle = futures::stream::unfold((), move |()| {
+        let next = nothing.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Some((next, ()))
+        }
+    });
+    let frames = futures::stream::iter([start]).chain(futures::stream::iter(head));
+    let mut client = afslet.client();
+    let refused = afslet.runtime.block_on(async {
+        let mut answers = client.execute(frames.chain(trickle)).await?.into_inner();
+        while answers.message().await?.is_some() {}
+        Ok::<_, tonic::Status>(())
+    });
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused}");
+    assert!(
+        refused.message().contains("files did not all come"),
+        "{refused}"
+    );
+    afslet.assert_nothing_left();
 }
