@@ -146,6 +146,24 @@ class Runs(unittest.IsolatedAsyncioTestCase):
             self.assertEqual([chunk async for chunk in run.logs()], [])
             self.assertEqual(await run.diff.read("/a"), b"1")
 
+    async def test_a_result_that_came_is_not_lost_with_the_connection(self):
+        for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL):
+            with self.subTest(code):
+
+                @self.script("image")
+                async def script(stream: Stream, code=code):
+                    await stream.accept()
+                    await stream.send(result=pb.Result(exit_code=3))
+                    await stream.refuse(code, "gone")
+
+                async with self.client.execute("image", ["x"], diff=False) as run:
+                    self.assertEqual((await run.result()).exit_code, 3)
+                    self.assertEqual((await run.result()).exit_code, 3)
+                self.assertEqual((await self.client.run("image", ["x"])).exit_code, 3)
+                with self.assertRaisesRegex(lamina.LaminaError, "gone") as caught:
+                    await self.client.run("image", ["x"], outputs=["/x"])
+                self.assertTrue(caught.exception.started)
+
     async def test_outputs_are_files_of_the_diff(self):
         members = [(member("out", b"5"), b""), (member("out/a"), b"A"), (member("out/deep/b"), b"B"), (member("outside"), b"C")]
 

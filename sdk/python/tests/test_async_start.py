@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import time
 import unittest
+import unittest.mock
 
 import grpc
 
 import lamina
 from lamina import AsyncClient
+from lamina._async.run import AsyncRun
 
 from . import sockets
 from .fake import Fake, Stream
@@ -122,6 +124,35 @@ class Starting(unittest.IsolatedAsyncioTestCase):
                 with self.assertRaisesRegex(lamina.Timeout, "not accepted within 0.2 s") as caught:
                     await client.run("image", ["x"], start_timeout=0.2)
         self.assertIs(caught.exception.started, False)
+
+    async def test_what_was_accepted_is_not_given_up_by_a_late_timer(self):
+        self.refusals()
+        async with self.client.execute("image", ["x"], diff=False) as run:
+            run.expire("late")
+            self.assertTrue((await run.result()).success)
+
+    async def test_what_was_given_up_while_its_acceptance_came_does_not_begin(self):
+        class Late(AsyncRun):
+            async def _receive(self):
+                frame = await super()._receive()
+                self.expire("late")
+                return frame
+
+        begun = []
+
+        async def script(stream: Stream):
+            await stream.accept()
+            await stream.take_files()
+            # Fails if it was cancelled, for then files come to an end, too.
+            await stream.log(b"begun")
+            begun.append(stream)
+
+        self.fake.scripts["image"] = script
+        with unittest.mock.patch("lamina._async.client.AsyncRun", Late), self.assertRaisesRegex(lamina.Timeout, "late") as caught:
+            await self.client.execute("image", ["x"])
+        self.assertIs(caught.exception.started, False)
+        self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
+        self.assertEqual(begun, [])
 
     async def test_nobody_there_is_unavailable_and_says_why(self):
         async with AsyncClient("127.0.0.1:1", retry=lamina.Retry(attempts=5, backoff=0.001)) as client:

@@ -5,13 +5,17 @@ import io
 import itertools
 import os
 import pathlib
+import stat
 import tempfile
+import threading
 import unittest
+import unittest.mock
 
 import grpc
 
 import lamina
 from lamina import Client
+from lamina._sync import upload
 
 from .fake import Fake, Stream, pb
 
@@ -87,11 +91,42 @@ class Files(unittest.TestCase):
             for path, begin in begins.items()
         }
         self.assertEqual(said["/f"], (FILE, 0o750, 1, 2, 100, ""))
-        self.assertEqual(said["/d"], (DIR, 0o700, 3, 4, 0, ""))
+        # Not 0, which is now.
+        self.assertEqual(said["/d"], (DIR, 0o700, 3, 4, 1, ""))
         self.assertEqual(said["/l"], (LINK, 0o777, 5, 6, 200, "../target"))
         self.assertEqual(said["/plain"][:4], (FILE, 0o644, 0, 0))
         # Now, not 1970: archivers and build tools stumble over that.
         self.assertGreater(said["/plain"][4], 1_600_000_000)
+
+    def test_a_mode_of_0_is_said_and_not_the_default(self):
+        (self.home / "file").write_bytes(b"x")
+        files = {
+            "/f": lamina.File(b"x", mode=0),
+            "/d": lamina.Directory(mode=0),
+            "/local": lamina.File(self.home / "file", mode=0),
+        }
+        if os.geteuid() == 0:
+            # Others cannot read these.
+            (self.home / "dir").mkdir(mode=0)
+            (self.home / "dir" / "closed").touch(mode=0)
+            files["/dir"] = self.home / "dir"
+        found = self.sent(files)
+        modes = {path: put.begin.mode for path, put in found.items()}
+        self.assertEqual(modes, {path: stat.S_IFDIR if path in ("/d", "/dir") else stat.S_IFREG for path in modes})
+        self.assertEqual(len(modes), 3 if os.geteuid() else 5)
+
+    def test_the_epoch_is_said_as_a_second_later(self):
+        (self.home / "file").write_bytes(b"x")
+        os.utime(self.home / "file", (0, 0))
+        files = {
+            "/f": lamina.File(b"x", mtime=0),
+            "/part": lamina.File(b"x", mtime=0.5),
+            "/l": lamina.Symlink("f", mtime=0),
+            "/local": self.home / "file",
+            "/before": lamina.File(b"x", mtime=-5),
+        }
+        times = {path: put.begin.mtime_unix for path, put in (self.sent(files)).items()}
+        self.assertEqual(times, {"/f": 1, "/part": 1, "/l": 1, "/local": 1, "/before": -5})
 
     def test_a_local_directory_arrives_whole_and_its_links_as_links(self):
         (self.home / "sub" / "empty").mkdir(parents=True)
@@ -116,6 +151,40 @@ class Files(unittest.TestCase):
         found = self.sent({"/f": self.home / "link"})
         self.assertEqual((found["/f"].begin.type, bytes(found["/f"].content)), (FILE, b"R"))
 
+    def test_what_takes_the_place_of_a_found_file_is_not_read(self):
+        secret = self.home / "secret"
+        secret.write_bytes(b"secret")
+        sent = self.home / "sent"
+        sent.mkdir()
+        place = sent / "a"
+        listed = upload._listed
+        for make in (lambda: place.symlink_to(secret), lambda: os.mkfifo(place), place.mkdir):
+            place.write_bytes(b"A")
+
+            def exchanged(directory, make=make):
+                found = listed(directory)
+                place.unlink()
+                make()
+                return found
+
+            with self.subTest(make):
+                with (
+                    unittest.mock.patch("lamina._sync.upload._listed", exchanged),
+                    self.assertRaisesRegex(lamina.InvalidArgument, str(place)),
+                ):
+                    self.client.run("image", ["x"], files={"/in": sent}, deadline=SECONDS)
+                stream = self.fake.streams[-1]
+                self.assertTrue(stream.over.wait(SECONDS))
+                self.assertNotEqual(stream.outcome, "done")
+                self.assertNotIn("/in/a", stream.files)
+            if place.is_fifo():
+                # Lets go who waits for a writer.
+                os.close(os.open(place, os.O_RDWR))
+            if place.is_dir():
+                place.rmdir()
+            else:
+                place.unlink()
+
     def test_what_cannot_be_read_is_raised_as_it_is_and_ends_the_run(self):
         os.mkfifo(self.home / "fifo")
 
@@ -125,8 +194,8 @@ class Files(unittest.TestCase):
 
         cases = (
             ({"/a": self.home / "none"}, FileNotFoundError),
-            ({"/a": self.home / "fifo"}, ValueError),
-            ({"/a": self.home}, ValueError),
+            ({"/a": self.home / "fifo"}, lamina.InvalidArgument),
+            ({"/a": self.home}, lamina.InvalidArgument),
             ({"/a": fails()}, ZeroDivisionError),
             ({"/a": [b"x", "text"]}, TypeError),
             ({"/a": 5}, TypeError),
@@ -187,6 +256,49 @@ class Files(unittest.TestCase):
                 if seen > 200:
                     break
         self.assertLess(len(taken), 300)
+
+    def test_an_interrupted_run_does_not_begin_with_part_of_its_files(self):
+        class Interrupt(BaseException):
+            pass
+
+        class Late(io.BytesIO):
+            def read(self, size=-1):
+                if self.tell():
+                    left.wait(SECONDS)
+                return super().read(size)
+
+        def interrupted(*_):
+            raise Interrupt
+
+        begun = []
+
+        async def script(stream: Stream):
+            await stream.accept()
+            # A file's begin and its first piece.
+            for _ in range(2):
+                await anext(aiter(stream.requests))
+            await stream.log(b"some is here")
+            rest = [request async for request in stream.requests]
+            # Fails if it was cancelled, for then files come to an end, too.
+            await stream.log(b"begun")
+            begun.append(len(rest))
+
+        self.fake.scripts["image"] = script
+        # More than is sent without a look whether anybody wants it.
+        files = {"/late": Late(b"x" * 500_000), **{f"/{number}": b"" for number in range(1000)}}
+        left = threading.Event()
+        with self.client.execute("image", ["x"], files=files) as run:
+            next(run.logs())
+            with unittest.mock.patch("lamina._threads.Frames.next", interrupted), self.assertRaises(Interrupt):
+                run.result()
+        left.set()
+        # Goes on with what is left to send, if anything is.
+        self.client.runtime_status()
+        self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
+        self.assertEqual(begun, [])
+        self.assertNotEqual(self.fake.streams[0].outcome, "done")
+        with self.assertRaises(lamina.Cancelled):
+            run.result()
 
     def test_an_endless_upload_ends_with_its_run(self):
         async def script(stream: Stream):

@@ -147,6 +147,24 @@ class Runs(unittest.TestCase):
             self.assertEqual([chunk for chunk in run.logs()], [])
             self.assertEqual(run.diff.read("/a"), b"1")
 
+    def test_a_result_that_came_is_not_lost_with_the_connection(self):
+        for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL):
+            with self.subTest(code):
+
+                @self.script("image")
+                async def script(stream: Stream, code=code):
+                    await stream.accept()
+                    await stream.send(result=pb.Result(exit_code=3))
+                    await stream.refuse(code, "gone")
+
+                with self.client.execute("image", ["x"], diff=False) as run:
+                    self.assertEqual((run.result()).exit_code, 3)
+                    self.assertEqual((run.result()).exit_code, 3)
+                self.assertEqual((self.client.run("image", ["x"])).exit_code, 3)
+                with self.assertRaisesRegex(lamina.LaminaError, "gone") as caught:
+                    self.client.run("image", ["x"], outputs=["/x"])
+                self.assertTrue(caught.exception.started)
+
     def test_outputs_are_files_of_the_diff(self):
         members = [(member("out", b"5"), b""), (member("out/a"), b"A"), (member("out/deep/b"), b"B"), (member("outside"), b"C")]
 

@@ -5,11 +5,13 @@ import asyncio
 import itertools
 import time
 import unittest
+import unittest.mock
 
 import grpc
 
 import lamina
 from lamina import Client
+from lamina._sync.run import Run
 
 from . import sockets
 from .fake import Fake, Stream
@@ -123,6 +125,35 @@ class Starting(unittest.TestCase):
                 with self.assertRaisesRegex(lamina.Timeout, "not accepted within 0.2 s") as caught:
                     client.run("image", ["x"], start_timeout=0.2)
         self.assertIs(caught.exception.started, False)
+
+    def test_what_was_accepted_is_not_given_up_by_a_late_timer(self):
+        self.refusals()
+        with self.client.execute("image", ["x"], diff=False) as run:
+            run.expire("late")
+            self.assertTrue((run.result()).success)
+
+    def test_what_was_given_up_while_its_acceptance_came_does_not_begin(self):
+        class Late(Run):
+            def _receive(self):
+                frame = super()._receive()
+                self.expire("late")
+                return frame
+
+        begun = []
+
+        async def script(stream: Stream):
+            await stream.accept()
+            await stream.take_files()
+            # Fails if it was cancelled, for then files come to an end, too.
+            await stream.log(b"begun")
+            begun.append(stream)
+
+        self.fake.scripts["image"] = script
+        with unittest.mock.patch("lamina._sync.client.Run", Late), self.assertRaisesRegex(lamina.Timeout, "late") as caught:
+            self.client.execute("image", ["x"])
+        self.assertIs(caught.exception.started, False)
+        self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
+        self.assertEqual(begun, [])
 
     def test_nobody_there_is_unavailable_and_says_why(self):
         with Client("127.0.0.1:1", retry=lamina.Retry(attempts=5, backoff=0.001)) as client:

@@ -1,7 +1,9 @@
 """What only threads have: one client for many of them, and runs that are ended from elsewhere."""
 
 import concurrent.futures
+import io
 import pathlib
+import signal
 import threading
 import time
 import unittest
@@ -57,6 +59,52 @@ class Threads(unittest.TestCase):
             self.assertIsInstance(reader.exception(SECONDS), lamina.Cancelled)
             ended.set()
             waiting.shutdown()
+        self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
+
+    def test_an_interrupt_from_the_keyboard_ends_the_run(self):
+        begun = []
+
+        async def script(stream: Stream):
+            await stream.accept()
+            await stream.take_files()
+            # Fails if it was cancelled, for then files come to an end, too.
+            await stream.log(b"begun")
+            begun.append(len(stream.files))
+
+        class Pressed(io.BytesIO):
+            def read(self, size=-1):
+                inside.wait(SECONDS)
+                if not left.is_set():
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                left.wait(SECONDS)
+                return super().read(size)
+
+        self.fake.scripts["image"] = script
+        inside, left = threading.Event(), threading.Event()
+        # A shell's background jobs ignore it.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+        files = {"/pressed": Pressed(b"x" * 500_000), **{f"/{number}": b"" for number in range(1000)}}
+        with self.assertRaises(KeyboardInterrupt), self.client.execute("image", ["x"], files=files) as opened:
+            inside.set()
+            opened.result()
+        left.set()
+        self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
+        self.assertEqual(begun, [])
+        self.assertNotEqual(self.fake.streams[0].outcome, "done")
+
+    def test_an_interrupt_before_acceptance_is_waited_for_ends_the_run(self):
+        async def script(stream: Stream):
+            begun.set()
+            await stream.take_files()
+
+        def pressed(*_):
+            self.assertTrue(begun.wait(SECONDS))
+            raise KeyboardInterrupt
+
+        begun = threading.Event()
+        self.fake.scripts["image"] = script
+        with unittest.mock.patch("lamina._threads.Timer", pressed), self.assertRaises(KeyboardInterrupt):
+            self.client.run("image", ["x"])
         self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
 
     def test_files_that_fail_before_the_run_is_known_do_not_pass_for_all(self):

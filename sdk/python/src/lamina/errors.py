@@ -67,7 +67,7 @@ class Unavailable(LaminaError, ConnectionError):
 
 
 class RunLost(Unavailable):
-    """The connection ended before the run's result came; the run was ended with it."""
+    """The connection ended before the run's result, or the diff that was asked for, came; the run was ended with it."""
 
 
 class Timeout(LaminaError, TimeoutError):

@@ -37,7 +37,10 @@ Content: TypeAlias = bytes | bytearray | memoryview | str | pathlib.PurePath | I
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file with its attributes. `mtime` is in seconds since the epoch; unless given, it is the local file's, or now."""
+    """A regular file with its attributes. `mtime` is in seconds since the epoch; unless given, it is the local file's, or now.
+
+    Servers know whole seconds, and take 0 for now: it is sent as 1.
+    """
 
     content: Content
     mode: int | None = None
@@ -278,8 +281,8 @@ def entry_of(path: str, given: Entry | Content) -> Entry:
 
 
 def seconds(mtime: float | None) -> int:
-    """A time as the wire has it; now unless given."""
-    return int(time.time() if mtime is None else mtime)
+    """A time as the wire has it, to which 0 is none: a second later then; now unless given."""
+    return int(time.time() if mtime is None else mtime) or 1
 
 
 def is_local(address: str | Sequence[str]) -> bool:

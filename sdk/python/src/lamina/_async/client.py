@@ -203,14 +203,15 @@ class AsyncClient:
         call = self._connected().execute(upload.frames(), timeout=end.left())
         run = AsyncRun(call, upload, with_diff)
         message = f"the run was not accepted within {limit.seconds:g} s"
-        timer = _io.Timer(limit.left() or 0.0, lambda: run.expire(message))
         try:
-            await run.begin()
+            timer = _io.Timer(limit.left() or 0.0, lambda: run.expire(message))
+            try:
+                await run.begin()
+            finally:
+                timer.cancel()
         except BaseException:
             run.cancel()
             raise
-        finally:
-            timer.cancel()
         return run
 
     async def _ask(self, ask: Callable[[float], Awaitable[T]], timeout: float) -> T:

@@ -7,6 +7,8 @@ thread reads at a time. Leaving the context ends the run, if it has not ended.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -36,6 +38,8 @@ class AsyncRun:
         self._frames = _io.Frames(call)
         self._upload = upload
         self._with_diff = with_diff
+        # Whether it was accepted in time; what says that it was not may come from another thread at any moment.
+        self._deciding = threading.Lock()
         self._accepted: Accepted | None = None
         self._result: Result | None = None
         self._reading = False
@@ -71,8 +75,10 @@ class AsyncRun:
         while self._result is None:
             await self._next()
         if not self._with_diff:
-            async for _ in self._tar():
-                pass
+            # It has come, and no end of the stream takes it back.
+            with contextlib.suppress(errors.LaminaError):
+                async for _ in self._tar():
+                    pass
         return self._result
 
     def cancel(self) -> None:
@@ -85,12 +91,17 @@ class AsyncRun:
         if frame is None or not frame.accepted.accepted:
             said = "nothing" if frame is None else frame.WhichOneof("payload") or "something unknown"
             raise errors.ProtocolError(f"a run begins with its acceptance, and here came {said}")
-        self._accepted = _values.accepted(frame.accepted)
+        with self._deciding:
+            if self._why is not None:
+                raise self._why
+            self._accepted = _values.accepted(frame.accepted)
         self._upload.accepted()
 
     def expire(self, message: str) -> None:
-        """Ends it because it was not accepted in time."""
-        self._stop(errors.Timeout(message))
+        """Ends it because it was not accepted in time. Nothing happens when it was."""
+        with self._deciding:
+            if self._accepted is None:
+                self._stop(errors.Timeout(message))
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,6 +164,10 @@ class AsyncRun:
             raise self._cancelled() from self._upload.error
         except grpc.RpcError as error:
             raise self._cancelled(error) from self._upload.error
+        except BaseException:
+            # An interrupt, say: the call has not ended by itself, and what it said is lost.
+            self.cancel()
+            raise
         finally:
             self._reading = False
             if frame is None:
@@ -170,12 +185,13 @@ class AsyncRun:
     def _stop(self, why: errors.LaminaError) -> None:
         if not self._over:
             self._why = why
-            self._call.cancel()
             self._end()
 
     def _end(self) -> None:
-        self._over = True
+        # First of all: the end of the upload would pass for the end of all files. A call that has ended stays as it is.
+        self._call.cancel()
         self._upload.over()
+        self._over = True
 
     def _disorder(self, frame: pb.ExecuteResponse) -> errors.ProtocolError:
         return errors.ProtocolError(f"{frame.WhichOneof('payload')} came out of order", started=True)

@@ -200,14 +200,15 @@ class Client:
         call = self._connected().execute(upload.frames(), timeout=end.left())
         run = Run(call, upload, with_diff)
         message = f"the run was not accepted within {limit.seconds:g} s"
-        timer = _io.Timer(limit.left() or 0.0, lambda: run.expire(message))
         try:
-            run.begin()
+            timer = _io.Timer(limit.left() or 0.0, lambda: run.expire(message))
+            try:
+                run.begin()
+            finally:
+                timer.cancel()
         except BaseException:
             run.cancel()
             raise
-        finally:
-            timer.cancel()
         return run
 
     def _ask(self, ask: Callable[[float], T], timeout: float) -> T:

@@ -8,19 +8,26 @@ it may be sent again, elsewhere.
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import stat
 from collections.abc import Generator, Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from .. import _threads as _io
 from .._wire import afslet_pb2 as pb
+from ..errors import InvalidArgument
 from ..options import Directory, Entry, File, Symlink, seconds
 
 PIECE_BYTES = 256 << 10
 # Less than a proxy keeps to send it to another node.
 EAGER_BYTES = 512 << 10
+# To the contract a mode of 0 says nothing; with the type beside it, it says that nobody may.
+TYPE_BITS = {pb.FILE_TYPE_FILE: stat.S_IFREG, pb.FILE_TYPE_DIR: stat.S_IFDIR}
+# Where the platform has them: a FIFO's writer is not waited for, and no link is followed.
+NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)
+NOFOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
 
 
 class _Over(Exception):
@@ -51,7 +58,7 @@ class Upload:
         self._accepted.set()
 
     def over(self) -> None:
-        """The call has ended: nothing waits any more, and nothing more is read."""
+        """The call has ended, or was cancelled: nothing waits any more, and nothing more is read."""
         self._over = True
         self._accepted.set()
         self._attached.set()
@@ -66,6 +73,7 @@ class Upload:
             # With the end of the stream the command begins. Whoever has not accepted by now never had it run.
             self._go_ahead()
         except _Over:
+            # The call takes no end of its stream any more.
             return
         except Exception as error:
             self.error = error
@@ -92,7 +100,13 @@ class Upload:
     def _begin(self, path: str, kind: pb.FileType, entry: Entry, mode: int, target: str = "") -> pb.ExecuteRequest:
         self._may_send(len(path) + 64)
         begin = pb.FileEntryBegin(
-            path=path, type=kind, mode=mode, uid=entry.uid, gid=entry.gid, mtime_unix=seconds(entry.mtime), symlink_target=target
+            path=path,
+            type=kind,
+            mode=mode or TYPE_BITS[kind],
+            uid=entry.uid,
+            gid=entry.gid,
+            mtime_unix=seconds(entry.mtime),
+            symlink_target=target,
         )
         return pb.ExecuteRequest(file_begin=begin)
 
@@ -144,16 +158,18 @@ class Upload:
                         yield frame
                 else:
                     attributes_of_file = File(outside, None, entry.uid, entry.gid, entry.mtime)
-                    for frame in self._local_file(inside, attributes_of_file, outside, status):
+                    for frame in self._local_file(inside, attributes_of_file, outside, status, NOFOLLOW):
                         yield frame
             waiting.extend(reversed(below))
 
     def _local_file(
-        self, path: str, entry: File, local: pathlib.Path, found: os.stat_result
+        self, path: str, entry: File, local: pathlib.Path, found: os.stat_result, flags: int = 0
     ) -> Generator[pb.ExecuteRequest, None, None]:
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"only files, directories and links can be sent, and {local} is none")
-        with _io.to_thread(local.open, "rb") as file:
+        # Some devices do something when they are opened, and what was found may have been exchanged until then.
+        _check(local, found)
+        with _io.to_thread(_opened, local, flags) as file:
+            found = os.fstat(file.fileno())
+            _check(local, found)
             mode = _mode(found) if entry.mode is None else entry.mode
             attributes = File(b"", mode, entry.uid, entry.gid, _mtime(entry, found))
             yield self._begin(path, pb.FILE_TYPE_FILE, attributes, mode)
@@ -177,6 +193,22 @@ def _listed(directory: pathlib.Path) -> list[tuple[str, os.stat_result]]:
     """What is in a directory, by name."""
     with os.scandir(directory) as found:
         return sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in found)
+
+
+def _opened(local: pathlib.Path, flags: int) -> BinaryIO:
+    """A file for reading."""
+    try:
+        return open(local, "rb", opener=lambda path, reading: os.open(path, reading | flags | NONBLOCK))
+    except OSError as error:
+        # A link, a directory, a socket.
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise InvalidArgument(f"{local} is no file any more") from error
+        raise
+
+
+def _check(local: pathlib.Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidArgument(f"only files, directories and links can be sent, and {local} is none")
 
 
 def _mode(found: os.stat_result) -> int:
