@@ -138,10 +138,11 @@ impl Entry {
         if begin.mode > MODE_MAX {
             return Err(format!("mode {:o} has bits that no mode has", begin.mode));
         }
-        let mode = match (begin.mode & MODE_BITS, &kind) {
+        // A mode of nothing is said with the file type's bits beside it.
+        let mode = match (begin.mode, &kind) {
             (0, Kind::Directory) => 0o755,
             (0, _) => 0o644,
-            (mode, _) => mode,
+            (mode, _) => mode & MODE_BITS,
         };
         for (field, id) in [("uid", begin.uid), ("gid", begin.gid)] {
             if id >= IDS_PER_SANDBOX {
@@ -346,6 +347,8 @@ mod tests {
         };
         assert_eq!(parse(0, FileType::Dir).mode, 0o755);
         assert_eq!(parse(0, FileType::File).mode, 0o644);
+        assert_eq!(parse(0o040_000, FileType::Dir).mode, 0);
+        assert_eq!(parse(0o100_000, FileType::File).mode, 0);
         let executable = parse(0o100_755, FileType::File);
         assert_eq!((executable.mode, executable.mtime), (0o755, Some(5)));
         assert_eq!(executable.names, ["a", "b"]);

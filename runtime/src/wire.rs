@@ -43,6 +43,8 @@ pub(crate) struct PrepareOrder {
 /// What a supervisor tells a sandbox's init.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToInit {
+    /// Do what can be done before it is known what to run: its ids have names now, and it is where it is bounded.
+    GetReady,
     /// Run the command: with the spec as a file, the root mount and, without a terminal, the three standard files.
     Start,
     /// Send the command a signal.

@@ -38,17 +38,38 @@ pub(crate) fn run(control: BorrowedFd<'_>, own_network: bool, filter: &Filter) -
     if SigSet::all().thread_block().is_err() {
         return 1;
     }
-    match wire::receive::<ToInit>(&control) {
-        Ok(Some((ToInit::Start, fds))) => match start(&control, fds, own_network, filter) {
+    // Once its ids have names.
+    let Ok(Some((ToInit::GetReady, _))) = wire::receive(&control) else {
+        return 0;
+    };
+    let ahead = match get_ready(own_network) {
+        Ok(ahead) => ahead,
+        Err(failed) => return tell(&control, failed),
+    };
+    match wire::receive(&control) {
+        Ok(Some((ToInit::Start, fds))) => match start(&control, fds, ahead, filter) {
             Ok(command) => serve::until_end(&control, command),
-            Err(failed) => {
-                failed.tell(control.as_fd());
-                1
-            }
+            Err(failed) => tell(&control, failed),
         },
         // Nobody wants it any more.
         _ => 0,
     }
+}
+
+fn tell(control: &OwnedFd, failed: Failed) -> i32 {
+    failed.tell(control.as_fd());
+    1
+}
+
+/// Everything that is the same for all roots and commands.
+fn get_ready(own_network: bool) -> Result<root::Ahead, Failed> {
+    prefer_to_be_killed();
+    become_root()?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make the cgroup namespace")?;
+    if own_network {
+        sys::net::loopback_up().step("bring the loopback up")?;
+    }
+    root::Ahead::make()
 }
 
 /// What the supervisor handed over.
@@ -81,7 +102,7 @@ fn given(fds: Vec<OwnedFd>) -> Result<Given, Failed> {
 fn start(
     control: &OwnedFd,
     fds: Vec<OwnedFd>,
-    own_network: bool,
+    ahead: root::Ahead,
     filter: &Filter,
 ) -> Result<command::Command, Failed> {
     let Given {
@@ -90,14 +111,8 @@ fn start(
         standard,
     } = given(fds)?;
     let program = command::Program::new(&spec)?;
-    prefer_to_be_killed();
-    become_root()?;
-    nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make the cgroup namespace")?;
-    if own_network {
-        sys::net::loopback_up().step("bring the loopback up")?;
-    }
-    root::enter(root.as_fd(), &spec)?;
-    drop(root);
+    root::enter(root.as_fd(), &ahead, &spec)?;
+    drop((root, ahead));
     rustix::system::sethostname(spec.hostname.as_bytes()).step("set the host name")?;
     let standard = match (spec.terminal, standard) {
         (Some(size), _) => command::Standard::terminal(size)?,

@@ -41,12 +41,36 @@ const SHM_OPTIONS: [(&str, &str); 2] = [("mode", "1777"), ("size", "64m")];
 /// A terminal belongs to group 5, `tty` in every distribution.
 const PTS_OPTIONS: [(&str, &str); 3] = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
 
+/// What goes on every root, made before it is known which one that is: most of the work, for all the mounts it takes.
+pub(super) struct Ahead {
+    proc: OwnedFd,
+    dev: OwnedFd,
+    sys: OwnedFd,
+}
+
+impl Ahead {
+    /// On the spawner's file system for now: before Linux 6.15 nothing can be mounted on what is attached nowhere.
+    pub(super) fn make() -> Result<Self, Failed> {
+        Ok(Self {
+            proc: make_proc()?,
+            dev: make_dev()?,
+            sys: make_sys()?,
+        })
+    }
+
+    fn put_on(&self, root: BorrowedFd<'_>) -> Result<(), Failed> {
+        for (name, mount) in [("proc", &self.proc), ("dev", &self.dev), ("sys", &self.sys)] {
+            let place = place(root, name)?;
+            attach_to(mount.as_fd(), place.as_fd()).step(&format!("mount /{name}"))?;
+        }
+        Ok(())
+    }
+}
+
 /// Makes `root` this process's `/`.
-pub(super) fn enter(root: BorrowedFd<'_>, spec: &Spec) -> Result<(), Failed> {
+pub(super) fn enter(root: BorrowedFd<'_>, ahead: &Ahead, spec: &Spec) -> Result<(), Failed> {
     attach(root, CWD, "/root").step("attach the root")?;
-    mount_proc(root)?;
-    mount_dev(root)?;
-    mount_sys(root)?;
+    ahead.put_on(root)?;
     show_files(root, &spec.files)?;
     rustix::process::fchdir(root).step("enter the root")?;
     rustix::process::pivot_root(".", ".").step("change the root")?;
@@ -70,9 +94,8 @@ fn place(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failed> {
     ))
 }
 
-fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failed> {
+fn make_proc() -> Result<OwnedFd, Failed> {
     let proc = mounts::new_with("proc", &[], INERT)?;
-    let place = place(root, "proc")?;
     // Of the network namespace that is ours, while /proc/sys can be written. Without capabilities nobody binds
     // low ports, so none are reserved.
     let _ = rustix::fs::openat(
@@ -82,7 +105,7 @@ fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failed> {
         Mode::empty(),
     )
     .and_then(|file| rustix::io::write(&file, b"0"));
-    attach_to(proc.as_fd(), place.as_fd()).step("mount /proc")?;
+    attach(proc.as_fd(), CWD, "/ahead/proc").step("attach /proc")?;
     for path in READ_ONLY {
         cover(proc.as_fd(), path, |_| mounts::clone(proc.as_fd(), path))?;
     }
@@ -92,7 +115,7 @@ fn mount_proc(root: BorrowedFd<'_>) -> Result<(), Failed> {
             false => mounts::clone(CWD, "/dev/null"),
         })?;
     }
-    Ok(())
+    Ok(proc)
 }
 
 /// Puts something read-only over a part of `/proc`, where this kernel has that part.
@@ -116,25 +139,24 @@ fn cover(
     attach_to(cover.as_fd(), place.as_fd()).step(&step())
 }
 
-fn mount_dev(root: BorrowedFd<'_>) -> Result<(), Failed> {
+fn make_dev() -> Result<OwnedFd, Failed> {
     let dev = mounts::clone(CWD, "/dev").step("show devices")?;
-    let place = place(root, "dev")?;
-    attach_to(dev.as_fd(), place.as_fd()).step("mount /dev")?;
+    attach(dev.as_fd(), CWD, "/ahead/dev").step("attach /dev")?;
     let no_programs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     // The terminals of a devpts are device files.
     let pts = mounts::new_with("devpts", &PTS_OPTIONS, no_programs)?;
     attach(pts.as_fd(), &dev, "pts").step("mount /dev/pts")?;
     let shm = mounts::new_with("tmpfs", &SHM_OPTIONS, INERT)?;
-    attach(shm.as_fd(), &dev, "shm").step("mount /dev/shm")
+    attach(shm.as_fd(), &dev, "shm").step("mount /dev/shm")?;
+    Ok(dev)
 }
 
 /// `/sys` with processors and memory nodes only.
-fn mount_sys(root: BorrowedFd<'_>) -> Result<(), Failed> {
+fn make_sys() -> Result<OwnedFd, Failed> {
     let sys = mounts::clone_all("/sys").step("show a part of /sys")?;
     let attributes = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
     sys::mount::set_attributes(sys.as_fd(), attributes).step("protect /sys")?;
-    let place = place(root, "sys")?;
-    attach_to(sys.as_fd(), place.as_fd()).step("mount /sys")
+    Ok(sys)
 }
 
 /// Files from outside, on what the image has in their place; what it does not have is made empty.

@@ -48,7 +48,7 @@ fn wait(control: &OwnedFd, signals: &SignalFd, command: &Command) -> bool {
     if has_order {
         match wire::receive::<ToInit>(control.as_fd()) {
             Ok(Some((ToInit::Signal(number), _))) => pass_on(command.pid(), number),
-            Ok(Some((ToInit::Start, _))) => {}
+            Ok(Some((ToInit::GetReady | ToInit::Start, _))) => {}
             Ok(None) | Err(_) => return false,
         }
     }

@@ -115,6 +115,8 @@ impl Spawner {
         if let (Some(cgroup), None) = (prepare.cgroup, inside) {
             cgroup.add(prepared.running.pid())?;
         }
+        let control = prepared.running.control();
+        wire::send(control, &ToInit::GetReady, &[]).map_err(SpawnerError::Gone)?;
         Ok(prepared)
     }
 }

@@ -7,6 +7,7 @@
 //!   │            that hides nothing is in sight (mount_too_revealing() in the kernel)
 //!   ├─ sys/      cpu and node of the host's /sys/devices/system
 //!   ├─ empty/    lies over directories of /proc
+//!   ├─ ahead/    where an init makes its /proc and /dev
 //!   └─ root/     where an init puts its root before it makes it `/`
 //! ```
 
@@ -65,7 +66,13 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 
 fn make_directories(stage: BorrowedFd<'_>) -> Result<(), Failed> {
     let plain = ["dev", "dev/pts", "dev/shm", "proc", "empty", "root", "sys"];
-    let above = ["sys/devices", "sys/devices/system"];
+    let above = [
+        "sys/devices",
+        "sys/devices/system",
+        "ahead",
+        "ahead/proc",
+        "ahead/dev",
+    ];
     for path in plain.into_iter().chain(above).chain(SYSTEM) {
         mkdirat(stage, path, Mode::from_raw_mode(0o755)).step("make the spawner's directories")?;
     }
