@@ -88,14 +88,37 @@ pub(crate) fn kind(kind: FileType) -> &'static str {
     }
 }
 
-/// Where a typed name leads.
+/// Where the flist of a typed name goes.
 fn target(typed: &Path) -> Result<PathBuf> {
+    leads(typed, "a flist is", check_replaced)
+}
+
+/// Where the changes of a command go that are to be in a file of a typed name: they replace a file, but neither a device nor
+/// a flist, which may be what the command ran on.
+pub(crate) fn of_changes(typed: &Path) -> Result<PathBuf> {
+    leads(typed, "changes are", |typed, found| {
+        check_file(typed, found)?;
+        if is_flist(typed).with_context(|| format!("look at {}", typed.display()))? {
+            bail!(exit::Usage(format!(
+                "write {}: it is a flist; remove it, or choose another name",
+                typed.display()
+            )));
+        }
+        Ok(())
+    })
+}
+
+/// Where a typed name leads.
+fn leads(
+    typed: &Path,
+    what: &str,
+    check: impl Fn(&Path, &Metadata) -> Result<()>,
+) -> Result<PathBuf> {
     let shown = typed.display();
     if typed.as_os_str() == "-" {
-        bail!(exit::Usage(
-            "a flist is not written to standard output: name a file (./- if it shall be called so)"
-                .to_owned()
-        ));
+        bail!(exit::Usage(format!(
+            "{what} not written to standard output: name a file (./- if it shall be called so)"
+        )));
     }
     if typed.as_os_str().as_bytes().ends_with(b"/") || typed.file_name().is_none() {
         bail!(exit::Usage(format!(
@@ -104,7 +127,7 @@ fn target(typed: &Path) -> Result<PathBuf> {
     }
     match std::fs::metadata(typed) {
         Ok(found) => {
-            check_replaced(typed, &found)?;
+            check(typed, &found)?;
             std::fs::canonicalize(typed).with_context(|| format!("write {shown}"))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => new_name(typed),
@@ -112,14 +135,20 @@ fn target(typed: &Path) -> Result<PathBuf> {
     }
 }
 
-fn check_replaced(typed: &Path, found: &Metadata) -> Result<()> {
-    let shown = typed.display();
+fn check_file(typed: &Path, found: &Metadata) -> Result<()> {
     if !found.is_file() {
         bail!(exit::Usage(format!(
-            "write {shown}: it is {}; name a file",
+            "write {}: it is {}; name a file",
+            typed.display(),
             kind(found.file_type())
         )));
     }
+    Ok(())
+}
+
+fn check_replaced(typed: &Path, found: &Metadata) -> Result<()> {
+    check_file(typed, found)?;
+    let shown = typed.display();
     if found.len() == 0 || is_flist(typed).with_context(|| format!("look at {shown}"))? {
         return Ok(());
     }
@@ -147,7 +176,7 @@ fn new_name(typed: &Path) -> Result<PathBuf> {
     Ok(typed.to_owned())
 }
 
-fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))

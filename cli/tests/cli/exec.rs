@@ -219,7 +219,8 @@ fn what_fails_is_125_with_the_reason_and_leaves_no_file() {
         (&["--upload", "/etc/hostname"], "--file"),
         (&["--file", "/etc/hostname"], "FILE:/PATH"),
         (&["--file", "/etc/hostname:/a/../b"], "`..`"),
-        (&["--diff", "none/d.tar.gz"], "a directory that is there"),
+        (&["--diff", "none/d.tar.gz"], "no directory none"),
+        (&["--diff", "/dev/full"], "it is a character device"),
         (&["--net", "host", "--diff", "d.tar.gz"], "network"),
         (
             &["--user", "nobody-of-that-name", "--diff", "d.tar.gz"],

@@ -215,6 +215,43 @@ fn signals_are_handed_on() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_no_success() {
+    let machine = machine();
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = lamina(&machine, &["run", "x.fl", "echo", "lost"]);
+    let output = command.stdout(full.unwrap()).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    let why = "write the command's standard output: No space left on device";
+    assert!(said.contains(why), "{said}");
+    assert_nothing_left(&machine);
+}
+
+#[test]
+fn changes_replace_nothing_but_a_file() {
+    let machine = machine();
+    let made = Command::new("mkfifo").arg(machine.path("fifo")).status();
+    assert!(made.unwrap().success());
+    std::os::unix::fs::symlink("aim", machine.path("link")).unwrap();
+    std::fs::write(machine.path("aim"), "old").unwrap();
+    for (out, why) in [
+        ("fifo", "it is a FIFO"),
+        ("/dev/full", "it is a character device"),
+        (".", "names a directory"),
+        ("x.fl", "it is a flist"),
+        ("none/d", "there is no directory none"),
+        ("-", "not written to standard output"),
+    ] {
+        // Before the command runs.
+        let said = machine.fails(125, &["run", "--diff", out, "x.fl", "--", "echo", "ran"]);
+        assert!(said.contains(why) && !said.contains("ran\n"), "{said}");
+    }
+    machine.ok(&["run", "--diff", "link", "x.fl", "true"]);
+    assert!(machine.path("link").is_symlink());
+    assert_ne!(std::fs::read(machine.path("aim")).unwrap(), b"old");
+}
+
+#[test]
 fn signals_after_the_command_s_end_are_ours() {
     let machine = machine();
     // Nobody reads what it wrote, so it is not over when the command is.

@@ -1,5 +1,6 @@
 //! `--diff`: what the command changed, in a file that is there whole, or not at all.
 
+use crate::cmd::out;
 use crate::exit;
 use anyhow::{Context, Result, bail};
 use std::io::Write as _;
@@ -16,18 +17,11 @@ pub(super) struct Diff {
 impl Diff {
     /// Says before anything runs that there is no place for it.
     pub(super) fn create(out: &Path) -> Result<Self> {
-        let home = out.parent().filter(|home| !home.as_os_str().is_empty());
-        let home = home.unwrap_or(Path::new("."));
-        if out.file_name().is_none() || out.is_dir() || !home.is_dir() {
-            bail!(exit::Usage(format!(
-                "--diff {}: name a file in a directory that is there",
-                out.display()
-            )));
-        }
-        let file = NamedTempFile::new_in(home);
+        let target = out::of_changes(out)?;
+        let file = NamedTempFile::new_in(out::folder(&target));
         Ok(Self {
             file: file.with_context(|| format!("write changes to {}", out.display()))?,
-            out: out.to_owned(),
+            out: target,
             written: 0,
         })
     }

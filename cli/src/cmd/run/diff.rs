@@ -1,7 +1,8 @@
 //! `--diff`: what the command changed, as a layer.
 
 use super::changes::Changes;
-use anyhow::{Context, Result, bail};
+use crate::cmd::out;
+use anyhow::{Context, Result};
 use lamina_runtime::diff::Packed;
 use lamina_runtime::diff::gzip::GzipWriter;
 use std::io::{BufWriter, Write as _};
@@ -9,20 +10,14 @@ use std::path::Path;
 
 /// Says before anything runs that there is no place for it.
 pub(super) fn check(out: &Path) -> Result<()> {
-    let home = home(out);
-    if out.file_name().is_none() || out.is_dir() || !home.is_dir() {
-        bail!(crate::exit::Usage(format!(
-            "write {}: name a file in a directory that is there",
-            out.display()
-        )));
-    }
-    Ok(())
+    out::of_changes(out).map(drop)
 }
 
 /// Whole or not at all.
 pub(super) fn write(out: &Path, changes: &Changes<'_>) -> Result<Packed> {
     let failed = || format!("write the changes to {}", out.display());
-    let file = tempfile::NamedTempFile::new_in(home(out)).with_context(failed)?;
+    let target = out::of_changes(out)?;
+    let file = tempfile::NamedTempFile::new_in(out::folder(&target)).with_context(failed)?;
     let packed = {
         let gzip = GzipWriter::new(BufWriter::new(file.as_file()));
         let (gzip, packed) = changes.pack(gzip).with_context(failed)?;
@@ -30,11 +25,6 @@ pub(super) fn write(out: &Path, changes: &Changes<'_>) -> Result<Packed> {
         buffered.flush().with_context(failed)?;
         packed
     };
-    file.persist(out).with_context(failed)?;
+    file.persist(&target).with_context(failed)?;
     Ok(packed)
-}
-
-fn home(out: &Path) -> &Path {
-    let home = out.parent().filter(|home| !home.as_os_str().is_empty());
-    home.unwrap_or(Path::new("."))
 }

@@ -7,7 +7,6 @@ use crate::args::run::Run;
 use anyhow::{Context, Result};
 use lamina_runtime::spec::WindowSize;
 use lamina_runtime::{RawMode, Running, Standard};
-use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -83,8 +82,8 @@ impl Relay {
                     copy_input(input)?;
                 }
                 let (copying, copied) = mpsc::channel();
-                copy("output", output, io::stdout(), copying.clone())?;
-                copy("error", error, io::stderr(), copying)?;
+                copy("standard output", output, io::stdout(), copying.clone())?;
+                copy("standard error", error, io::stderr(), copying)?;
                 Ok(Copying {
                     copied,
                     terminal: None,
@@ -107,7 +106,7 @@ impl Relay {
                     copy_input(clone()?)?;
                 }
                 let (copying, copied) = mpsc::channel();
-                copy("output", clone()?, io::stdout(), copying)?;
+                copy("standard output", clone()?, io::stdout(), copying)?;
                 Ok(Copying {
                     copied,
                     terminal: Some(terminal.into()),
@@ -120,8 +119,8 @@ impl Relay {
 
 /// Threads that copy; our terminal is as it was when this is dropped.
 pub(super) struct Copying {
-    /// Closed when all is copied.
-    copied: Receiver<Infallible>,
+    /// What could not be written; closed when all is copied.
+    copied: Receiver<anyhow::Error>,
     terminal: Option<OwnedFd>,
     _raw: Option<RawMode>,
 }
@@ -137,14 +136,20 @@ impl Copying {
             .context("share the terminal")
     }
 
-    /// Waits until all that the command wrote has been written, or we are to end. The command has ended, so there is an end of
-    /// it, if somebody reads.
-    pub(super) fn finish(self, stop: &Stop) {
+    /// Waits until all that the command wrote has been written, or we are to end; whether it could be. The command has ended, so
+    /// there is an end of it, if somebody reads.
+    pub(super) fn finish(self, stop: &Stop) -> Result<()> {
         /// Between two looks for a signal.
         const PAUSE: Duration = Duration::from_millis(100);
-        while stop.asked().is_none()
-            && self.copied.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout)
-        {}
+        let mut failed = None;
+        while stop.asked().is_none() {
+            match self.copied.recv_timeout(PAUSE) {
+                Ok(error) => failed = Some(error),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -164,12 +169,18 @@ fn copy(
     name: &str,
     mut from: impl Read + Send + 'static,
     mut to: impl Write + Send + 'static,
-    copying: Sender<Infallible>,
+    copying: Sender<anyhow::Error>,
 ) -> Result<()> {
+    let failed = format!("write the command's {name}");
     let work = move || {
-        // It has nothing to say: who does not read what we write wants no more of it.
-        let _ = pump(&mut from, &mut to);
-        drop(copying);
+        match pump(&mut from, &mut to) {
+            // Who does not read what we write wants no more of it.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                // Of standard input nobody wants to know.
+                let _ = copying.send(anyhow::Error::new(error).context(failed));
+            }
+            _ => {}
+        }
     };
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(work).map(drop).context("start copying")
@@ -177,10 +188,10 @@ fn copy(
 
 /// Nobody waits for this one: our standard input may never end.
 fn copy_input(to: impl Write + Send + 'static) -> Result<()> {
-    copy("input", io::stdin(), to, mpsc::channel().0)
+    copy("standard input", io::stdin(), to, mpsc::channel().0)
 }
 
-/// Writes what was read at once, so that nothing waits for a line to be full.
+/// Writes what was read at once, so that nothing waits for a line to be full; fails when it cannot.
 fn pump(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -188,7 +199,8 @@ fn pump(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
             Ok(0) => return Ok(()),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+            // The end of a terminal is one.
+            Err(_) => return Ok(()),
         };
         to.write_all(&buffer[..read])?;
         to.flush()?;

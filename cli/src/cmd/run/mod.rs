@@ -110,7 +110,7 @@ fn run_to_end(args: &Run) -> Result<Ended> {
             eprintln!("error: ended by a signal: the changes are not kept");
             Ok(ended)
         }
-        _ => kept.map(|()| outcome.ended),
+        _ => kept.and(outcome.written).map(|()| outcome.ended),
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) struct Outcome {
     pub(super) ended: Ended,
     pub(super) timed_out: bool,
+    /// Whether its output could be.
+    pub(super) written: Result<()>,
 }
 
 /// Signals that are the command's business when they come to us.
@@ -47,8 +49,11 @@ pub(super) fn watch(
             .context("wait for the command's end")?
             .context("the command did not end")?,
     };
-    copying.finish(stop);
-    Ok(Outcome { ended, timed_out })
+    Ok(Outcome {
+        ended,
+        timed_out,
+        written: copying.finish(stop),
+    })
 }
 
 /// A thread that does so until this process ends. When this returns, no signal ends us before the command has ended.
