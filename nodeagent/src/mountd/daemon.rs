@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
@@ -31,6 +31,10 @@ const CONNECTION: &str = "blobfs";
 const MOUNT_POINT: &str = "blobs";
 /// How long a predecessor may take to be gone.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the end waits for whoever looks at the blob file system. Mounts that use its files for
+/// good keep it however long is waited; this is short against `STOP_DEADLINE` of the holder.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a mount daemon runs.
 #[derive(Debug, Clone)]
@@ -227,12 +231,26 @@ fn start_watchers(
 /// The end that was asked for. If EROFS mounts still use our files the unmount
 /// is refused, and they keep what is cached.
 fn retire(held: &Held, mount_point: &Path) -> anyhow::Result<()> {
-    match unmount(mount_point, UnmountFlags::empty()) {
+    match unmount_unused(mount_point) {
         Ok(()) => tracing::info!("blob file system unmounted"),
         Err(errno) => tracing::warn!(%errno, "blob file system stays mounted"),
     }
     held.remove(CONNECTION)?;
     Ok(())
+}
+
+/// Asks again while it is busy: a mount that was just taken down, and a mount namespace that is made
+/// or ends at that moment (a sandbox's), hold it for a few milliseconds.
+fn unmount_unused(mount_point: &Path) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match unmount(mount_point, UnmountFlags::empty()) {
+            Err(rustix::io::Errno::BUSY) if Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Detaches whatever an earlier instance left there, however often it was
