@@ -36,6 +36,7 @@ use crate::clock::Clock;
 use crate::image_key::ImageKey;
 use crate::pace::Tempo;
 use crate::random::Random;
+use crate::service::BESIDE_MAX;
 use crate::tls::TlsError;
 use holding::Holding;
 use replicas::Replicas;
@@ -175,14 +176,21 @@ impl Client {
         .map(|found| found.services)
     }
 
-    /// Who is to pull a layer that nobody holds, best first.
+    /// Who is to pull a layer that nobody holds, best first; `beside`: other layers that are wanted with it, of which the
+    /// first 128 count.
     ///
     /// # Errors
     /// When no replica answers.
-    pub async fn find_homes(&self, layer: &Sha256Digest) -> Result<Vec<Home>, AskError> {
+    pub async fn find_homes(
+        &self,
+        layer: &Sha256Digest,
+        beside: &[Sha256Digest],
+    ) -> Result<Vec<Home>, AskError> {
+        let beside = beside.iter().take(BESIDE_MAX);
         let request = FindHomesRequest {
             layer_digest: layer.to_string(),
             count: 0,
+            beside: beside.map(Sha256Digest::to_string).collect(),
         };
         self.ask(self.config.deadline, move |channel| {
             let request = request.clone();

@@ -13,7 +13,7 @@ mod holders;
 mod node;
 mod parts;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use lamina_flist::Sha256Digest;
@@ -77,6 +77,8 @@ pub struct Totals {
     pub images: usize,
     /// Layers and images, each as often as it is held.
     pub items: usize,
+    /// Blobs that nodes have parts of, each as often.
+    pub parts: usize,
 }
 
 /// Every live node.
@@ -294,10 +296,31 @@ impl Registry {
         self.layers.of(digest).len()
     }
 
-    /// The `count` nodes that are to pull a layer, best first.
-    pub fn homes(&self, digest: &Sha256Digest, count: usize) -> Vec<&Node> {
-        let homes = self.ring.homes(digest, count).into_iter();
-        homes.filter_map(|slot| self.node(*slot)).collect()
+    /// The `count` nodes that are to pull a layer, best first. Of the layers that are wanted with it each has a best one of
+    /// its own, as far as that goes: two at once on one cable take twice as long. Every replica that knows the same
+    /// nodes says the same.
+    pub fn homes(
+        &self,
+        digest: &Sha256Digest,
+        beside: &[Sha256Digest],
+        count: usize,
+    ) -> Vec<&Node> {
+        let all: BTreeSet<&Sha256Digest> = beside.iter().chain([digest]).collect();
+        let mut taken: HashMap<Slot, usize> = HashMap::new();
+        let mut homes = Vec::new();
+        for layer in all.into_iter().take_while(|layer| *layer <= digest) {
+            homes = self.ring.homes(layer, count);
+            let times = |slot: &Slot| taken.get(slot).copied().unwrap_or(0);
+            let fewest = (0..homes.len()).min_by_key(|at| times(homes[*at]));
+            if let Some(at) = fewest {
+                homes[..=at].rotate_right(1);
+                *taken.entry(*homes[0]).or_default() += 1;
+            }
+        }
+        homes
+            .into_iter()
+            .filter_map(|slot| self.node(*slot))
+            .collect()
     }
 
     /// How much there is.
@@ -307,6 +330,7 @@ impl Registry {
             layers: self.layers.len(),
             images: self.images.len(),
             items: self.items,
+            parts: self.parts.count(),
         }
     }
 

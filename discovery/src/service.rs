@@ -42,6 +42,8 @@ use crate::resolve::{From as Source, ResolveError, Resolver};
 const HOMES: u32 = 4;
 /// At most.
 const HOMES_MAX: u32 = 8;
+/// Layers that are wanted beside one; more than an image has.
+pub(crate) const BESIDE_MAX: usize = 128;
 
 /// A replica; clones are the same one.
 #[derive(Clone)]
@@ -211,6 +213,17 @@ impl Service {
             count if count <= HOMES_MAX => count,
             _ => return Err(BadField::new("count", "it is more than 8").into()),
         };
+        if request.beside.len() > BESIDE_MAX {
+            return Err(BadField::new("beside", "more than 128 of them").into());
+        }
+        let beside = request.beside.iter().enumerate();
+        let beside: Result<Vec<Sha256Digest>, BadField> = beside
+            .map(|(at, text)| {
+                let bad = |error| BadField::at("beside", at, &error);
+                text.parse().map_err(bad)
+            })
+            .collect();
+        let beside = beside?;
         let now = self.0.clock.now();
         let registry = self.read();
         if !registry.is_warm(now) {
@@ -219,7 +232,7 @@ impl Service {
         }
         // As if the first of them held it: the others wait until it does.
         self.ration(&layer, 1, now)?;
-        let homes = registry.homes(&layer, count as usize);
+        let homes = registry.homes(&layer, &beside, count as usize);
         let told = |node: &&Node| Home {
             node_id: node.id().to_string(),
             endpoint: node.endpoint().to_owned(),

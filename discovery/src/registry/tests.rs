@@ -384,3 +384,46 @@ fn parts_are_of_live_nodes_and_go_with_them() {
     registry.put_parts(parts("b", &[]), at(32)).unwrap();
     assert_eq!(told(&registry, 2), []);
 }
+
+#[test]
+fn layers_that_are_wanted_together_have_a_best_home_each() {
+    let mut registry = registry(Limits::with_ttl(TTL));
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        registry.beat(beat(name, &[], &[]), at(0)).unwrap();
+    }
+    let mut alone_twice = 0;
+    for image in 0..50 {
+        let layers: Vec<Sha256Digest> = (0..4).map(|n| digest(image * 4 + n)).collect();
+        let best = |layer: &Sha256Digest, beside: &[Sha256Digest]| {
+            let homes = names(&registry.homes(layer, beside, 4));
+            assert_eq!(homes.len(), 4);
+            assert_eq!(homes.iter().collect::<BTreeSet<_>>().len(), 4, "each once");
+            homes[0].clone()
+        };
+        let distinct = |beside: &[Sha256Digest]| {
+            let all: BTreeSet<String> = layers.iter().map(|layer| best(layer, beside)).collect();
+            all.len()
+        };
+        alone_twice += usize::from(distinct(&[]) < 4);
+        assert_eq!(distinct(&layers), 4);
+        // Whoever leaves the layer itself out, or says them in another order, hears the same.
+        let others: Vec<Sha256Digest> = layers[1..].iter().rev().copied().collect();
+        assert_eq!(best(&layers[0], &others), best(&layers[0], &layers));
+    }
+    assert!(alone_twice > 10, "it makes a difference: {alone_twice}");
+}
+
+#[test]
+fn more_layers_than_nodes_are_dealt_out_evenly() {
+    let mut registry = registry(Limits::with_ttl(TTL));
+    for name in ["a", "b", "c"] {
+        registry.beat(beat(name, &[], &[]), at(0)).unwrap();
+    }
+    let layers: Vec<Sha256Digest> = (0..9).map(digest).collect();
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for layer in &layers {
+        let homes = names(&registry.homes(layer, &layers, 4));
+        *times.entry(homes[0].clone()).or_default() += 1;
+    }
+    assert_eq!(times.into_values().collect::<Vec<_>>(), [3, 3, 3]);
+}

@@ -380,7 +380,7 @@ async fn many_callers_are_told_to_ask_again_instead_of_dialling_one_holder() {
     );
     hands.pass(Duration::from_secs(1));
     assert_eq!(node.find_provider(&digest(1)).await.unwrap().len(), 1);
-    let homes = node.find_homes(&digest(7)).await.unwrap();
+    let homes = node.find_homes(&digest(7), &[]).await.unwrap();
     assert_eq!(homes[0].node_id, "a");
 }
 

@@ -31,6 +31,14 @@ pub(super) enum Homes {
     Nobody,
 }
 
+/// A layer that is looked for.
+pub(super) struct Sought {
+    pub(super) layer: Sha256Digest,
+    /// The others of its image.
+    pub(super) beside: Vec<Sha256Digest>,
+    pub(super) homes: Homes,
+}
+
 /// Who this node is to others, and how it speaks to them.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
@@ -120,8 +128,7 @@ impl Cluster {
     /// here.
     pub(super) async fn seek<T, A, P>(
         &self,
-        layer: &Sha256Digest,
-        homes: Homes,
+        sought: &Sought,
         ask: impl Fn(Channel) -> A,
         pull: impl Fn(Channel) -> P,
     ) -> Option<T>
@@ -134,7 +141,7 @@ impl Cluster {
         let mut asking = Duration::ZERO;
         while asking < SEEK_DEADLINE {
             let began = Instant::now();
-            let offer = self.offer(layer, homes, &mut endpoints).await;
+            let offer = self.offer(sought, &mut endpoints).await;
             match self.next(&mut attempt, &offer) {
                 Step::Peer(id) => {
                     match self.ask(&id, &endpoints, &ask).await {
@@ -160,12 +167,12 @@ impl Cluster {
     }
 
     /// What discovery says of a layer; of what it does not answer, nothing.
-    async fn offer(
-        &self,
-        layer: &Sha256Digest,
-        homes: Homes,
-        endpoints: &mut HashMap<NodeId, String>,
-    ) -> Offer {
+    async fn offer(&self, sought: &Sought, endpoints: &mut HashMap<NodeId, String>) -> Offer {
+        let Sought {
+            layer,
+            beside,
+            homes,
+        } = sought;
         let mut offer = Offer::default();
         match self.client.find_provider(layer).await {
             Ok(found) => {
@@ -182,14 +189,14 @@ impl Cluster {
                 tracing::debug!(%layer, %error, "ask who holds a layer");
             }
         }
-        if homes == Homes::Nobody {
+        if *homes == Homes::Nobody {
             return offer;
         }
-        match self.client.find_homes(layer).await {
+        match self.client.find_homes(layer, beside).await {
             Ok(found) => {
                 for home in found {
                     let id = NodeId::parse(&home.node_id);
-                    let id = id.ok().filter(|id| homes == Homes::All || *id != self.me);
+                    let id = id.ok().filter(|id| *homes == Homes::All || *id != self.me);
                     if let Some(id) = id {
                         endpoints.insert(id.clone(), home.endpoint);
                         offer.homes.push(id);

@@ -21,7 +21,7 @@ use lamina_image::convert::{ConvertOptions, Room, convert_layer};
 use lamina_image::progress::Silent;
 use tokio::sync::Semaphore;
 
-use super::cluster::{Cluster, Homes};
+use super::cluster::{Cluster, Homes, Sought};
 use super::copy;
 use super::flight::Flights;
 use super::home::Home;
@@ -320,9 +320,10 @@ impl Inner {
         }
         if let Some(cluster) = &self.cluster {
             let home = Home::new(image, index, wanted);
+            let sought = sought(image, index, self.homes(wanted));
             let ask = |channel| copy::layer(&self.shelf, digest, channel);
             let pull = |channel| home.pull(channel);
-            let found = cluster.seek(&digest, self.homes(wanted), ask, pull).await;
+            let found = cluster.seek(&sought, ask, pull).await;
             if let Some(copied) = found {
                 let count = u64::from(copied.is_ok());
                 self.counts.copied.fetch_add(count, Ordering::Relaxed);
@@ -380,6 +381,16 @@ impl Inner {
 pub(super) fn digest_of(image: &SourceImage, index: usize) -> Sha256Digest {
     let layer = &image.layers[index];
     layer.digest.unwrap_or(layer.diff_id)
+}
+
+/// A layer of an image, to look for.
+pub(super) fn sought(image: &SourceImage, index: usize, homes: Homes) -> Sought {
+    let layer = digest_of(image, index);
+    Sought {
+        layer,
+        beside: digests(image).filter(|other| *other != layer).collect(),
+        homes,
+    }
 }
 
 fn digests(image: &SourceImage) -> impl Iterator<Item = Sha256Digest> + '_ {

@@ -23,7 +23,7 @@ use super::cluster::Homes;
 use super::copy::{STALL, check_speed};
 use super::flight::blocking;
 use super::home::Home;
-use super::layerstore::{Inner, Layerstore, digest_of};
+use super::layerstore::{Inner, Layerstore, digest_of, sought};
 use super::peers::PeerError;
 use super::shelf::{HeldLayer, RECORDS};
 use super::wanted::WantedImage;
@@ -199,7 +199,9 @@ impl Inner {
             |channel| home.pull(channel),
         );
         let cluster = self.cluster.as_ref()?;
-        let found = cluster.seek(&digest, homes, ask, pull).await?;
+        let found = cluster
+            .seek(&sought(image, index, homes), ask, pull)
+            .await?;
         self.counts.records.fetch_add(1, Ordering::Relaxed);
         Some(found)
     }

@@ -569,7 +569,7 @@ impl Replica {
     }
 
     fn homes(&self, layer: LayerNo) -> Vec<NodeId> {
-        let homes = self.registry.homes(&digest(layer), HOMES);
+        let homes = self.registry.homes(&digest(layer), &[], HOMES);
         homes.into_iter().map(|node| node.id().clone()).collect()
     }
 }

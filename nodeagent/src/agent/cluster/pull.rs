@@ -73,7 +73,7 @@ pub(super) enum Brought {
 impl Member {
     /// The nodes that are to pull a layer; whether discovery asks us to come again.
     pub(super) async fn homes(&self, layer: &Sha256Digest) -> (Vec<Home>, bool) {
-        match self.discovery.find_homes(layer).await {
+        match self.discovery.find_homes(layer, &[]).await {
             Ok(mut homes) => {
                 homes.truncate(HOMES);
                 (homes, false)

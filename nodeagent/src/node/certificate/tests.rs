@@ -230,6 +230,7 @@ fn homes(count: u32) -> FindHomesRequest {
     FindHomesRequest {
         layer_digest: String::new(),
         count,
+        ..FindHomesRequest::default()
     }
 }
 
