@@ -231,6 +231,11 @@ impl Chooser {
         })
     }
 
+    /// Whether a read whose peer is slow may go on to others: as often as a second peer may be asked.
+    pub fn may_leave(&mut self) -> bool {
+        self.hedges.take()
+    }
+
     /// How long a first answer may take before a second peer is asked.
     pub fn hedge_after(&self) -> Duration {
         self.hedges.after()

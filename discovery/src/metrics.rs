@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     layers: IntGauge,
     images: IntGauge,
     items: IntGauge,
+    parts: IntGauge,
     expired: IntCounter,
     resolved: IntCounterVec,
     profiles: IntGauge,
@@ -55,6 +56,10 @@ impl Metrics {
                 "lamina_discovery_items",
                 "Layers and images of all nodes together",
             )?,
+            parts: gauge(
+                "lamina_discovery_parts",
+                "Blobs that nodes read now, of all nodes together",
+            )?,
             expired: IntCounter::new(
                 "lamina_discovery_expired_total",
                 "Nodes whose heartbeats stopped",
@@ -71,13 +76,14 @@ impl Metrics {
             )?,
             registry: Registry::new(),
         };
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 12] = [
             Box::new(info),
             Box::new(metrics.rpc.clone()),
             Box::new(metrics.nodes.clone()),
             Box::new(metrics.layers.clone()),
             Box::new(metrics.images.clone()),
             Box::new(metrics.items.clone()),
+            Box::new(metrics.parts.clone()),
             Box::new(metrics.expired.clone()),
             Box::new(metrics.resolved.clone()),
             Box::new(metrics.profiles.clone()),
@@ -112,6 +118,7 @@ impl Metrics {
         self.layers.set(whole(totals.layers));
         self.images.set(whole(totals.images));
         self.items.set(whole(totals.items));
+        self.parts.set(whole(totals.parts));
         self.warm.set(i64::from(is_warm));
         self.profiles.set(whole(profiles.0));
         self.profile_ranges.set(whole(profiles.1));

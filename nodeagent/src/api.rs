@@ -5,6 +5,7 @@
 //! one version can talk to an agent of another: unknown fields are ignored, missing ones have
 //! defaults.
 
+use lamina_flist::BlobId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -27,6 +28,8 @@ pub enum Request {
     Mounts(MountsCall),
     /// Fetch data of a mount ahead of use; answers when it is local.
     Prefetch(PrefetchCall),
+    /// Fetch parts of a blob that mounts use, because other nodes wait for them here; answers at once.
+    Bring(BringCall),
     /// Write profiles, seal what nobody uses, and end the agent and the mount daemon.
     /// Refused while mounts exist.
     Shutdown,
@@ -156,6 +159,15 @@ pub struct PrefetchCall {
     pub profile: bool,
 }
 
+/// Arguments of [`Request::Bring`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BringCall {
+    /// Which.
+    pub blob: BlobId,
+    /// Entries of its map; those that do not exist are left out.
+    pub entries: Vec<u32>,
+}
+
 /// A good answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
@@ -173,6 +185,11 @@ pub enum Answer {
     Prefetched {
         /// Bytes that were fetched, after decompression.
         bytes: u64,
+    },
+    /// Of [`Request::Bring`].
+    Coming {
+        /// Whether all of it is here or on its way.
+        all: bool,
     },
     /// Of the calls that have nothing to say.
     Done,

@@ -33,6 +33,8 @@ fn eight_nodes_read_an_image_that_the_registry_gave_once() {
     let image = cluster.registry.push("t", 6, 512 << 10);
     let mounted = cluster.publish(&ALL, "v", &image);
     assert_eq!(cluster.registry.reads(&image), [1; 6]);
+    // Each can pass on to the others what it has of each layer so far.
+    cluster.wait_for_parts(ALL.len() * 6);
     // From here on there are only nodes to read from.
     cluster.registry.place.cut();
     Readers::start(READERS, &mounted, &image.files, 1).end();

@@ -13,12 +13,12 @@ use futures::{Stream, StreamExt as _};
 use lamina_discovery::resolve::{RegistryUpstream, ResolveConfig, Resolver};
 use lamina_discovery::service::{Identity, Service};
 use lamina_discovery::{Clock, Limits, tls};
-use lamina_flist::{Flist, FlistMeta, Sha256Digest};
+use lamina_flist::{BlobId, Flist, FlistMeta, Sha256Digest};
 use lamina_image::registry::{CredentialSource, Credentials};
 use lamina_mount::cache::CacheDir;
 use lamina_nodeagent::cluster_file::{ClusterFile, ServerNames};
 use lamina_nodeagent::layers::{OpenLayer, WholeLayers};
-use lamina_nodeagent::node::chunks::{ChunkLimits, Chunks};
+use lamina_nodeagent::node::chunks::{Bring, ChunkLimits, Chunks};
 use lamina_proto::discovery::v1::HeartbeatRequest;
 use lamina_proto::discovery::v1::service_discovery_server::ServiceDiscovery as _;
 use lamina_proto::lamina::v1::layers_server::{Layers, LayersServer};
@@ -100,6 +100,15 @@ impl Layers for Server {
     }
 }
 
+/// The node has the layer whole, and mounts nothing.
+struct NoAgent;
+
+impl Bring for NoAgent {
+    fn bring(&self, _blob: &BlobId, _entries: &[u32]) -> bool {
+        false
+    }
+}
+
 /// It is killed, connections and all, when dropped.
 struct Node {
     at: SocketAddr,
@@ -113,7 +122,7 @@ impl Node {
         let cache = CacheDir::new("/nonexistent");
         let messages = Arc::default();
         let server = Server {
-            chunks: Chunks::new(whole, cache, ChunkLimits::default()),
+            chunks: Chunks::new(whole, cache, Arc::new(NoAgent), ChunkLimits::default()),
             messages: Arc::clone(&messages),
         };
         let runtime = Runtime::new().unwrap();

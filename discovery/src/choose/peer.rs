@@ -70,6 +70,8 @@ impl Peer {
                 self.busy += 1;
                 self.busy_until = now + random.around(wait, 0.5);
             }
+            // Requests that were under way together fail together: that is one failure.
+            Outcome::Failed if self.is_bad(now) => {}
             Outcome::Failed => {
                 let wait = config.penalty.saturating_mul(1 << self.strikes.min(16));
                 self.strikes += 1;

@@ -276,3 +276,26 @@ fn peers_are_forgotten_but_not_those_under_way() {
     known.sort_unstable();
     assert_eq!(known, ["a", "b9"]);
 }
+
+#[test]
+fn requests_that_fail_together_are_one_failure() {
+    let mut node = Node::new();
+    for _ in 0..16 {
+        node.chooser.started(&id("a"), node.now);
+    }
+    for _ in 0..16 {
+        let Node {
+            chooser,
+            random,
+            now,
+        } = &mut node;
+        chooser.finished(&id("a"), Outcome::Failed, *now, random);
+    }
+    assert_eq!(node.chooser.in_disgrace(node.now), 1);
+    node.now += 2 * node.chooser.config.penalty;
+    assert_eq!(node.chooser.in_disgrace(node.now), 0);
+    // One that fails again is left for longer.
+    node.ended("a", Outcome::Failed);
+    node.now += node.chooser.config.penalty;
+    assert_eq!(node.chooser.in_disgrace(node.now), 1);
+}

@@ -11,14 +11,26 @@ use futures::stream::FuturesUnordered;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Plain bytes of the first wave and of every wave while a reader waits: some 100 KiB on the wire,
 /// 4 ms at 200 Mbit/s.
 const WAVE_BYTES_MIN: u64 = 256 << 10;
 /// Plain bytes of a wave at most: larger ones save few requests and delay what comes next.
 const WAVE_BYTES_MAX: u64 = 4 << 20;
+/// While a reader waits for other nodes: those that are asked ahead are mostly others than those that it waits for.
+const WAVE_BYTES_WAITED: u64 = 1 << 20;
+/// What they may have until it is known how long they take.
+const WAVE_BYTES_FIRST: u64 = 512 << 10;
 /// Waves under way: keeps a link with a long round trip busy.
 const WAVES_MAX: usize = 4;
+/// The same from other nodes: smaller ones, and more, for one waits for the slowest of those that its parts are from.
+const WAVES_OF_NODES_MAX: usize = 12;
+const WAVE_BYTES_OF_NODES_MAX: u64 = 2 << 20;
+/// Waves that took longer than this were too large for whoever sends them, and those that took less could be larger:
+/// what is on its way for seconds keeps others from being served, and nobody can change their mind about it.
+const TOO_LONG: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_millis(500);
 
 /// A run of entries of one blob.
 pub(crate) type Step = (Arc<Source>, Range<u32>);
@@ -75,27 +87,34 @@ impl Ahead {
     /// Takes steps until none is left, several waves at a time. Ends with the first failure; what was
     /// under way then goes on, what waits stays.
     pub(crate) async fn drain(&self, fetcher: &Arc<Fetcher>) -> Result<(), FetchError> {
-        let mut size = WAVE_BYTES_MIN;
+        let (mut size, mut bound) = (WAVE_BYTES_MIN, WAVE_BYTES_FIRST);
         let mut flying = FuturesUnordered::new();
         loop {
-            while flying.len() < WAVES_MAX {
+            loop {
                 let mut queue = self.lock();
-                if queue.is_waited_for() {
-                    size = WAVE_BYTES_MIN;
+                let (waves_max, size_max) = queue.limits();
+                if flying.len() >= waves_max {
+                    break;
                 }
+                size = size.min(size_max);
                 let urgency = queue.urgency();
                 let wave = queue.take(size);
                 drop(queue);
                 let Some(wave) = wave else {
                     break;
                 };
-                size = (size * 2).min(WAVE_BYTES_MAX);
+                size = (size * 2).min(bound);
                 flying.push(bring(fetcher, wave, urgency));
             }
-            match flying.next().await {
-                Some(brought) => brought?,
-                None => return Ok(()),
-            }
+            let Some(took) = flying.next().await else {
+                return Ok(());
+            };
+            bound = match took? {
+                took if took > TOO_LONG => (bound / 2).max(WAVE_BYTES_FIRST),
+                took if took < SHORT => (bound * 2).min(WAVE_BYTES_MAX),
+                _ => bound,
+            };
+            size = size.min(bound);
         }
     }
 
@@ -144,10 +163,19 @@ impl Queue {
         }
     }
 
-    /// Whether a reader waits for the stores that the next step needs.
-    fn is_waited_for(&self) -> bool {
+    /// How many waves there may be, and how many bytes the next may have, by where it is from and whether a reader waits
+    /// for that.
+    fn limits(&self) -> (usize, u64) {
         let lane = self.steps.front().and_then(|(source, _)| source.lane());
-        lane.is_some_and(|lane| lane.is_waited_for())
+        let Some(lane) = lane else {
+            return (WAVES_MAX, WAVE_BYTES_MAX);
+        };
+        match (lane.is_to_nodes(), lane.is_waited_for()) {
+            (false, false) => (WAVES_MAX, WAVE_BYTES_MAX),
+            (false, true) => (WAVES_MAX, WAVE_BYTES_MIN),
+            (true, false) => (WAVES_OF_NODES_MAX, WAVE_BYTES_OF_NODES_MAX),
+            (true, true) => (WAVES_OF_NODES_MAX, WAVE_BYTES_WAITED),
+        }
     }
 
     /// The next entries that are not local, up to `bytes` of them and at least one, and no more than one
@@ -185,9 +213,16 @@ impl Queue {
     }
 }
 
-async fn bring(fetcher: &Arc<Fetcher>, wave: Wave, urgency: Urgency) -> Result<(), FetchError> {
+/// Says how long it took.
+async fn bring(
+    fetcher: &Arc<Fetcher>,
+    wave: Wave,
+    urgency: Urgency,
+) -> Result<Duration, FetchError> {
+    let began = Instant::now();
     let parts = wave
         .iter()
         .map(|(source, entries)| fetcher.ensure_ahead(source, entries, urgency));
-    futures::future::try_join_all(parts).await.map(drop)
+    futures::future::try_join_all(parts).await?;
+    Ok(began.elapsed())
 }

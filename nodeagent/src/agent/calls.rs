@@ -90,6 +90,9 @@ async fn answer(request: Request, agent: &Arc<Agent>) -> Result<Answer, Failure>
             .prefetch(call)
             .await
             .map(|bytes| Answer::Prefetched { bytes }),
+        Request::Bring(call) => Ok(Answer::Coming {
+            all: agent.bring_for_others(&call),
+        }),
         Request::Shutdown => agent.ask_to_end().map(|()| Answer::Done),
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A blob is looked at in regions. One of which a part was demanded is brought whole; regions in a row
 //! bring ever more of what follows, whatever files that belongs to: files lie in the blob in the order
-//! of their layer, and who reads many of them reads them about in that order.
+//! of their layer, and who reads many of them reads them about in that order. A reader that has caught up
+//! with what is on its way has the next of it begun before it gets to the end.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -31,6 +32,25 @@ enum Region {
 }
 
 impl Density {
+    /// A demand for an entry met what is on its way already; what should be brought behind that, of a blob with `count`
+    /// entries.
+    pub(crate) fn caught_up(&self, entry: u32, count: u32) -> Option<Range<u32>> {
+        let mut regions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let region = entry / REGION;
+        let is_dense = |region: &u32| matches!(regions.get(region), Some(Region::Dense));
+        let end = count.div_ceil(REGION);
+        let dense = (region..end).take_while(is_dense).count() as u32;
+        let next = region + dense;
+        let run = dense_before(&regions, next);
+        // One of them alone may be all that is read.
+        if dense == 0 || run < 2 || dense > run.div_ceil(2) || next >= end {
+            return None;
+        }
+        let end = (next + run.min(RUN_MAX)).min(end);
+        regions.extend((next..end).map(|region| (region, Region::Dense)));
+        Some(next * REGION..(end * REGION).min(count))
+    }
+
     /// Notes a demand for an entry; what should be brought because of it, of a blob with `count`
     /// entries.
     pub(crate) fn note(&self, entry: u32, count: u32) -> Option<Range<u32>> {
@@ -90,6 +110,23 @@ mod tests {
         assert_eq!(brought(32..34), vec![32..96]);
         assert_eq!(brought(96..98), vec![96..224]);
         assert_eq!(brought(224..226), vec![224..480]);
+    }
+
+    #[test]
+    fn a_reader_that_catches_up_has_the_next_run_begun_in_the_middle_of_the_last() {
+        let density = Density::default();
+        assert_eq!(density.caught_up(0, 10_000), None, "nothing is on its way");
+        let note = |entries: Range<u32>| entries.filter_map(|at| density.note(at, 10_000)).count();
+        assert_eq!(note(0..8), 1);
+        assert_eq!(density.caught_up(31, 10_000), None, "one alone");
+        assert_eq!(note(32..34), 1);
+        // Regions 0 to 2 are dense.
+        assert_eq!(density.caught_up(10, 10_000), None, "far from the end");
+        assert_eq!(density.caught_up(40, 10_000), Some(96..192));
+        assert_eq!(density.caught_up(70, 10_000), None, "once");
+        assert_eq!(density.caught_up(96, 10_000), Some(192..384));
+        assert_eq!(density.caught_up(192, 384), None, "the blob ends");
+        assert_eq!(density.caught_up(383, 390), Some(384..390));
     }
 
     #[test]

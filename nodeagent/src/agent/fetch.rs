@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Who asks for data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(crate) enum Urgency {
     Ahead,
     /// The same, and somebody asked for just this: not a guess.
     Asked,
+    /// Nobody waits here, but other nodes do.
+    Others,
 }
 
 /// Why an entry could not be brought. Shared by everybody who waited for it.
@@ -76,6 +78,8 @@ type Flights = HashMap<(BlobId, u32), watch::Receiver<Outcome>>;
 
 /// Entries of one blob fetched by one task at most: 4 MiB of plain data at the average chunk size.
 pub(crate) const BATCH_ENTRIES: usize = 64;
+/// Entries under way for other nodes: 32 MiB at the average chunk size.
+const FOR_OTHERS_MAX: usize = 512;
 /// A demand that joined a fetch ahead, and fails with it for want of room, tries this often: as a
 /// demand it may push out more.
 const DEMAND_TRIES: usize = 3;
@@ -86,6 +90,7 @@ pub(crate) struct Fetcher {
     space: Arc<Space>,
     cluster: Arc<Cluster>,
     patience: Patience,
+    for_others: Arc<Semaphore>,
 }
 
 /// A flight somebody waits for.
@@ -102,6 +107,7 @@ impl Fetcher {
             space,
             cluster,
             patience,
+            for_others: Arc::new(Semaphore::new(FOR_OTHERS_MAX)),
         })
     }
 
@@ -181,6 +187,36 @@ impl Fetcher {
         unless_closed(source, fetched).await
     }
 
+    /// Sees to it that entries come because other nodes wait for them here; says whether all of them do. Inside a
+    /// runtime.
+    pub(crate) fn bring_for_others(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        entries: &[u32],
+    ) -> bool {
+        let known = entries.iter().filter(|entry| **entry < source.entries());
+        let new: Vec<u32> = known
+            .flat_map(|&entry| self.unclaimed(source, &(entry..entry + 1)))
+            .collect();
+        let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
+        let Ok(turn) = Arc::clone(&self.for_others).try_acquire_many_owned(count) else {
+            return false;
+        };
+        if new.is_empty() {
+            return true;
+        }
+        let (fetcher, source) = (Arc::clone(self), Arc::clone(source));
+        tokio::spawn(async move {
+            let _turn = turn;
+            let fetched = fetcher.fetch(&source, new, Urgency::Others);
+            let fetched = async { fetched.await.map_err(|(error, _)| error) };
+            if let Err(error) = unless_closed(&source, fetched).await {
+                tracing::debug!(%error, "fetch for other nodes");
+            }
+        });
+        true
+    }
+
     /// Those of the entries that are neither local nor on their way.
     pub(crate) fn unclaimed(&self, source: &Source, entries: &Range<u32>) -> Vec<u32> {
         let flights = self.flights.lock().expect("no panic while claiming");
@@ -189,6 +225,13 @@ impl Fetcher {
             .clone()
             .filter(|&entry| !source.has(entry) && !flies(entry));
         new.collect()
+    }
+
+    /// The first of the entries that is on its way.
+    pub(crate) fn first_flying(&self, source: &Source, entries: &Range<u32>) -> Option<u32> {
+        let flights = self.flights.lock().expect("no panic while claiming");
+        let mut entries = entries.clone();
+        entries.find(|&entry| flights.contains_key(&(source.id, entry)))
     }
 
     /// Claims and waits; an error comes with whether somebody else's flight failed.

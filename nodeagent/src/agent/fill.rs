@@ -31,6 +31,9 @@ impl FillHandler for Fills {
             // Beside the demand: following hints takes a moment.
             tokio::task::spawn_blocking(move || agent.expect_after(&source, &new));
         }
+        if let Some(entry) = self.0.fetcher.first_flying(&source, &entries) {
+            self.0.expect_behind(&source, entry);
+        }
         if let Some(ahead) = source.read_ahead(&entries) {
             let (fetcher, source) = (Arc::clone(&self.0.fetcher), Arc::clone(&source));
             // Its failure concerns nobody: whoever needs these bytes will ask, and be told.

@@ -29,7 +29,7 @@ impl Foresight {
     pub(crate) fn arrived(&self, entry: u32, len: u64, urgency: Urgency) {
         let (word, bit) = self.place(entry);
         match urgency {
-            Urgency::Ahead | Urgency::Follow => {
+            Urgency::Ahead | Urgency::Follow | Urgency::Others => {
                 word.fetch_or(bit, Ordering::Relaxed);
                 self.brought.fetch_add(len, Ordering::Relaxed);
             }

@@ -20,12 +20,17 @@ use total::{Share, Taken, Total};
 const BATCHES_MAX: usize = 16;
 /// Of them for data nobody waits for: what is in flight ahead delays a demand read by its length.
 const AHEAD_MAX: usize = 6;
+/// The same to other nodes: of a batch from many of them most is soon there, and the rest a good deal later.
+const BATCHES_TO_NODES_MAX: usize = 24;
+const AHEAD_TO_NODES_MAX: usize = 14;
 /// Plain data in flight in a lane, in KiB: two of the largest batches, sixteen of ordinary ones.
 const LANE_KIB: u32 = 32 << 10;
 /// Plain data in flight in all lanes, in KiB: bounds the agent's memory, but for the fair shares of many
 /// lanes at once.
 const TOTAL_KIB: u32 = 256 << 10;
 
+/// What the names of lanes to other nodes begin with; no store's does.
+const NODES: &str = "other nodes";
 /// Stores that were late are asked last for this long.
 const LATE_FOR: Duration = Duration::from_secs(30);
 
@@ -40,6 +45,7 @@ pub(crate) struct Lanes {
 #[derive(Debug)]
 pub(crate) struct Lane {
     stores: String,
+    is_to_nodes: bool,
     slots: Semaphore,
     ahead: Semaphore,
     kib: Semaphore,
@@ -74,7 +80,13 @@ impl Lanes {
     /// readers waiting.
     pub(crate) fn to_nodes(&self, layer: Option<&Sha256Digest>) -> Arc<Lane> {
         let layer = layer.map_or_else(|| "no layer".to_owned(), Sha256Digest::to_string);
-        self.named(format!("other nodes, for {layer}"))
+        self.named(format!("{NODES}, for {layer}"))
+    }
+
+    /// The same for what is fetched on behalf of other nodes.
+    pub(crate) fn for_nodes(&self, layer: Option<&Sha256Digest>) -> Arc<Lane> {
+        let layer = layer.map_or_else(|| "no layer".to_owned(), Sha256Digest::to_string);
+        self.named(format!("{NODES} on behalf of others, for {layer}"))
     }
 
     /// The lane to a reader's stores: the same for everybody who reads from these.
@@ -95,10 +107,16 @@ impl Lanes {
         if let Some(lane) = open.get(&stores).and_then(Weak::upgrade) {
             return lane;
         }
+        let is_to_nodes = stores.starts_with(NODES);
+        let (slots, ahead) = match is_to_nodes {
+            true => (BATCHES_TO_NODES_MAX, AHEAD_TO_NODES_MAX),
+            false => (BATCHES_MAX, AHEAD_MAX),
+        };
         let lane = Arc::new(Lane {
+            is_to_nodes,
             stores: stores.clone(),
-            slots: Semaphore::new(BATCHES_MAX),
-            ahead: Semaphore::new(AHEAD_MAX),
+            slots: Semaphore::new(slots),
+            ahead: Semaphore::new(ahead),
             kib: Semaphore::new(LANE_KIB as usize),
             share: Share::of(&self.total),
             waiting: AtomicU64::new(0),
@@ -145,6 +163,11 @@ impl Lane {
     pub(crate) fn is_late(&self) -> bool {
         let late = *self.late.lock().unwrap_or_else(PoisonError::into_inner);
         late.is_some_and(|at| at.elapsed() < LATE_FOR)
+    }
+
+    /// Whether other nodes are at its end.
+    pub(crate) fn is_to_nodes(&self) -> bool {
+        self.is_to_nodes
     }
 
     /// Whether a reader waits on demand.

@@ -74,6 +74,7 @@ impl Sources {
                 layer,
                 image: Arc::clone(&image),
                 nodes,
+                for_nodes: self.lanes.for_nodes(layer.as_ref()),
             };
             let opened = self.open_one(provider, index, &trust);
             found.push(opened.inspect_err(|_| self.close(&flist.digest()))?);

@@ -225,7 +225,7 @@ impl Space {
         let may = match urgency {
             Urgency::Demand => true,
             Urgency::Follow => bytes <= self.books().max / FOLLOW_PART,
-            Urgency::Ahead | Urgency::Asked => false,
+            Urgency::Ahead | Urgency::Asked | Urgency::Others => false,
         };
         may.then_some(Press::Gently)
     }

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::Stream;
-use lamina_flist::Sha256Digest;
+use lamina_flist::{BlobId, Sha256Digest};
 use lamina_mount::cache::CacheDir;
 use lamina_proto::lamina::v1::{ReadChunksRequest, ReadChunksResponse};
 use tokio::sync::mpsc;
@@ -32,16 +32,26 @@ use crate::layers::WholeLayers;
 use found::Found;
 use wanted::Wanted;
 
-/// Stored bytes of a message, unless one chunk has more: small enough that a reader with a slow line sees progress.
-const MESSAGE_BYTES: usize = 256 << 10;
+/// Stored bytes of a message, but for its last chunk: small enough that a reader sees progress although its line is slow,
+/// or many read at once.
+const MESSAGE_BYTES: usize = 64 << 10;
 
-/// Between two looks for what the agent does not have yet: a fraction of a round trip to a registry.
+/// Longest wait for what nobody fetches.
+const WAIT_IDLY_MAX: Duration = Duration::from_secs(1);
+/// A reader that waits hears this often that what it waits for is on its way.
+const SAY_EVERY: Duration = Duration::from_millis(500);
+/// Between two times that the agent is told what others wait for: a fetch may have failed.
+const BRING_EVERY: Duration = Duration::from_secs(2);
+
+/// Between two looks for what the agent does not have yet: a fraction of a round trip to a registry, and of what was
+/// waited already.
 const POLL: Duration = Duration::from_millis(4);
+const POLL_MAX: Duration = Duration::from_millis(30);
 
 /// What readers may cost.
 #[derive(Debug, Clone)]
 pub struct ChunkLimits {
-    /// Requests answered at once: at 1 MiB each that fills any link, and more would only share it.
+    /// Requests answered at once: enough for a dozen nodes that wait here for what this one is about to have.
     pub slots: usize,
     /// How long a reader may take nothing.
     pub stall: Duration,
@@ -52,7 +62,7 @@ pub struct ChunkLimits {
 impl Default for ChunkLimits {
     fn default() -> Self {
         Self {
-            slots: 32,
+            slots: 96,
             stall: Duration::from_secs(5),
             whole: Duration::from_secs(60),
         }
@@ -72,6 +82,12 @@ pub struct Served {
     pub stalled: AtomicU64,
 }
 
+/// Whoever fetches what this node reads.
+pub trait Bring: Send + Sync + 'static {
+    /// Sees to it that entries of a blob come; says whether all of them do. Returns soon, and may block meanwhile.
+    fn bring(&self, blob: &BlobId, entries: &[u32]) -> bool;
+}
+
 /// An answer.
 pub type ChunkStream =
     Pin<Box<dyn Stream<Item = Result<ReadChunksResponse, Status>> + Send + 'static>>;
@@ -83,17 +99,24 @@ pub struct Chunks(Arc<Parts>);
 struct Parts {
     whole: Arc<dyn WholeLayers>,
     cache: CacheDir,
+    bring: Arc<dyn Bring>,
     slots: Arc<Semaphore>,
     limits: ChunkLimits,
     served: Served,
 }
 
 impl Chunks {
-    /// Out of whole layers, and what the agent has in its cache.
-    pub fn new(whole: Arc<dyn WholeLayers>, cache: CacheDir, limits: ChunkLimits) -> Self {
+    /// Out of whole layers, and what the agent has in its cache or brings.
+    pub fn new(
+        whole: Arc<dyn WholeLayers>,
+        cache: CacheDir,
+        bring: Arc<dyn Bring>,
+        limits: ChunkLimits,
+    ) -> Self {
         Self(Arc::new(Parts {
             whole,
             cache,
+            bring,
             slots: Arc::new(Semaphore::new(limits.slots)),
             limits,
             served: Served::default(),
@@ -118,7 +141,7 @@ impl Chunks {
             ));
         };
         let parts = Arc::clone(&self.0);
-        let (layer, wait) = (wanted.layer, wanted.wait);
+        let (layer, blob, wait) = (wanted.layer, wanted.blob, wanted.wait);
         let looking = move || Found::look(parts.whole.as_ref(), &parts.cache, &wanted);
         let looked = tokio::task::spawn_blocking(looking).await;
         let found = looked.map_err(|_| Status::internal("looking was cut off"))??;
@@ -127,6 +150,7 @@ impl Chunks {
         let sending = Sending {
             parts: Arc::clone(&self.0),
             layer,
+            blob,
             wait,
             found: Arc::new(found),
             sender,
@@ -147,6 +171,7 @@ impl Chunks {
 struct Sending {
     parts: Arc<Parts>,
     layer: Sha256Digest,
+    blob: BlobId,
     /// For what the agent does not have yet.
     wait: Duration,
     found: Arc<Found>,
@@ -167,18 +192,47 @@ impl Sending {
     async fn send(&self) -> Result<(), Status> {
         let limits = &self.parts.limits;
         let end = Instant::now() + limits.whole;
-        let patience = end.min(Instant::now() + self.wait);
+        let began = Instant::now();
+        let mut patience = end.min(began + self.wait.min(WAIT_IDLY_MAX));
+        let (mut bring_at, mut say_at) = (began, began + SAY_EVERY);
+        let mut is_coming = false;
         let mut open: Vec<usize> = (0..self.found.len()).collect();
         loop {
             let (here, absent): (Vec<usize>, Vec<usize>) =
                 open.into_iter().partition(|at| self.found.has(*at));
             open = absent;
-            self.send_these(here, end).await?;
-            if open.is_empty() || Instant::now() >= patience || self.sender.is_closed() {
+            if !here.is_empty() {
+                self.send_these(here, end).await?;
+                say_at = Instant::now() + SAY_EVERY;
+            }
+            let now = Instant::now();
+            if open.is_empty() || now >= patience || self.sender.is_closed() {
                 return Ok(());
             }
-            tokio::time::sleep(POLL).await;
+            if now >= bring_at {
+                bring_at = now + BRING_EVERY;
+                is_coming = self.bring(&open).await;
+                if is_coming {
+                    patience = end.min(began + self.wait);
+                }
+            }
+            if is_coming && now >= say_at {
+                say_at = now + SAY_EVERY;
+                let nothing_yet = ReadChunksResponse::default();
+                // A reader that has not even taken what was sent before need not hear it.
+                let _ = self.sender.try_send(nothing_yet);
+            }
+            let pause = (began.elapsed() / 16).clamp(POLL, POLL_MAX);
+            tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Has the agent fetch what is not here; says whether it does.
+    async fn bring(&self, open: &[usize]) -> bool {
+        let entries: Vec<u32> = open.iter().map(|at| self.found.entry(*at)).collect();
+        let (parts, blob) = (Arc::clone(&self.parts), self.blob);
+        let asked = tokio::task::spawn_blocking(move || parts.bring.bring(&blob, &entries));
+        asked.await.unwrap_or(false)
     }
 
     async fn send_these(&self, mut here: Vec<usize>, end: Instant) -> Result<(), Status> {

@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lamina_flist::ChunkId;
+use lamina_flist::{BlobId, ChunkId};
 
+use super::chunks::Bring;
 use super::error::NodeError;
 use crate::api::{
-    self, Answer, CacheInfo, CallError, FailureKind, MountInfo, MountState, MountsCall, Request,
-    UmountCall,
+    self, Answer, BringCall, CacheInfo, CallError, FailureKind, MountInfo, MountState, MountsCall,
+    Request, UmountCall,
 };
 use crate::holder::{ChildStatus, HolderClient};
 use crate::instance::Instance;
@@ -53,6 +54,17 @@ pub(super) struct Place {
     pub(super) cache: PathBuf,
     pub(super) run_dir: PathBuf,
     pub(super) outside_pod: bool,
+}
+
+impl Bring for Daemons {
+    fn bring(&self, blob: &BlobId, entries: &[u32]) -> bool {
+        let call = Request::Bring(BringCall {
+            blob: *blob,
+            entries: entries.to_vec(),
+        });
+        let answer = api::call(&self.instance.api_socket(), &call, GLANCE_TIMEOUT);
+        matches!(answer, Ok(Answer::Coming { all: true }))
+    }
 }
 
 impl Daemons {

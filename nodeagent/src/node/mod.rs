@@ -45,13 +45,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use lamina_discovery::client::Client;
 use lamina_discovery::daemon::{self, STOP_DEADLINE};
 use lamina_mount::cache::CacheDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::layers::{LayersConfig, Layerstore};
-use chunks::{ChunkLimits, Chunks};
+use chunks::{Bring, ChunkLimits, Chunks};
 use daemons::{Daemons, Place};
 use library::{Library, LibraryConfig, LibraryLimits};
 use listen::{Layers, Services};
@@ -190,6 +191,13 @@ fn tell_of_cluster(config: &NodeConfig, parts: &Parts) -> Result<JoinSet<()>> {
     let mut keeping = JoinSet::new();
     match config.cluster.clone() {
         Some(membership) => {
+            let discovery = Client::start(membership.discovery())?;
+            let cache = CacheDir::new(config.cache.clone());
+            keeping.spawn(partials::report(
+                discovery.into(),
+                config.node.clone(),
+                cache,
+            ));
             let keeper = Keeper {
                 membership,
                 node: config.node.clone(),
@@ -206,7 +214,7 @@ fn tell_of_cluster(config: &NodeConfig, parts: &Parts) -> Result<JoinSet<()>> {
 }
 
 /// The node's layers, where it is part of a cluster.
-fn open_layers(config: &NodeConfig) -> Result<Option<Layers>> {
+fn open_layers(config: &NodeConfig, daemons: &Arc<Daemons>) -> Result<Option<Layers>> {
     let Some(membership) = &config.cluster else {
         return Ok(None);
     };
@@ -219,7 +227,8 @@ fn open_layers(config: &NodeConfig) -> Result<Option<Layers>> {
     let store = Layerstore::open(layers, Some(cluster)).context("open the node's layers")?;
     let whole = Arc::new(store.shelf().clone());
     let cache = CacheDir::new(config.cache.clone());
-    let chunks = Chunks::new(whole, cache, ChunkLimits::default());
+    let bring: Arc<dyn Bring> = Arc::clone(daemons) as _;
+    let chunks = Chunks::new(whole, cache, bring, ChunkLimits::default());
     Ok(Some(Layers { store, chunks }))
 }
 
@@ -237,7 +246,7 @@ async fn open(config: &NodeConfig) -> Result<Parts> {
         Ok::<_, anyhow::Error>(daemons)
     });
     let daemons = Arc::new(started.await??);
-    let layers = open_layers(config)?;
+    let layers = open_layers(config, &daemons)?;
     let library = Library::open(LibraryConfig {
         dir: config.state.join("images"),
         stores: config.stores.clone(),

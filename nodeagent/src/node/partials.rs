@@ -16,9 +16,12 @@ use lamina_flist::{BlobId, Sha256Digest};
 use lamina_mount::cache::{BlobReader, CacheDir, MapCheck};
 use lamina_proto::lamina::v1::PutPartialsRequest;
 use lamina_store::open_flist;
+use tokio::time::Instant;
 
 /// Between two reports, when something changed.
 const EVERY: Duration = Duration::from_secs(1);
+/// Between two looks whether there is another flist: who begins to read one is to be known to others that do at once.
+const GLANCE_EVERY: Duration = Duration::from_millis(100);
 /// Said again when nothing changed: a replica may have been started since.
 const AGAIN: Duration = Duration::from_secs(10);
 /// What discovery takes of one node.
@@ -27,7 +30,7 @@ const BLOBS_MAX: usize = 256;
 /// Looks and tells for as long as it is polled.
 pub async fn report(client: Arc<Client>, node: String, cache: CacheDir) {
     let mut looking = Looking::new(cache);
-    let (mut told, mut told_at) = (None, tokio::time::Instant::now());
+    let (mut told, mut told_at) = (None, Instant::now());
     loop {
         let looked = tokio::task::spawn_blocking(move || {
             let parts = looking.look();
@@ -42,13 +45,18 @@ pub async fn report(client: Arc<Client>, node: String, cache: CacheDir) {
                 node_id: node.clone(),
                 blobs: parts.iter().map(Part::told).collect(),
             };
-            told_at = tokio::time::Instant::now();
+            told_at = Instant::now();
             match client.put_partials(request).await {
                 Ok(()) => told = Some(parts),
                 Err(error) => tracing::debug!(%error, "tell discovery what is here in part"),
             }
         }
-        tokio::time::sleep(EVERY).await;
+        let (flists, end) = (looking.flists_changed(), Instant::now() + EVERY);
+        while Instant::now() < end && looking.flists_changed() == flists {
+            tokio::time::sleep(GLANCE_EVERY).await;
+        }
+        // Its blobs are opened right after.
+        tokio::time::sleep(GLANCE_EVERY).await;
     }
 }
 
@@ -75,6 +83,11 @@ impl Looking {
             flists: BTreeMap::new(),
             blobs: HashMap::new(),
         }
+    }
+
+    /// When a flist came or went.
+    fn flists_changed(&self) -> Option<SystemTime> {
+        written(&self.cache.root().join("flists"))
     }
 
     /// The parts that may be told, by blob.

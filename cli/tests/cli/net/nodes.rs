@@ -123,10 +123,19 @@ impl Cluster {
     /// Until every replica of discovery that runs knows so many nodes, and says that nobody holds something.
     pub(crate) fn wait_for_nodes(&self, count: usize) {
         let count = format!("lamina_discovery_nodes {count}");
+        self.wait_for_metrics(&[&count, "lamina_discovery_warm 1"]);
+    }
+
+    /// Until it knows so many blobs that nodes read, each of each node.
+    pub(crate) fn wait_for_parts(&self, count: usize) {
+        self.wait_for_metrics(&[&format!("lamina_discovery_parts {count}")]);
+    }
+
+    fn wait_for_metrics(&self, lines: &[&str]) {
         let knows = |discovery: &Discovery| {
             let metrics = discovery.metrics();
-            let has = |line: &str| metrics.lines().any(|one| one == line);
-            has(&count) && has("lamina_discovery_warm 1")
+            let has = |line: &&str| metrics.lines().any(|one| one == *line);
+            lines.iter().all(has)
         };
         let running = self.discoveries.iter().filter(|one| one.serving.is_some());
         for discovery in running {

@@ -1,10 +1,13 @@
 //! What is known of peers, shared by all reads: a [`Chooser`] with its clock and its chance.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use lamina_discovery::choose::{Attempt, ChoiceConfig, Chooser, Offer, Outcome, Provider, Step};
 use lamina_discovery::{NodeId, Random};
+
+use super::pulse::Pulse;
 
 /// The choices of this node, whoever it is.
 pub(super) struct Choices {
@@ -15,6 +18,8 @@ pub(super) struct Choices {
 struct State {
     chooser: Chooser,
     random: Random,
+    /// Of those that somebody waits for.
+    pulses: HashMap<NodeId, Weak<Pulse>>,
 }
 
 impl Default for Choices {
@@ -26,6 +31,7 @@ impl Default for Choices {
             state: Mutex::new(State {
                 chooser: Chooser::new(nobody, ChoiceConfig::default()),
                 random: Random::new(),
+                pulses: HashMap::new(),
             }),
         }
     }
@@ -47,6 +53,10 @@ impl Choices {
         })
     }
 
+    pub(super) fn may_leave(&self) -> bool {
+        self.with(|state, _| state.chooser.may_leave())
+    }
+
     pub(super) fn hedge_after(&self) -> Duration {
         self.with(|state, _| state.chooser.hedge_after())
     }
@@ -60,6 +70,20 @@ impl Choices {
             let random = &mut state.random;
             state.chooser.finished(id, outcome, now, random);
         });
+    }
+
+    /// What comes from a node.
+    pub(super) fn pulse(&self, id: &NodeId) -> Arc<Pulse> {
+        self.with(|state, _| {
+            let pulses = &mut state.pulses;
+            if let Some(pulse) = pulses.get(id).and_then(Weak::upgrade) {
+                return pulse;
+            }
+            pulses.retain(|_, pulse| pulse.strong_count() > 0);
+            let pulse = Arc::new(Pulse::new());
+            pulses.insert(id.clone(), Arc::downgrade(&pulse));
+            pulse
+        })
     }
 
     /// Peers that are not asked now.

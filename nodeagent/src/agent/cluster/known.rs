@@ -28,6 +28,8 @@ const LAYERS_MAX: usize = 4096;
 /// often: then many read at once.
 const FEW: usize = 3;
 const FRESH_FEW: Duration = Duration::from_secs(2);
+/// While nobody else seems to read it: who began a moment ago is about to be known.
+const FRESH_ALONE: Duration = Duration::from_millis(250);
 
 /// Every layer that somebody wanted to read.
 #[derive(Default)]
@@ -217,6 +219,7 @@ impl Offered {
         let whole = self.holders.iter().filter(|holder| holder.parts.is_none());
         match whole.count() {
             _ if self.rationed => ASK_GAP,
+            few @ 0..=FEW if few == self.holders.len() => FRESH_ALONE,
             0..=FEW => FRESH_FEW,
             _ => FRESH,
         }

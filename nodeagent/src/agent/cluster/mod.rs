@@ -20,6 +20,7 @@ mod peers;
 mod pool;
 mod profiles;
 mod pull;
+mod pulse;
 mod swarm;
 
 use std::path::{Path, PathBuf};

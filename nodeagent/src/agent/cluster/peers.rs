@@ -28,6 +28,8 @@ pub(crate) struct How {
     pub(crate) is_last: bool,
     /// A reader waits.
     pub(crate) is_demand: bool,
+    /// Other nodes wait for it here: we are the one that fetches it for all.
+    pub(crate) is_for_others: bool,
 }
 
 impl Member {
@@ -41,7 +43,9 @@ impl Member {
     ) -> Vec<u32> {
         let layer = self.known.layer(&want.layer);
         let offered = layer.offered(self, &want.layer, false).await;
-        let readers = match layer.luck.is_good() {
+        // Those that have it whole ask nobody, and who fetches for all asks those.
+        let asks_readers = layer.luck.is_good() && !how.is_for_others && !offered.own;
+        let readers = match asks_readers {
             true => offered.readers(&want.blob),
             false => Vec::new(),
         };

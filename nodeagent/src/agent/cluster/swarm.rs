@@ -13,11 +13,15 @@ use std::time::{Duration, Instant};
 use lamina_discovery::NodeId;
 use lamina_flist::BlobId;
 
-/// Entries of a run: about a MiB, what is asked of one node at once.
-const RUN: u32 = 16;
+use super::ask::SILENCE_WAITING;
+
+/// Entries of a run, about 128 KiB: what is read ahead at once are runs of many nodes, whose cables then all carry some.
+const RUN: u32 = 2;
 /// How long whoever fetches may be about to have something, while a reader waits and while nobody does.
 const WAIT_DEMAND: Duration = Duration::from_millis(80);
-const WAIT_AHEAD: Duration = Duration::from_millis(800);
+const WAIT_AHEAD: Duration = Duration::from_secs(20);
+/// Nothing of a request for so long, and it is time to ask others.
+pub(super) const SLOW: Duration = Duration::from_secs(3);
 /// Disappointments are remembered for so long, and so many outweigh all successes before.
 const SULK: Duration = Duration::from_secs(3);
 const LUCK_MAX: i32 = 8;
@@ -29,6 +33,15 @@ const DISAPPOINTMENT: i32 = 2;
 /// How long who is to fetch may take until it has something.
 pub(super) fn wait(is_demand: bool) -> Duration {
     if is_demand { WAIT_DEMAND } else { WAIT_AHEAD }
+}
+
+/// How long nothing may come from it meanwhile.
+pub(super) fn silence(is_demand: bool) -> Duration {
+    if is_demand {
+        WAIT_DEMAND
+    } else {
+        SILENCE_WAITING
+    }
 }
 
 /// Entries by who is to fetch them for all; `None`: we are.

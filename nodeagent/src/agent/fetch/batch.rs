@@ -137,7 +137,13 @@ impl<'a> Batch<'a> {
         let blob = self.source.id;
         let bytes: u64 = entries.iter().map(|&e| self.source.entry_len(e)).sum();
         let nothing = || FetchError::Nodes { blob, layer };
-        let entering = timeout_at(deadline, provider.nodes.enter(bytes));
+        let is_for_others = self.urgency == Urgency::Others;
+        // In a lane of their own, what is fetched for others never waits behind what waits for them.
+        let lane = match is_for_others {
+            true => &provider.for_nodes,
+            false => &provider.nodes,
+        };
+        let entering = timeout_at(deadline, lane.enter(bytes));
         let Ok(_underway) = entering.await else {
             return entries.iter().map(|&e| (e, nothing())).collect();
         };
@@ -157,6 +163,7 @@ impl<'a> Batch<'a> {
             until: deadline,
             is_last,
             is_demand: self.urgency == Urgency::Demand,
+            is_for_others,
         };
         let mut missing = entries.to_vec();
         // Once, or again where the certificates have become others meanwhile.

@@ -9,7 +9,7 @@ use crate::agent::failure::{Result, failure, refused};
 use crate::agent::live::{LiveFlist, LiveMount};
 use crate::agent::sources::Source;
 use crate::agent::{ahead::Ahead, prefetch};
-use crate::api::{FailureKind, MountCall, PrefetchCall};
+use crate::api::{BringCall, FailureKind, MountCall, PrefetchCall};
 use crate::mountd::{MountdClient, MountdError};
 use lamina_flist::ProfileRange;
 use std::collections::BTreeMap;
@@ -47,6 +47,16 @@ impl Agent {
         Ok(live.bytes_fetched() - before)
     }
 
+    /// Sees to it that what other nodes wait for here comes; says whether all of it does. Of a blob that is not mounted
+    /// nothing is fetched.
+    pub(crate) fn bring_for_others(&self, call: &BringCall) -> bool {
+        let Some(source) = self.sources.get(&call.blob) else {
+            return false;
+        };
+        let _runtime = self.runtime.enter();
+        self.fetcher.bring_for_others(&source, &call.entries)
+    }
+
     /// Starts following the profile of a flist that was just mounted.
     pub(super) fn start_prefetch(&self, live: &Arc<LiveFlist>, call: &MountCall) {
         if !call.prefetch {
@@ -76,6 +86,21 @@ impl Agent {
                 live.ahead.instead(steps, &fetcher);
             }
         });
+    }
+
+    /// A reader waits for an entry that is on its way already: where much is read in one place, what is behind it is begun
+    /// before the reader gets there.
+    pub(crate) fn expect_behind(&self, source: &Arc<Source>, entry: u32) {
+        let live = self.flists(|mount| mount.extra.call.prefetch);
+        let holds = |live: &Arc<LiveFlist>| live.sources.iter().any(|held| held.id == source.id);
+        let Some(live) = live.into_iter().find(holds) else {
+            return;
+        };
+        if let Some(range) = source.dense_behind(entry) {
+            let _runtime = self.runtime.enter();
+            let steps = vec![(Arc::clone(source), range)];
+            live.ahead.later(steps, &self.fetcher);
+        }
     }
 
     /// Tells other nodes what a start read that is over.

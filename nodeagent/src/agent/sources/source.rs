@@ -51,6 +51,8 @@ pub(crate) struct Provider {
     pub(crate) image: Arc<Image>,
     /// The way to other nodes.
     pub(crate) nodes: Arc<Lane>,
+    /// The same for what is fetched on behalf of other nodes.
+    pub(crate) for_nodes: Arc<Lane>,
 }
 
 /// What a file system allocates at once, and a hole frees.
@@ -173,6 +175,11 @@ impl Source {
     /// What to bring because of a demand for an entry, where much is demanded in one place.
     pub(crate) fn dense_around(&self, entry: u32) -> Option<Range<u32>> {
         self.density.note(entry, self.entries())
+    }
+
+    /// The same because of a demand for an entry that is on its way already.
+    pub(crate) fn dense_behind(&self, entry: u32) -> Option<Range<u32>> {
+        self.density.caught_up(entry, self.entries())
     }
 
     /// How many entries the blob has.

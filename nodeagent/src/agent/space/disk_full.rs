@@ -39,7 +39,7 @@ impl DiskRoom {
         let hard_at = *self.hard_at.get_or_insert(now + HARD_EVERY);
         loop {
             let press = match self.urgency {
-                Urgency::Ahead | Urgency::Asked => None,
+                Urgency::Ahead | Urgency::Asked | Urgency::Others => None,
                 Urgency::Demand if Instant::now() >= hard_at => Some(Press::Hard),
                 _ => Some(Press::Gently),
             };

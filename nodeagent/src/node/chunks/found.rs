@@ -56,6 +56,15 @@ impl Found {
         }
     }
 
+    /// One of the entries that are or may be here.
+    pub(super) fn entry(&self, at: usize) -> u32 {
+        match self {
+            Self::Layer(_, places) => places[at].0,
+            Self::Part(_, entries) => entries[at],
+            Self::Nowhere => 0,
+        }
+    }
+
     /// How many entries are or may be here.
     pub(super) fn len(&self) -> usize {
         match self {

@@ -7,6 +7,7 @@ use lamina_flist::{ChunkId, Codec};
 use lamina_mount::cache::{BlobFile, Trust};
 use lamina_proto::lamina::v1::{Chunk, EntryRange};
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use tokio::runtime::Runtime;
 use tonic::Code;
 
@@ -14,6 +15,20 @@ struct Scene {
     dir: tempfile::TempDir,
     runtime: Runtime,
     sample: Sample,
+}
+
+/// Brings nothing, or says that it does; and who was asked for what.
+#[derive(Default)]
+struct Agent {
+    brings: bool,
+    asked: Mutex<Vec<Vec<u32>>>,
+}
+
+impl Bring for Agent {
+    fn bring(&self, _blob: &BlobId, entries: &[u32]) -> bool {
+        self.asked.lock().unwrap().push(entries.to_vec());
+        self.brings
+    }
 }
 
 impl Scene {
@@ -32,7 +47,7 @@ impl Scene {
     }
 
     fn chunks(&self, whole: Arc<dyn WholeLayers>, limits: ChunkLimits) -> Chunks {
-        Chunks::new(whole, self.cache(), limits)
+        Chunks::new(whole, self.cache(), Arc::new(Agent::default()), limits)
     }
 
     fn request(&self, first: u32, count: u32) -> ReadChunksRequest {
@@ -228,4 +243,39 @@ fn what_the_agent_is_about_to_have_is_waited_for_and_what_it_does_not_read_is_no
         assert_eq!(second.chunks[0].entry, 2);
         assert!(messages.next().await.is_none(), "entry 0 never came");
     });
+}
+
+#[test]
+fn what_the_agent_fetches_for_others_is_waited_for_and_they_hear_that_it_comes() {
+    let scene = Scene::new();
+    let agent = Arc::new(Agent {
+        brings: true,
+        ..Agent::default()
+    });
+    let bring: Arc<dyn Bring> = Arc::clone(&agent) as _;
+    let whole = Arc::new(Shelf::default());
+    let chunks = Chunks::new(whole, scene.cache(), bring, ChunkLimits::default());
+    let file = scene.cached([1]);
+    let patient = ReadChunksRequest {
+        wait_ms: 30_000,
+        ..scene.request(0, 3)
+    };
+    scene.runtime.block_on(async {
+        let mut messages = chunks.read(&patient).await.unwrap();
+        let mut next = async || messages.next().await.map(|message| message.unwrap().chunks);
+        assert_eq!(next().await.unwrap()[0].entry, 1);
+        assert!(next().await.unwrap().is_empty(), "they are on their way");
+        file.write_entry(0, &scene.sample.plain(0)).unwrap();
+        file.write_entry(2, &scene.sample.plain(2)).unwrap();
+        let mut came = Vec::new();
+        while let Some(chunks) = next().await {
+            came.extend(chunks.iter().map(|chunk| chunk.entry));
+        }
+        assert_eq!(came, [0, 2]);
+    });
+    assert_eq!(agent.asked.lock().unwrap()[0], [0, 2]);
+    // Who does not wait is no reason to fetch.
+    let asked = agent.asked.lock().unwrap().len();
+    scene.take(&chunks, &scene.request(0, 8)).unwrap();
+    assert_eq!(agent.asked.lock().unwrap().len(), asked);
 }

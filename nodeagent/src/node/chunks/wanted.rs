@@ -9,7 +9,7 @@ use tonic::Status;
 /// Entries of one request: 64 MiB at the average chunk size.
 pub(super) const ENTRIES_MAX: usize = 1024;
 /// Longest wait for what is not here yet.
-const WAIT_MAX: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Entries of a blob of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ mod tests {
             layer_digest: format!("sha256:{}", "ab".repeat(32)),
             blob: vec![7; 32],
             entries: ranges.iter().map(range).collect(),
-            wait_ms: 5000,
+            wait_ms: 50_000,
         }
     }
 

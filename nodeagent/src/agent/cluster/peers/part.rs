@@ -15,6 +15,7 @@ use super::super::ask::{self, Ended, Event, Piece, Want};
 use super::super::known::{Layer, Offered};
 use super::super::member::Member;
 use super::super::pull::{Brought, id_of};
+use super::super::pulse::Pulse;
 use super::super::swarm;
 use super::How;
 
@@ -86,6 +87,9 @@ impl Part {
     pub(super) async fn bring(mut self) -> BTreeSet<u32> {
         if let Some(first) = self.first.take() {
             self.ask_first(first).await;
+            if self.is_done() {
+                return self.missing;
+            }
         }
         let mut pause = ROUND;
         loop {
@@ -210,7 +214,6 @@ impl Part {
     /// fetched as if there were nobody else.
     async fn ask_first(&mut self, first: NodeId) {
         let wait = swarm::wait(self.how.is_demand);
-        let patience = Instant::now() + wait + self.member.choices.hedge_after();
         let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
         let offered = layer.offered(&member, &self.want.layer, false).await;
         let offer = Offer {
@@ -228,18 +231,47 @@ impl Part {
         let (Some(channel), Step::Peer(_)) = (channel, step) else {
             return;
         };
-        let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
+        let (sender, events) = mpsc::channel(ARRIVED_MAX);
+        let pulse = member.choices.pulse(&first);
         self.start(first, channel, sender, Whose::Waiting(wait));
         let before = self.missing.len();
-        let taking = async {
-            while let Some(event) = events.recv().await {
-                if let Event::Piece(piece) = event {
+        self.take_until_slow(events, &pulse, wait).await;
+        layer.luck.note(self.missing.len() < before);
+    }
+
+    /// Takes what comes until it ends, nothing comes from that node for anybody, or others may be faster.
+    async fn take_until_slow(
+        &mut self,
+        mut events: mpsc::Receiver<Event>,
+        pulse: &Pulse,
+        wait: Duration,
+    ) {
+        let silence = swarm::silence(self.how.is_demand) + self.member.choices.hedge_after();
+        let began = Instant::now();
+        let silent_at = || (pulse.last().max(began) + silence).min(began + wait + silence);
+        let mut slow_at = began + swarm::SLOW;
+        loop {
+            let look_at = silent_at().min(slow_at);
+            match tokio::time::timeout_at(look_at, events.recv()).await {
+                Ok(Some(Event::Piece(piece))) => {
                     self.take(piece).await;
+                    slow_at = Instant::now() + swarm::SLOW;
+                }
+                Ok(Some(Event::Ended(..))) => {}
+                Ok(None) => return,
+                Err(_) => {
+                    let now = Instant::now();
+                    let is_slow = now >= slow_at;
+                    // Not all leave at once: they would make those slow that are asked instead.
+                    if now >= silent_at() || (is_slow && self.member.choices.may_leave()) {
+                        return;
+                    }
+                    if is_slow {
+                        slow_at = now + swarm::SLOW;
+                    }
                 }
             }
-        };
-        let _ = tokio::time::timeout_at(patience, taking).await;
-        layer.luck.note(self.missing.len() < before);
+        }
     }
 
     async fn ask_own(&mut self) {
@@ -258,6 +290,7 @@ impl Part {
     async fn ask_peer(&mut self, first: NodeId, offered: &Offered, offer: &Offer) {
         let (sender, mut events) = mpsc::channel(ARRIVED_MAX);
         let mut spare = Some(sender);
+        let pulse = self.member.choices.pulse(&first);
         let mut running = usize::from(self.ask(first, offered, spare.as_ref()));
         let after = self.member.choices.hedge_after();
         let mut slow_at = Instant::now() + after;
@@ -275,6 +308,12 @@ impl Part {
                     None => return,
                 },
                 () = sleep_until(slow_at), if spare.is_some() => {
+                    // What nobody waits for is not asked for twice while the node has others to serve.
+                    let heard = pulse.last() + after;
+                    if !self.how.is_demand && heard > Instant::now() {
+                        slow_at = heard;
+                        continue;
+                    }
                     let sender = spare.take();
                     let choices = &self.member.choices;
                     let second = choices.hedge(&mut self.attempt, &offer.providers);
@@ -308,9 +347,18 @@ impl Part {
     /// In a task of its own: a node that is left in favour of a faster one is still to be known for what it did.
     fn start(&self, peer: NodeId, channel: Channel, sender: mpsc::Sender<Event>, whose: Whose) {
         let is_own = whose == Whose::Own;
-        let wait = match whose {
-            Whose::Waiting(time) => time,
-            Whose::Own | Whose::Peers => Duration::ZERO,
+        let asked = ask::Asked {
+            channel,
+            pulse: match is_own {
+                true => Arc::new(Pulse::new()),
+                false => self.member.choices.pulse(&peer),
+            },
+            is_own,
+            is_demand: self.how.is_demand,
+            wait: match whose {
+                Whose::Waiting(time) => time,
+                Whose::Own | Whose::Peers => Duration::ZERO,
+            },
         };
         let (member, want) = (Arc::clone(&self.member), Arc::clone(&self.want));
         let entries: Vec<u32> = self.missing.iter().copied().collect();
@@ -318,7 +366,7 @@ impl Part {
             if !is_own {
                 member.choices.started(&peer);
             }
-            let ended = ask::ask(channel, &want, &entries, wait, is_own, &sender).await;
+            let ended = ask::ask(asked, &want, &entries, &sender).await;
             if !is_own {
                 member.choices.finished(&peer, ended.outcome);
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use lamina_discovery::tls;
-use lamina_flist::Sha256Digest;
+use lamina_flist::{BlobId, Sha256Digest};
 use lamina_mount::cache::CacheDir;
 use lamina_proto::discovery::v1::HeartbeatRequest;
 use lamina_proto::discovery::v1::service_discovery_server::ServiceDiscovery as _;
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status};
 
-use crate::node::chunks::{ChunkLimits, Chunks};
+use crate::node::chunks::{Bring, ChunkLimits, Chunks};
 use crate::sample::{Sample, Shelf};
 
 /// What is wrong with a node.
@@ -73,6 +73,15 @@ pub(super) struct Node {
     _listener: Option<TcpListener>,
 }
 
+/// An agent that fetches nothing for others.
+struct BringsNothing;
+
+impl Bring for BringsNothing {
+    fn bring(&self, _blob: &BlobId, _entries: &[u32]) -> bool {
+        false
+    }
+}
+
 #[derive(Clone)]
 struct Server {
     chunks: Chunks,
@@ -85,13 +94,14 @@ struct Server {
 
 impl Server {
     fn new(sample: &Sample, fault: Fault) -> Self {
-        Self::of(Shelf::with(sample), CacheDir::new("/nonexistent"), fault)
+        let (shelf, cache) = (Shelf::with(sample), CacheDir::new("/nonexistent"));
+        Self::of(shelf, cache, Arc::new(BringsNothing), fault)
     }
 
-    fn of(shelf: Arc<Shelf>, cache: CacheDir, fault: Fault) -> Self {
+    fn of(shelf: Arc<Shelf>, cache: CacheDir, bring: Arc<dyn Bring>, fault: Fault) -> Self {
         let has = fault != Fault::Empty;
         Self {
-            chunks: Chunks::new(shelf, cache, ChunkLimits::default()),
+            chunks: Chunks::new(shelf, cache, bring, ChunkLimits::default()),
             fault,
             asked: Arc::default(),
             given: Arc::default(),
@@ -129,10 +139,10 @@ impl Node {
     }
 
     /// One that has parts alone: what an agent's cache has.
-    pub(super) fn of_cache(id: &str, cache: CacheDir) -> Self {
+    pub(super) fn of_cache(id: &str, cache: CacheDir, bring: Arc<dyn Bring>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        let server = Server::of(Arc::new(Shelf::default()), cache, Fault::None);
+        let server = Server::of(Arc::new(Shelf::default()), cache, bring, Fault::None);
         let connections = Arc::default();
         Self {
             id: id.to_owned(),

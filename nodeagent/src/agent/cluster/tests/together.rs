@@ -2,9 +2,11 @@
 
 use super::node::{Discovery, Fault, Node};
 use super::*;
+use crate::node::chunks::Bring;
 use crate::node::partials;
 use lamina_discovery::client::{Client, ClientConfig};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 const READERS: usize = 8;
 
@@ -15,6 +17,20 @@ struct Reader {
     server: Node,
     reporting: tokio::task::JoinHandle<()>,
     _sources: Sources,
+}
+
+/// What its node tells to fetch for others.
+#[derive(Default)]
+struct Agent(OnceLock<(Arc<Fetcher>, Arc<Source>, tokio::runtime::Handle)>);
+
+impl Bring for Agent {
+    fn bring(&self, blob: &BlobId, entries: &[u32]) -> bool {
+        let Some((fetcher, source, runtime)) = self.0.get() else {
+            return false;
+        };
+        let _runtime = runtime.enter();
+        source.id == *blob && fetcher.bring_for_others(source, entries)
+    }
 }
 
 impl Reader {
@@ -31,7 +47,9 @@ impl Reader {
             .unwrap()
             .remove(0);
         let id = format!("r{number}");
-        let server = Node::of_cache(&id, cache.clone());
+        let agent = Arc::new(Agent::default());
+        let bring: Arc<dyn Bring> = Arc::clone(&agent) as _;
+        let server = Node::of_cache(&id, cache.clone(), bring);
         discovery.told(&server, &sample.layer, false).await;
         let replicas = vec![discovery.at.to_string()];
         let client = Client::start(ClientConfig::new(replicas)).unwrap();
@@ -48,9 +66,13 @@ impl Reader {
         let text = serde_json::to_string(&file).unwrap();
         std::fs::write(ClusterFile::path(&run_dir), text).unwrap();
         let cluster = Cluster::open(&run_dir);
+        let fetcher = Fetcher::new(space, cluster, Patience::default());
+        let runtime = tokio::runtime::Handle::current();
+        let brings = (Arc::clone(&fetcher), Arc::clone(&source), runtime);
+        assert!(agent.0.set(brings).is_ok());
         Self {
             source,
-            fetcher: Fetcher::new(space, cluster, Patience::default()),
+            fetcher,
             server,
             reporting,
             _sources: sources,
@@ -76,24 +98,74 @@ impl Drop for Reader {
     }
 }
 
+/// Readers that know each other, and the home of the layer.
+struct Place {
+    readers: Vec<Reader>,
+    home: Node,
+    sample: Sample,
+    _discovery: Discovery,
+    dir: tempfile::TempDir,
+    runtime: Runtime,
+}
+
+impl Place {
+    fn new(count: usize) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let sample = Sample::make(dir.path(), 24, 400_000, runtime.handle());
+        let inside = runtime.enter();
+        let discovery = Discovery::start();
+        let home = Node::start("home", &sample, Fault::Slow);
+        runtime.block_on(discovery.told(&home, &sample.layer, true));
+        drop(inside);
+        let readers: Vec<Reader> = (0..count)
+            .map(|number| {
+                let dir = dir.path().join(number.to_string());
+                std::fs::create_dir(&dir).unwrap();
+                runtime.block_on(Reader::start(number, dir, &sample, &discovery))
+            })
+            .collect();
+        runtime.block_on(discovery.knows_parts(&sample.layer, count));
+        Self {
+            readers,
+            home,
+            sample,
+            _discovery: discovery,
+            dir,
+            runtime,
+        }
+    }
+}
+
+#[test]
+fn a_node_fetches_for_others_what_it_reads_later_or_never() {
+    let place = Place::new(2);
+    let inside = place.runtime.enter();
+    let reading = place.readers[1].read(Urgency::Ahead);
+    drop(inside);
+    place.runtime.block_on(reading).unwrap();
+    assert!(place.readers[1].source.is_complete());
+    let (drawn, from_idle) = (place.home.given(), place.readers[0].server.given());
+    let stored: u64 = place.sample.whole.flist.packs().map(|pack| pack.len).sum();
+    assert!(
+        from_idle > 0 && drawn < stored * 3 / 2,
+        "{drawn}, {from_idle}"
+    );
+    // What it fetched for the other one, it has.
+    assert!(place.readers[0].source.bytes_local() > 0);
+    assert!(!place.readers[0].source.is_complete());
+}
+
 /// How much all of them drew from the home, and of how much.
 fn start_together(urgency: Urgency) -> (u64, u64) {
-    let runtime = Runtime::new().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let sample = Sample::make(dir.path(), 24, 400_000, runtime.handle());
-    let inside = runtime.enter();
-    let discovery = Discovery::start();
-    let home = Node::start("home", &sample, Fault::Slow);
-    runtime.block_on(discovery.told(&home, &sample.layer, true));
-    drop(inside);
-    let readers: Vec<Reader> = (0..READERS)
-        .map(|number| {
-            let dir = dir.path().join(number.to_string());
-            std::fs::create_dir(&dir).unwrap();
-            runtime.block_on(Reader::start(number, dir, &sample, &discovery))
-        })
-        .collect();
-    runtime.block_on(discovery.knows_parts(&sample.layer, READERS));
+    let Place {
+        readers,
+        home,
+        sample,
+        _discovery,
+        dir,
+        runtime,
+    } = Place::new(READERS);
     let inside = runtime.enter();
     let reading: Vec<_> = readers.iter().map(|r| r.read(urgency)).collect();
     drop(inside);
@@ -116,6 +188,7 @@ fn start_together(urgency: Urgency) -> (u64, u64) {
     let drawn = home.given();
     println!("{drawn} of {stored} from the home, {from_each_other} from each other");
     assert!(from_each_other > 0);
+    drop(dir);
     (drawn, stored)
 }
 
