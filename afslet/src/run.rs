@@ -174,7 +174,7 @@ impl Run {
         }
         self.count(&outcome, order);
         read?;
-        let done = self.tell(&outcome, kept, order).await?;
+        let done = self.tell(&outcome, kept, lease, order).await?;
         match order.keeps_diff {
             true => self.send_changes(live.as_ref(), order).await,
             false => Ok(done),
@@ -232,9 +232,12 @@ impl Run {
         &self,
         outcome: &Outcome,
         kept: Option<Result<(FlistInfo, Done), RunError>>,
+        lease: &Lease,
         order: &Order,
     ) -> Result<Done, RunError> {
-        let mut result = outcome.result(&order.bounds);
+        let argv = lease.mounted().config().argv(&order.wanted);
+        let program = argv.ok().and_then(|words| words.into_iter().next());
+        let mut result = outcome.result(&order.bounds, &program.unwrap_or_default());
         let mut done = Done::default();
         match kept {
             Some(Ok((flist, left_out))) => (result.kept, done) = (Some(flist), left_out),

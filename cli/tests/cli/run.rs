@@ -147,6 +147,17 @@ fn exit_codes_say_whose_they_are() {
     let many = "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done";
     let said = machine.fails(2, &["run", "--pids", "20", "x.fl", "--", "sh", "-c", many]);
     assert!(said.contains("too many processes: --pids is 20"), "{said}");
+    let said = machine.fails(127, &["run", "x.fl", "nosuch"]);
+    assert!(said.contains("there is no \"nosuch\""), "{said}");
+    let fill = "cat /dev/zero > /tmp/zero";
+    let said = machine.fails(
+        1,
+        &["run", "--disk", "2MiB", "x.fl", "--", "sh", "-c", fill],
+    );
+    let limit = "its changes fill what they may: --disk is 2.00 MiB";
+    assert!(said.contains(limit), "{said}");
+    let said = machine.fails(125, &["run", "--cache", "x.fl", "x.fl", "true"]);
+    assert!(said.contains("x.fl: it is no directory"), "{said}");
     let said = machine.fails(137, &["run", "--timeout", "200ms", "x.fl", "sleep", "100"]);
     assert!(said.contains("timed out"), "{said}");
     let said = machine.fails(125, &["run", "--io-write-bps", "1MiB", "x.fl", "true"]);
