@@ -695,6 +695,9 @@ pub(crate) struct Up {
         value_parser = absolute_dir()
     )]
     pub(crate) state: PathBuf,
+    /// Cache directory (default: `cache` in the state directory)
+    #[arg(long, value_name = "DIR", env = "LAMINA_CACHE_DIR", value_parser = absolute_dir())]
+    pub(crate) cache: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) instance: RunDir,
     /// Address everything is served on: ports 7070, 7071 (discovery), 7150, 7151 (node), 7170, 7171 (afslet), 7180, 7181

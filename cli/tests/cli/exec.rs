@@ -190,16 +190,26 @@ fn it_exits_as_the_command_did_and_says_which_limit_was_hit() {
     gave(&cluster.sh(&[], "exit 42"), 42);
     gave(&cluster.sh(&[], "kill -TERM $$"), 143);
     let (_, error) = gave(&cluster.exec(&[], &["/no/such"]), 127);
-    assert!(error.contains("No such file"), "{error}");
+    assert!(
+        error.contains("\"/no/such\"") && error.contains("No such file"),
+        "{error}"
+    );
+    let (_, error) = gave(&cluster.exec(&[], &["nosuch"]), 127);
+    assert!(error.contains("there is no \"nosuch\""), "{error}");
     gave(&cluster.exec(&[], &["/etc"]), 126);
     let (_, error) = gave(&cluster.sh(&["--timeout", "200ms"], "sleep 300"), 137);
     assert!(error.contains("error: "), "{error}");
     let (_, error) = gave(&cluster.sh(&[], "tail /dev/zero"), 137);
-    assert!(error.contains("error: "), "{error}");
+    let limit = "error: out of memory: a process was killed: --memory is 64 MiB";
+    assert!(error.contains(limit), "{error}");
+    let fill = "cat /dev/zero > /tmp/zero";
+    let (_, error) = gave(&cluster.sh(&["--disk", "2MiB"], fill), 1);
+    let limit = "error: its changes fill what they may: --disk is 2 MiB";
+    assert!(error.contains(limit), "{error}");
     // Also one that ended it only in so far as it gave up.
     let bomb = "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done; wait";
     let (_, error) = gave(&cluster.sh(&["--pids", "20"], bomb), 2);
-    assert!(error.contains("pids_max is 20"), "{error}");
+    assert!(error.contains("--pids is 20"), "{error}");
     let (out, _) = gave(&cluster.sh(&[], "printf '\\377\\000a'"), 0);
     assert_eq!(
         cluster.sh(&[], "printf '\\377\\000a'").stdout,
