@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -222,6 +223,8 @@ fn it_exits_as_the_command_did_and_says_which_limit_was_hit() {
 #[test]
 fn what_fails_is_125_with_the_reason_and_leaves_no_file() {
     let cluster = Cluster::new();
+    let odd = std::ffi::OsStr::from_bytes(b"bad\xff");
+    std::fs::write(cluster.afslet.machine.dir("odd").join(odd), "x").unwrap();
     for (options, said) in [
         (&["--cpu", "5"][..], "does not fit"),
         (&["--node", "other", "--retries", "0"], "node_id"),
