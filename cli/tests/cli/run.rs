@@ -257,6 +257,20 @@ fn changes_replace_nothing_but_a_file() {
         let said = machine.fails(125, &["run", "--diff", out, "x.fl", "--", "echo", "ran"]);
         assert!(said.contains(why) && !said.contains("ran\n"), "{said}");
     }
+    // Once, the second one was refused after the run.
+    for commit in ["./new", "img/../new"] {
+        let both = [
+            "run", "--diff", "new", "--commit", commit, "x.fl", "--", "echo", "ran",
+        ];
+        let out = lamina(&machine, &both).output().unwrap();
+        let said = text(&out.stderr);
+        assert_eq!(
+            (out.status.code(), out.stdout),
+            (Some(125), Vec::new()),
+            "{said}"
+        );
+        assert!(said.contains("--diff and --commit both name new"), "{said}");
+    }
     machine.ok(&["run", "--diff", "link", "x.fl", "true"]);
     assert!(machine.path("link").is_symlink());
     assert_ne!(std::fs::read(machine.path("aim")).unwrap(), b"old");

@@ -66,7 +66,9 @@ fn run_to_end(args: &Run) -> Result<Ended> {
         );
     }
     check_io(args)?;
-    args.diff.as_deref().map(diff::check).transpose()?;
+    if let Some(out) = &args.diff {
+        diff::check(out, args.commit.as_deref())?;
+    }
     let flist = source::flist(args)?;
     let commit = Commit::prepare(args, &flist)?;
     let image = ImageConfig::of_json(flist.image_config());
