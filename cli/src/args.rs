@@ -40,6 +40,7 @@ Examples:
 
 Exit codes:
   the command's own
+  2        the command line cannot be understood
   125      Lamina failed, or no node has room; standard error says why
   126      the command cannot be run
   127      there is no such command
@@ -69,7 +70,8 @@ Columns:
 const RUN_EXIT_CODES: &str = "\
 Exit codes:
   the command's own
-  125      Lamina failed
+  2        the command line cannot be understood
+  125      Lamina failed; standard error says where
   126      the command cannot be run
   127      there is no such command
   128 + N  a signal N ended the command

@@ -227,7 +227,18 @@ fn what_fails_is_125_with_the_reason_and_leaves_no_file() {
     std::fs::write(cluster.afslet.machine.dir("odd").join(odd), "x").unwrap();
     for (options, said) in [
         (&["--cpu", "5"][..], "does not fit"),
-        (&["--node", "other", "--retries", "0"], "node_id"),
+        (
+            &["--node", "other"],
+            "--node: there is no node \"other\"; there is one",
+        ),
+        (&["--timeout", "1000h"], "--timeout: 3600000s is more"),
+        (&["--disk", "1TiB"], "--disk: 1048576 MiB is more"),
+        (&["--cap-add", "SYS_ADMIN"], "--cap-add[0]: no capability"),
+        (
+            &["--platform", "linux/arm64"],
+            "--platform: a flist is of one",
+        ),
+        (&["--upload", "odd"], r#"its name is not UTF-8: "bad\xff""#),
         (&["--upload", "none"], "find none"),
         (&["--upload", "/etc/hostname"], "--file"),
         (&["--file", "/etc/hostname"], "FILE:/PATH"),
@@ -359,6 +370,51 @@ fn status_shows_the_afslet_as_a_table_and_as_json() {
         .output()
         .unwrap();
     gave(&nobody, 6);
+}
+
+/// Once, flists of this machine were looked for at Docker Hub.
+#[test]
+fn what_can_only_be_a_file_is_looked_for_nowhere_else() {
+    let machine = crate::mounts::packed();
+    let digest = machine.json(&["inspect", "x.fl"])["digest"].clone();
+    let name = format!("name it flist:{}", digest.as_str().unwrap());
+    for (image, why) in [
+        ("bb.fl", "there is no file bb.fl"),
+        ("./x.fl.", "there is no file ./x.fl."),
+        ("./source", "./source is a directory"),
+        ("x.fl", &name),
+        ("/etc/hostname", "name it flist:DIGEST"),
+        ("flist:x.fl", "give its digest, 64 hex digits"),
+        ("flist:sha256:00", "give its digest, 64 hex digits"),
+    ] {
+        // Nobody is asked.
+        let exec = ["exec", "--proxy", "127.0.0.1:1", image, "--", "true"];
+        let said = machine.fails(125, &exec);
+        assert!(said.contains(why), "{image}: {said}");
+    }
+    for (image, why) in [
+        ("bb.fl", "there is no file bb.fl"),
+        ("./bb", "there is no file ./bb"),
+        ("./source", "./source is a directory"),
+    ] {
+        let said = machine.fails(125, &["run", image, "true"]);
+        assert!(said.contains(why), "{image}: {said}");
+    }
+}
+
+#[test]
+fn a_variable_has_a_name_and_a_directory_begins_at_the_root() {
+    let machine = crate::machine::Machine::new();
+    for verb in ["run", "exec"] {
+        for variable in ["", "=x"] {
+            let said = machine.fails(2, &[verb, "-e", variable, "x.fl", "true"]);
+            assert!(said.contains("give NAME=VALUE"), "{said}");
+        }
+        for directory in ["", "tmp"] {
+            let said = machine.fails(2, &[verb, "-w", directory, "x.fl", "true"]);
+            assert!(said.contains("begins with `/`"), "{said}");
+        }
+    }
 }
 
 #[test]
