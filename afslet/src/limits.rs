@@ -40,3 +40,11 @@ impl Default for Limits {
         }
     }
 }
+
+/// A bound in bytes as callers are told of it: in mebibytes where those are whole.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes % (1 << 20) {
+        0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{bytes} bytes"),
+    }
+}

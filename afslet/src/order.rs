@@ -133,12 +133,17 @@ fn check_node(wanted: &str, own: &str) -> Result<(), RunError> {
 
 fn bounds(start: &StartRequest, limits: &Limits) -> Result<Bounds, RunError> {
     let timeout_max = i64::try_from(limits.timeout.as_millis()).unwrap_or(i64::MAX);
-    let timeout_ms = or_most("timeout_ms", start.timeout_ms, timeout_max.unsigned_abs())?;
+    let timeout_max = timeout_max.unsigned_abs();
+    let time = |ms| format!("{:?}", Duration::from_millis(ms));
+    let timeout_ms = or_most("timeout_ms", start.timeout_ms, timeout_max, time)?;
+    let mebibytes = |mb| format!("{mb} MiB");
     Ok(Bounds {
         cpu_cores: at_least_one("cpu_cores", start.cpu_cores)?,
         memory_mb: at_least_one("memory_mb", start.memory_mb)?,
-        disk_mb: or_most("disk_mb", start.disk_mb, limits.disk_mb)?,
-        pids: or_most("pids_max", start.pids_max, limits.pids)?,
+        disk_mb: or_most("disk_mb", start.disk_mb, limits.disk_mb, mebibytes)?,
+        pids: or_most("pids_max", start.pids_max, limits.pids, |pids| {
+            pids.to_string()
+        })?,
         timeout: Duration::from_millis(timeout_ms),
         log_bytes: limits.log_bytes,
     })
@@ -152,11 +157,17 @@ fn at_least_one(field: &str, value: i64) -> Result<u64, RunError> {
 }
 
 /// 0 is the most.
-fn or_most(field: &str, value: i64, most: u64) -> Result<u64, RunError> {
+fn or_most(
+    field: &str,
+    value: i64,
+    most: u64,
+    shown: impl Fn(u64) -> String,
+) -> Result<u64, RunError> {
     match u64::try_from(value) {
         Ok(0) => Ok(most),
         Ok(value) if value <= most => Ok(value),
         Ok(value) => {
+            let (value, most) = (shown(value), shown(most));
             let why = format!("{value} is more than a run may have here, which is {most}");
             Err(invalid(field, &why))
         }
@@ -423,8 +434,8 @@ mod tests {
                 s.memory_mb = i64::MIN;
             }),
             ("timeout_ms: -1", |s| s.timeout_ms = -1),
-            ("timeout_ms: 10001 is more", |s| s.timeout_ms = 10_001),
-            ("disk_mb: 101 is more", |s| s.disk_mb = 101),
+            ("timeout_ms: 10.001s is more", |s| s.timeout_ms = 10_001),
+            ("disk_mb: 101 MiB is more", |s| s.disk_mb = 101),
             ("pids_max: 51 is more", |s| s.pids_max = 51),
             ("node_id: \"there\"", |s| s.node_id = "there".into()),
             ("env[1]: it is not", |s| {

@@ -1,9 +1,9 @@
 //! How a run ended, as its client is told. Pure.
 
 use lamina_proto::afsletpb::{EndReason, Result as RunResult, Usage};
-use lamina_runtime::Ended;
-use lamina_runtime::cgroup;
+use lamina_runtime::{Ended, cgroup, ended};
 
+use crate::limits::size;
 use crate::order::Bounds;
 
 /// Why we ended a run ourselves.
@@ -59,8 +59,8 @@ impl Outcome {
         }
     }
 
-    /// As the client is told.
-    pub(crate) fn result(&self, bounds: &Bounds) -> RunResult {
+    /// As the client is told; `program` is what was to run.
+    pub(crate) fn result(&self, bounds: &Bounds, program: &str) -> RunResult {
         let reason = self.reason();
         let exit_code = self.ended.exit_code();
         let success = self.is_success();
@@ -69,7 +69,7 @@ impl Outcome {
             exit_code: exit_code.into(),
             error: match success {
                 true => String::new(),
-                false => self.explained(reason, bounds),
+                false => self.explained(reason, bounds, program),
             },
             reason: reason.into(),
             signal: match self.ended {
@@ -87,24 +87,19 @@ impl Outcome {
         self.reason() == EndReason::Exited && self.ended.exit_code() == 0
     }
 
-    fn explained(&self, reason: EndReason, bounds: &Bounds) -> String {
-        let memory = format!("memory_mb is {}", bounds.memory_mb);
+    fn explained(&self, reason: EndReason, bounds: &Bounds, program: &str) -> String {
+        let memory = format!("memory_mb is {} MiB", bounds.memory_mb);
         let mut said = vec![match reason {
             EndReason::TimedOut => format!("timed out after {:?}: killed", bounds.timeout),
             EndReason::LogLimit => {
-                format!(
-                    "it wrote more than {} bytes of logs: killed",
-                    bounds.log_bytes
-                )
+                let most = size(bounds.log_bytes);
+                format!("it wrote more than {most} of logs: killed")
             }
             EndReason::Drained => "the afslet was told to end: killed".to_owned(),
             EndReason::NotKept => "what it changed could not be kept".to_owned(),
-            EndReason::OutOfMemory => format!("out of memory: a process was killed, {memory}"),
+            EndReason::OutOfMemory => format!("out of memory: a process was killed: {memory}"),
             EndReason::NotRun => match self.ended {
-                Ended::NotRun { errno } => {
-                    let why = std::io::Error::from_raw_os_error(errno);
-                    format!("the command cannot be run: {why}")
-                }
+                Ended::NotRun { errno } => ended::not_run(program, errno),
                 _ => "the command cannot be run".to_owned(),
             },
             EndReason::Signalled => match self.ended {
@@ -123,7 +118,7 @@ impl Outcome {
         }
         if !self.has_room {
             said.push(format!(
-                "its changes fill what they may: disk_mb is {}",
+                "its changes fill what they may: disk_mb is {} MiB",
                 bounds.disk_mb
             ));
         }
@@ -210,7 +205,12 @@ mod tests {
                 137,
                 "it was killed",
             ),
-            (outcome(not_there), EndReason::NotRun, 127, "No such file"),
+            (
+                outcome(not_there),
+                EndReason::NotRun,
+                127,
+                "\"/bin/x\", or what it is to be run by: No such file",
+            ),
             (
                 because(Cause::TimedOut),
                 EndReason::TimedOut,
@@ -258,7 +258,7 @@ mod tests {
             ),
             (out_of_memory(Ended::Exited(0)), EndReason::Exited, 0, ""),
         ] {
-            let result = outcome.result(&BOUNDS);
+            let result = outcome.result(&BOUNDS, "/bin/x");
             assert_eq!(result.reason, i32::from(reason), "{outcome:?}");
             assert_eq!(result.exit_code, code, "{outcome:?}");
             assert_eq!(result.success, said.is_empty(), "{outcome:?}");
@@ -272,7 +272,7 @@ mod tests {
         let mut outcome = because(Cause::TimedOut);
         outcome.used.pids_refused = 7;
         outcome.has_room = false;
-        let said = outcome.result(&BOUNDS).error;
+        let said = outcome.result(&BOUNDS, "/bin/x").error;
         for expected in ["timed out", "pids_max is 20", "disk_mb is 10"] {
             assert!(said.contains(expected), "{said}");
         }

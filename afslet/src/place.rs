@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::error::RunError;
 use crate::frames::{Entry, Kind, Step};
+use crate::limits::size;
 
 /// Where files are put, and where it has got to.
 #[derive(Debug)]
@@ -48,9 +49,7 @@ const SHORT_LINK: usize = 128;
 pub(crate) enum PlaceError {
     #[error("{0}")]
     Refused(&'static str),
-    #[error(
-        "with it the files have more than {0} bytes, which is what the run's disk_mb and memory_mb leave them"
-    )]
+    #[error("with it the files have more than {}, which is what the run's disk_mb and memory_mb leave them", size(*.0))]
     TooMuch(u64),
     #[error("the run's disk_mb has no room for it")]
     Full,

@@ -28,7 +28,7 @@ use crate::drain::Drain;
 use crate::error::RunError;
 use crate::frames::{Frames, Step};
 use crate::images::Lease;
-use crate::live::{Live, since};
+use crate::live::{Live, Pipes, since};
 use crate::logs::{self, LogBound};
 use crate::order::Order;
 use crate::outcome::{Cause, Outcome, Times};
@@ -139,27 +139,8 @@ impl Run {
         began: Instant,
         mut times: Times,
     ) -> Result<Done, RunError> {
-        let accepted = Accepted {
-            accepted: true,
-            node_id: self.parts.node.to_string(),
-            request_id: order.request_id.clone(),
-            flist_digest: lease.mounted().digest().to_owned(),
-        };
-        self.outlet.send(Payload::Accepted(accepted)).await?;
-        let most = self.parts.limits.timeout;
-        let placed = timeout(most, self.files(live.as_ref(), order)).await;
-        let placed = placed.map_err(|_| late("the files did not all come", most))??;
-        // A reset ends a client's frames as its own end does.
-        if self.broken.is_set() || self.outlet.is_gone() {
-            return Err(RunError::cancelled());
-        }
-        let pipes = {
-            let (order, mounted) = (Arc::clone(order), Arc::clone(lease.mounted()));
-            with(live, move |live| {
-                live.start(&order, mounted.config(), placed)
-            })
-            .await??
-        };
+        self.accept(lease, order).await?;
+        let pipes = self.start_command(live, lease, order).await?;
         let ran = Instant::now();
         times.startup = since(began);
         self.parts.metrics.started(began.elapsed());
@@ -191,18 +172,72 @@ impl Run {
         if let Some(Err(_)) = &kept {
             outcome.cause = Some(Cause::NotKept);
         }
-        self.parts.metrics.ended(&outcome);
+        self.count(&outcome, order);
+        read?;
+        let done = self.tell(&outcome, kept, lease, order).await?;
+        match order.keeps_diff {
+            true => self.send_changes(live.as_ref(), order).await,
+            false => Ok(done),
+        }
+    }
+
+    /// Tells the client that it runs here.
+    async fn accept(&self, lease: &Lease, order: &Order) -> Result<(), RunError> {
+        let accepted = Accepted {
+            accepted: true,
+            node_id: self.parts.node.to_string(),
+            request_id: order.request_id.clone(),
+            flist_digest: lease.mounted().digest().to_owned(),
+        };
+        self.outlet.send(Payload::Accepted(accepted)).await
+    }
+
+    /// Puts the client's files in place and starts the command, once there are no more of them.
+    async fn start_command(
+        &mut self,
+        live: &mut Option<Live>,
+        lease: &Lease,
+        order: &Arc<Order>,
+    ) -> Result<Pipes, RunError> {
+        let most = self.parts.limits.timeout;
+        let placed = timeout(most, self.files(live.as_ref(), order)).await;
+        let placed = placed.map_err(|_| late("the files did not all come", most))??;
+        // A reset ends a client's frames as its own end does.
+        if self.broken.is_set() || self.outlet.is_gone() {
+            return Err(RunError::cancelled());
+        }
+        let (order, mounted) = (Arc::clone(order), Arc::clone(lease.mounted()));
+        with(live, move |live| {
+            live.start(&order, mounted.config(), placed)
+        })
+        .await?
+    }
+
+    /// For metrics and logs of this afslet.
+    fn count(&self, outcome: &Outcome, order: &Order) {
+        self.parts.metrics.ended(outcome);
         tracing::info!(
             request = order.request_id,
             image = order.image.key,
             reason = outcome.reason().as_str_name(),
-            code = ended.exit_code(),
-            startup_us = times.startup,
-            wall_us = times.wall,
+            code = outcome.ended.exit_code(),
+            startup_us = outcome.times.startup,
+            wall_us = outcome.times.wall,
             "run ended"
         );
-        read?;
-        let mut result = outcome.result(&order.bounds);
+    }
+
+    /// Tells the client how the run ended, and as what it was kept; what is to be said at the very end.
+    async fn tell(
+        &self,
+        outcome: &Outcome,
+        kept: Option<Result<(FlistInfo, Done), RunError>>,
+        lease: &Lease,
+        order: &Order,
+    ) -> Result<Done, RunError> {
+        let argv = lease.mounted().config().argv(&order.wanted);
+        let program = argv.ok().and_then(|words| words.into_iter().next());
+        let mut result = outcome.result(&order.bounds, &program.unwrap_or_default());
         let mut done = Done::default();
         match kept {
             Some(Ok((flist, left_out))) => (result.kept, done) = (Some(flist), left_out),
@@ -211,13 +246,14 @@ impl Run {
             None => {}
         }
         self.outlet.send(Payload::Result(result)).await?;
-        if !order.keeps_diff {
-            return Ok(done);
-        }
-        let (root, ids) = match live {
-            Some(live) => (live.root()?, live.ids()?),
-            None => return Err(RunError::cancelled()),
-        };
+        Ok(done)
+    }
+
+    /// Sends what the run changed.
+    async fn send_changes(&self, live: Option<&Live>, order: &Order) -> Result<Done, RunError> {
+        let live = live.ok_or_else(RunError::cancelled)?;
+        let (root, ids) = (live.root()?, live.ids()?);
+        let most = self.parts.limits.timeout;
         let sent = changes::send(root, ids, order.host_network, &self.outlet);
         let sent = timeout(most, sent).await;
         sent.map_err(|_| late("the changes were not all taken", most))?
@@ -431,13 +467,13 @@ async fn linger(frames: &mut Streaming<ExecuteRequest>) {
     let _ = timeout(LINGER, rest).await;
 }
 
-/// What is wrong with a stream of frames: cut off, or no frames at all.
 /// A client that sends or takes a little now and then holds what was reserved for it, so there is an end.
 fn late(what: &str, most: Duration) -> RunError {
     let why = format!("{what} within {most:?}, the longest that a run may take here");
     RunError::new(Code::DeadlineExceeded, why)
 }
 
+/// What is wrong with a stream of frames: cut off, or no frames at all.
 fn received(status: &Status) -> RunError {
     match status.code() {
         Code::OutOfRange | Code::Internal | Code::InvalidArgument | Code::ResourceExhausted => {

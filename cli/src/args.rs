@@ -40,6 +40,7 @@ Examples:
 
 Exit codes:
   the command's own
+  2        the command line cannot be understood
   125      Lamina failed, or no node has room; standard error says why
   126      the command cannot be run
   127      there is no such command
@@ -69,7 +70,8 @@ Columns:
 const RUN_EXIT_CODES: &str = "\
 Exit codes:
   the command's own
-  125      Lamina failed
+  2        the command line cannot be understood
+  125      Lamina failed; standard error says where
   126      the command cannot be run
   127      there is no such command
   128 + N  a signal N ended the command
@@ -695,6 +697,9 @@ pub(crate) struct Up {
         value_parser = absolute_dir()
     )]
     pub(crate) state: PathBuf,
+    /// Cache directory (default: `cache` in the state directory)
+    #[arg(long, value_name = "DIR", env = "LAMINA_CACHE_DIR", value_parser = absolute_dir())]
+    pub(crate) cache: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) instance: RunDir,
     /// Address everything is served on: ports 7070, 7071 (discovery), 7150, 7151 (node), 7170, 7171 (afslet), 7180, 7181

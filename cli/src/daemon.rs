@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, Command as Verb, Mountd, Role};
 use crate::exit;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lamina_nodeagent::agent::{self, AgentConfig};
 use lamina_nodeagent::api::{Answer, CallError, Request};
 use lamina_nodeagent::holder::{self, HolderConfig};
@@ -24,6 +24,12 @@ pub(crate) fn call(
     request: &Request,
     timeout: Duration,
 ) -> Result<(Instance, Answer)> {
+    if cache.exists() && !cache.is_dir() {
+        let cache = cache.display();
+        bail!(exit::Usage(format!(
+            "--cache {cache}: it is no directory; name one, which is made if it is not there"
+        )));
+    }
     std::fs::create_dir_all(cache)
         .with_context(|| format!("make the cache directory {}", cache.display()))?;
     let instance = Instance::of_cache(run_dir, cache)

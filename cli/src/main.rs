@@ -5,16 +5,13 @@ mod cmd;
 mod daemon;
 mod exit;
 mod kube;
+mod logs;
 mod output;
 mod progress;
 mod sys;
 mod tiers;
 
-use lamina_nodeagent::logfile::LogFile;
-use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 fn main() -> ExitCode {
     if let Some(code) = cmd::sandbox_spawner() {
@@ -30,29 +27,9 @@ fn main() -> ExitCode {
             | args::Command::Proxy(_)
             | args::Command::Up(_)
     );
-    init_logs(args.verbose.max(service.into()), daemon::log(&args));
+    logs::begin(args.verbose.max(service.into()), daemon::log(&args));
     match cmd::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     }
-}
-
-/// Logs go to standard error, of daemons to their bounded file; `RUST_LOG` overrides the `-v` count.
-fn init_logs(verbose: u8, log: Option<LogFile>) {
-    // fuser warns of every message we leave to its default answer, and anybody may send those.
-    let default = match verbose {
-        0 => "warn,fuser=error",
-        1 => "info,fuser=error",
-        _ => "debug",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(match log {
-            Some(log) => BoxMakeWriter::new(Arc::new(log)),
-            None => BoxMakeWriter::new(std::io::stderr),
-        })
-        .init();
 }

@@ -19,6 +19,8 @@ const RETRIES_MAX: u32 = 1_000;
 const BACKOFF: Duration = Duration::from_millis(100);
 /// Longest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Looks for a node that nobody is known to be: by then names were looked up again, so that one that has just come is known.
+const STRANGER_RETRIES: u32 = 10;
 /// Part of a pause that chance decides.
 const JITTER: f64 = 0.25;
 
@@ -74,6 +76,17 @@ pub(crate) fn without_arch(key: &str) -> &str {
     third.map_or(key, |(at, _)| &key[..at])
 }
 
+/// What there is to wait for, after a look in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hope {
+    /// Room, or an afslet that comes back.
+    Room,
+    /// The wanted node, which no afslet says to be.
+    Node,
+    /// That afslets which tried can start it after all: an image's registry or store may come back.
+    Repair,
+}
+
 /// How often a place is looked for, and how long is waited between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Patience {
@@ -96,10 +109,29 @@ impl Patience {
         Self { retries, backoff }
     }
 
+    /// Whether so many looks, which took so long, are enough. Where afslets try and fail, the time of that counts as if it
+    /// were waited, and another look must end before that is over, so that who asks hears the reason before losing patience.
+    pub(crate) fn is_over(&self, hope: Hope, looks: u32, took: Duration) -> bool {
+        match hope {
+            Hope::Room => looks > self.retries,
+            Hope::Node => looks > self.retries.min(STRANGER_RETRIES),
+            Hope::Repair => looks > self.retries || took + took / looks.max(1) >= self.pauses(),
+        }
+    }
+
+    /// All pauses together.
+    fn pauses(&self) -> Duration {
+        let each = (1..=self.retries).map(|attempt| self.step(attempt));
+        each.fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    fn step(&self, attempt: u32) -> Duration {
+        self.backoff.saturating_mul(attempt).min(PAUSE_MAX)
+    }
+
     /// Before the `attempt`th look again, counted from 1: grows by the same step each time, a little earlier or later.
     pub(crate) fn pause(&self, attempt: u32, random: &mut Random) -> Duration {
-        let pause = self.backoff.saturating_mul(attempt).min(PAUSE_MAX);
-        random.around(pause, JITTER)
+        random.around(self.step(attempt), JITTER)
     }
 }
 
@@ -252,5 +284,33 @@ mod tests {
         }
         let longest = patience(1, i64::MAX).pause(u32::MAX, &mut random);
         assert!(longest <= PAUSE_MAX.mul_f64(1.25));
+    }
+
+    #[test]
+    fn failing_slowly_and_looking_for_nobody_end_sooner() {
+        let patience = Patience {
+            retries: 20,
+            backoff: BACKOFF,
+        };
+        let second = Duration::from_secs(1);
+        for (hope, looks, took, is_over) in [
+            (Hope::Room, 20, second * 3600, false),
+            (Hope::Room, 21, second, true),
+            (Hope::Node, 10, second, false),
+            (Hope::Node, 11, second, true),
+            (Hope::Repair, 1, second * 10, false),
+            (Hope::Repair, 1, second * 11, true),
+            (Hope::Repair, 4, second * 16, false),
+            (Hope::Repair, 4, second * 17, true),
+            (Hope::Repair, 21, second, true),
+        ] {
+            let found = patience.is_over(hope, looks, took);
+            assert_eq!(found, is_over, "{hope:?} {looks} {took:?}");
+        }
+        let none = Patience {
+            retries: 0,
+            ..patience
+        };
+        assert!(none.is_over(Hope::Node, 1, second));
     }
 }

@@ -20,7 +20,7 @@ use tonic::{Code, Extensions, Request, Status, Streaming};
 
 use crate::afslet::{Afslet, Reserved};
 use crate::afslets::Afslets;
-use crate::ask::Ask;
+use crate::ask::{Ask, Hope};
 use crate::choose::{NoPlace, Shortage, choose};
 use crate::config::Limits;
 use crate::frame::{FRAME_MAX, Frames};
@@ -31,6 +31,8 @@ use crate::phase::Phase;
 use crate::source::Source;
 
 const EXECUTE: &str = "/afsletpb.Afslet/Execute";
+/// Most nodes that are named to who wants another one.
+const NAMES_MAX: usize = 8;
 /// Headers that speak of the message's encoding on the client's connection, which is not ours.
 const NOT_PASSED_ON: [&str; 5] = [
     "grpc-timeout",
@@ -65,7 +67,9 @@ enum Vain {
     /// It would always be.
     Final(Status),
     /// Now.
-    Wait(Status),
+    Wait(Status, Hope),
+    /// There is no more time.
+    Late,
 }
 
 /// Why one afslet did not accept.
@@ -76,6 +80,8 @@ enum Refused {
     Lost(String),
     /// None should be asked.
     Final(Status),
+    /// There is no more time.
+    Late,
 }
 
 impl Dispatch {
@@ -109,14 +115,16 @@ impl Dispatch {
 
     async fn look_until(&self, wanted: &Wanted) -> Result<Passage, Status> {
         self.afslets.settled().await;
-        let patience = wanted.ask.patience;
+        let (began, patience) = (Instant::now(), wanted.ask.patience);
+        let mut last = None;
         for attempt in 1.. {
-            let vain = match self.look(wanted).await {
+            let (vain, hope) = match self.look(wanted).await {
                 Ok(passage) => return Ok(passage),
                 Err(Vain::Final(status)) => return Err(status),
-                Err(Vain::Wait(status)) => status,
+                Err(Vain::Late) => return Err(late(last.as_ref())),
+                Err(Vain::Wait(status, hope)) => (status, hope),
             };
-            if attempt > patience.retries {
+            if patience.is_over(hope, attempt, began.elapsed()) {
                 return Err(looked(&vain, attempt));
             }
             let pause = patience.pause(attempt, &mut self.random());
@@ -124,7 +132,8 @@ impl Dispatch {
             if again >= wanted.until {
                 return Err(looked(&vain, attempt));
             }
-            if let Some(passage) = self.wait(wanted, again).await? {
+            last = Some(vain);
+            if let Some(passage) = self.wait(wanted, again, last.as_ref()).await? {
                 return Ok(passage);
             }
         }
@@ -132,7 +141,12 @@ impl Dispatch {
     }
 
     /// Waits, and looks in between when something became free.
-    async fn wait(&self, wanted: &Wanted, again: Instant) -> Result<Option<Passage>, Status> {
+    async fn wait(
+        &self,
+        wanted: &Wanted,
+        again: Instant,
+        last: Option<&Status>,
+    ) -> Result<Option<Passage>, Status> {
         let waiting = self.metrics.waiting();
         loop {
             tokio::select! {
@@ -148,7 +162,8 @@ impl Dispatch {
                     return Ok(Some(passage));
                 }
                 Err(Vain::Final(status)) => return Err(status),
-                Err(Vain::Wait(_)) => {}
+                Err(Vain::Late) => return Err(late(last)),
+                Err(Vain::Wait(..)) => {}
             }
         }
     }
@@ -164,18 +179,27 @@ impl Dispatch {
         let mut last = None;
         loop {
             if tried.len() >= self.limits.tries_max {
-                return Err(Vain::Wait(refused(last)));
+                return Err(Vain::Wait(refused(last), Hope::Room));
             }
             let afslet = self.choose(ask, share, &tried).map_err(|none| match none {
                 NoPlace::Never(shortage) => Vain::Final(Status::invalid_argument(format!(
                     "it does not fit on any afslet: {shortage}"
                 ))),
-                NoPlace::NotNow(shortage) => wait(ask, &shortage, last.as_ref()),
+                NoPlace::NotNow(shortage) => match self.stranger(ask) {
+                    Some(status) => Vain::Wait(status, Hope::Node),
+                    None => wait(ask, &shortage, last.as_ref()),
+                },
             })?;
             tried.insert(afslet.at);
             match self.offer(&afslet, wanted).await {
                 Ok(passage) => return Ok(passage),
                 Err(Refused::Final(status)) => return Err(Vain::Final(status)),
+                Err(Refused::Late) => {
+                    let before = last.map(|(code, why)| Status::new(code, why));
+                    return Err(
+                        before.map_or(Vain::Late, |before| Vain::Final(late(Some(&before))))
+                    );
+                }
                 Err(Refused::PassOn(code, why)) => {
                     last = Some((code, passed_over(&afslet, ask, &why)));
                 }
@@ -184,6 +208,27 @@ impl Dispatch {
                 }
             }
         }
+    }
+
+    /// That nobody is the wanted node, where each afslet has said who it is.
+    fn stranger(&self, ask: &Ask) -> Option<Status> {
+        let node = ask.node.as_ref()?;
+        let known = self.afslets.known();
+        let told = known
+            .iter()
+            .map(|one| Some(one.told.as_ref()?.node.as_str()));
+        let names: BTreeSet<&str> = told.collect::<Option<_>>()?;
+        if names.is_empty() || names.contains(node.as_str()) {
+            return None;
+        }
+        let mut shown: Vec<&str> = names.iter().copied().take(NAMES_MAX).collect();
+        if names.len() > NAMES_MAX {
+            shown.push("…");
+        }
+        Some(Status::unavailable(format!(
+            "node_id: there is no node {node:?}; there is {}",
+            shown.join(", ")
+        )))
     }
 
     fn choose(
@@ -209,9 +254,7 @@ impl Dispatch {
             biased;
             answered = call(afslet, wanted) => answered,
             () = afslet.silent(silent) => Err(Refused::Lost("it does not answer any more".into())),
-            () = tokio::time::sleep_until(wanted.until) => Err(Refused::Final(
-                Status::deadline_exceeded("no afslet has accepted in time; nothing ran"),
-            )),
+            () = tokio::time::sleep_until(wanted.until) => Err(Refused::Late),
         };
         let (first, answers, call) = match answered {
             Ok(answered) => answered,
@@ -235,7 +278,7 @@ impl Dispatch {
     /// What a refusal says of the afslet.
     fn note(&self, afslet: &Afslet, refused: &Refused) {
         self.metrics.tried(match refused {
-            Refused::Final(_) => Try::Refused,
+            Refused::Final(_) | Refused::Late => Try::Refused,
             Refused::PassOn(Code::ResourceExhausted, _) => {
                 afslet.doubt();
                 Try::Full
@@ -333,7 +376,20 @@ fn wait(ask: &Ask, shortage: &Shortage, last: Option<&(Code, String)>) -> Vain {
             _ => Status::resource_exhausted(format!("it does not fit now: {shortage}{refusals}")),
         },
     };
-    Vain::Wait(status)
+    let hope = match (shortage.open, last) {
+        (1.., Some((Code::Unavailable, _))) => Hope::Repair,
+        _ => Hope::Room,
+    };
+    Vain::Wait(status, hope)
+}
+
+/// Its time is over; what was wrong until then is the reason.
+fn late(before: Option<&Status>) -> Status {
+    let before = before.map(|status| format!("; before: {}", status.message()));
+    Status::deadline_exceeded(format!(
+        "no afslet has accepted in time; nothing ran{}",
+        before.unwrap_or_default()
+    ))
 }
 
 fn refused(last: Option<(Code, String)>) -> Status {

@@ -47,6 +47,21 @@ impl Ended {
     }
 }
 
+/// Most characters of a program's name that are repeated.
+const NAME_MAX: usize = 256;
+
+/// Why a program cannot be run, for people: `errno` alone does not say what was looked for.
+pub fn not_run(program: &str, errno: i32) -> String {
+    let why = std::io::Error::from_raw_os_error(errno);
+    let name: String = program.chars().take(NAME_MAX).collect();
+    let why = match (errno, program.contains('/')) {
+        (libc::ENOENT, false) => format!("there is no {name:?} in a directory of PATH"),
+        (libc::ENOENT, true) => format!("{name:?}, or what it is to be run by: {why}"),
+        _ => format!("{name:?}: {why}"),
+    };
+    format!("the command cannot be run: {why}")
+}
+
 /// Both are seven or eight bits of the status.
 fn low_byte(number: i32) -> u8 {
     number.to_le_bytes()[0]
@@ -55,6 +70,27 @@ fn low_byte(number: i32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_cannot_be_run_is_named() {
+        for (program, errno, said) in [
+            (
+                "nosuch",
+                libc::ENOENT,
+                "there is no \"nosuch\" in a directory of PATH",
+            ),
+            (
+                "/a b",
+                libc::ENOENT,
+                "\"/a b\", or what it is to be run by: No such file",
+            ),
+            ("/etc", libc::EACCES, "\"/etc\": Permission denied"),
+        ] {
+            let why = not_run(program, errno);
+            assert!(why.contains(said), "{why}");
+        }
+        assert!(not_run(&"x".repeat(1 << 20), libc::E2BIG).len() < 1000);
+    }
 
     #[test]
     fn exit_codes_are_those_people_know() {

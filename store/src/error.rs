@@ -112,6 +112,24 @@ impl StoreError {
         self
     }
 
+    /// A time-out says nothing of why: adds what an earlier try, which did not time out, said.
+    #[must_use]
+    pub(crate) fn after(self, before: Option<&StoreError>) -> Self {
+        let Some(before) = before.filter(|_| self.kind() == ErrorKind::Timeout) else {
+            return self;
+        };
+        let mut said = before.kind().to_string();
+        if let Some(detail) = &before.0.detail {
+            said = format!("{said}, {detail}");
+        }
+        let mut cause = StdError::source(before);
+        while let Some(error) = cause {
+            said = format!("{said}: {error}");
+            cause = error.source();
+        }
+        self.and(&format!("before: {said}"))
+    }
+
     /// Says that no connection came about (refused, no such host, no route): waiting seldom helps.
     #[must_use]
     pub fn unreachable(mut self) -> Self {

@@ -139,6 +139,7 @@ impl Retry {
     {
         let start = Instant::now();
         let mut backoff = Backoff::new(options, bytes);
+        let mut before = None;
         loop {
             // Asked before: a try may outlast the memory.
             let given_up = self.health.is_given_up();
@@ -159,9 +160,12 @@ impl Retry {
             }
             if given_up || self.health.is_given_up() || !backoff.pause([&error]).await {
                 self.health.give_up();
-                return Err(error);
+                return Err(error.after(before.as_ref()));
             }
             self.health.tries_again(start, &error);
+            if error.kind() != ErrorKind::Timeout {
+                before = Some(error);
+            }
         }
     }
 }

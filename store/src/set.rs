@@ -7,6 +7,7 @@
 
 mod member;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -231,6 +232,8 @@ impl StoreSet {
         let start = Instant::now();
         let mut backoff = Backoff::new(&self.options, bytes);
         let mut corrupt_rounds = 0;
+        // Of each replica, what it said last in place of nothing.
+        let mut before = BTreeMap::new();
         loop {
             // Asked before: a try may outlast the memory.
             let given_up: Vec<bool> = owners.iter().map(|o| o.health.is_given_up()).collect();
@@ -256,12 +259,15 @@ impl StoreSet {
                 for (at, _) in failed.iter().filter(|(_, e)| e.kind().is_transient()) {
                     owners[*at].health.give_up();
                 }
-                let errors = failed.into_iter().map(|(_, error)| error).collect();
+                let said = |(at, error): (usize, StoreError)| error.after(before.get(&at));
+                let errors = failed.into_iter().map(said).collect();
                 return Err(no_replica_left(errors).key(key));
             }
             for (at, error) in failed.iter().filter(|(_, e)| e.kind().is_transient()) {
                 owners[*at].health.tries_again(start, error);
             }
+            let told = |(_, error): &(usize, StoreError)| error.kind() != ErrorKind::Timeout;
+            before.extend(failed.into_iter().filter(told));
         }
     }
 

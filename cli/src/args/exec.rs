@@ -31,10 +31,10 @@ pub(crate) struct Exec {
     #[arg(long, value_name = "TIME", value_parser = crate::output::parse_duration)]
     pub(crate) timeout: Option<Duration>,
     /// Set a variable, NAME=VALUE, or NAME to take its value from here; repeatable
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = super::run::variable)]
     pub(crate) env: Vec<String>,
-    /// Directory the command starts in (default: the image's)
-    #[arg(short, long, value_name = "DIR")]
+    /// Directory the command starts in, made if it is not there (default: the image's)
+    #[arg(short, long, value_name = "DIR", value_parser = super::run::directory_inside)]
     pub(crate) workdir: Option<String>,
     /// User, USER[:GROUP], names of the image or numbers (default: the image's)
     #[arg(short, long)]

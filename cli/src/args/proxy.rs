@@ -36,7 +36,7 @@ pub(crate) struct Proxy {
 /// A proxy to be called.
 #[derive(Debug, Args)]
 pub(crate) struct Reach {
-    /// Proxy to ask (default: that of `lamina up` on this machine, 127.0.0.1:7180, with the certificate that it made)
+    /// Proxy to ask (default: that of `lamina up` on this machine, with the certificate that it made)
     #[arg(long, value_name = "HOST:PORT", env = "LAMINA_PROXY")]
     pub(crate) proxy: Option<String>,
     /// Directory of tls.crt, tls.key and ca.crt: our certificate, and the authority of the proxy's

@@ -24,10 +24,10 @@ pub(crate) struct Run {
     #[arg(short, long)]
     pub(crate) tty: bool,
     /// Set a variable, NAME=VALUE, or NAME to take its value from here; repeatable
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(crate) env: Vec<String>,
-    /// Directory the command starts in (default: the image's)
-    #[arg(short, long, value_name = "DIR")]
+    /// Directory the command starts in, made if it is not there (default: the image's)
+    #[arg(short, long, value_name = "DIR", value_parser = directory_inside)]
     pub(crate) workdir: Option<String>,
     /// User, USER[:GROUP], names of the image or numbers (default: the image's)
     #[arg(short, long)]
@@ -111,6 +111,22 @@ pub(crate) enum Scratch {
     Memory,
     /// The disk of the run directory, all of --disk from the start
     Disk,
+}
+
+/// A variable with its value, or to be taken from here.
+pub(super) fn variable(text: &str) -> Result<String, String> {
+    match text.starts_with('=') || text.is_empty() {
+        true => Err("give NAME=VALUE, or NAME to take its value from here".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// A directory of the command's file system.
+pub(super) fn directory_inside(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => Ok(text.to_owned()),
+        false => Err("give a path that begins with `/`".to_owned()),
+    }
 }
 
 /// Processors as people say them, `0.5`.

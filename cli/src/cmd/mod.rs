@@ -13,6 +13,7 @@ mod inspect;
 mod maintain;
 mod mount;
 mod mounts;
+mod named;
 mod node;
 mod out;
 mod pack;

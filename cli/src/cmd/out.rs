@@ -108,6 +108,17 @@ pub(crate) fn of_changes(typed: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Whether two typed names lead to one file. What cannot be looked at is another one; writing it says why.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let found = |typed: &Path| {
+        std::fs::canonicalize(typed).or_else(|_| {
+            let home = std::fs::canonicalize(folder(typed))?;
+            Ok::<_, std::io::Error>(home.join(typed.file_name().unwrap_or_default()))
+        })
+    };
+    matches!((found(one), found(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// Where a typed name leads.
 fn leads(
     typed: &Path,

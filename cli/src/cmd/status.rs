@@ -28,15 +28,16 @@ pub(crate) fn status(args: &Args) -> Result<()> {
 }
 
 async fn ask(args: &Args) -> Result<Overview> {
-    let channel = reach::connect(&args.reach).await?;
-    let mut client = AfsProxyClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let proxy = reach::connect(&args.reach).await?;
+    let mut client =
+        AfsProxyClient::new(proxy.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let request = StatusRequest {
         include_layerstores: true,
         include_afslets: true,
     };
     let asked = client.status(request).await;
     let mut messages = asked
-        .map_err(|status| reach::refused(&status))?
+        .map_err(|status| proxy.unanswered(&status))?
         .into_inner();
     let mut overview = Overview::default();
     while let Some(message) = messages

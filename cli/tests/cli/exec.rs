@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -190,16 +191,26 @@ fn it_exits_as_the_command_did_and_says_which_limit_was_hit() {
     gave(&cluster.sh(&[], "exit 42"), 42);
     gave(&cluster.sh(&[], "kill -TERM $$"), 143);
     let (_, error) = gave(&cluster.exec(&[], &["/no/such"]), 127);
-    assert!(error.contains("No such file"), "{error}");
+    assert!(
+        error.contains("\"/no/such\"") && error.contains("No such file"),
+        "{error}"
+    );
+    let (_, error) = gave(&cluster.exec(&[], &["nosuch"]), 127);
+    assert!(error.contains("there is no \"nosuch\""), "{error}");
     gave(&cluster.exec(&[], &["/etc"]), 126);
     let (_, error) = gave(&cluster.sh(&["--timeout", "200ms"], "sleep 300"), 137);
     assert!(error.contains("error: "), "{error}");
     let (_, error) = gave(&cluster.sh(&[], "tail /dev/zero"), 137);
-    assert!(error.contains("error: "), "{error}");
+    let limit = "error: out of memory: a process was killed: --memory is 64 MiB";
+    assert!(error.contains(limit), "{error}");
+    let fill = "cat /dev/zero > /tmp/zero";
+    let (_, error) = gave(&cluster.sh(&["--disk", "2MiB"], fill), 1);
+    let limit = "error: its changes fill what they may: --disk is 2 MiB";
+    assert!(error.contains(limit), "{error}");
     // Also one that ended it only in so far as it gave up.
     let bomb = "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done; wait";
     let (_, error) = gave(&cluster.sh(&["--pids", "20"], bomb), 2);
-    assert!(error.contains("pids_max is 20"), "{error}");
+    assert!(error.contains("--pids is 20"), "{error}");
     let (out, _) = gave(&cluster.sh(&[], "printf '\\377\\000a'"), 0);
     assert_eq!(
         cluster.sh(&[], "printf '\\377\\000a'").stdout,
@@ -212,9 +223,22 @@ fn it_exits_as_the_command_did_and_says_which_limit_was_hit() {
 #[test]
 fn what_fails_is_125_with_the_reason_and_leaves_no_file() {
     let cluster = Cluster::new();
+    let odd = std::ffi::OsStr::from_bytes(b"bad\xff");
+    std::fs::write(cluster.afslet.machine.dir("odd").join(odd), "x").unwrap();
     for (options, said) in [
         (&["--cpu", "5"][..], "does not fit"),
-        (&["--node", "other", "--retries", "0"], "node_id"),
+        (
+            &["--node", "other"],
+            "--node: there is no node \"other\"; there is one",
+        ),
+        (&["--timeout", "1000h"], "--timeout: 3600000s is more"),
+        (&["--disk", "1TiB"], "--disk: 1048576 MiB is more"),
+        (&["--cap-add", "SYS_ADMIN"], "--cap-add[0]: no capability"),
+        (
+            &["--platform", "linux/arm64"],
+            "--platform: a flist is of one",
+        ),
+        (&["--upload", "odd"], r#"its name is not UTF-8: "bad\xff""#),
         (&["--upload", "none"], "find none"),
         (&["--upload", "/etc/hostname"], "--file"),
         (&["--file", "/etc/hostname"], "FILE:/PATH"),
@@ -346,6 +370,51 @@ fn status_shows_the_afslet_as_a_table_and_as_json() {
         .output()
         .unwrap();
     gave(&nobody, 6);
+}
+
+/// Once, flists of this machine were looked for at Docker Hub.
+#[test]
+fn what_can_only_be_a_file_is_looked_for_nowhere_else() {
+    let machine = crate::mounts::packed();
+    let digest = machine.json(&["inspect", "x.fl"])["digest"].clone();
+    let name = format!("name it flist:{}", digest.as_str().unwrap());
+    for (image, why) in [
+        ("bb.fl", "there is no file bb.fl"),
+        ("./x.fl.", "there is no file ./x.fl."),
+        ("./source", "./source is a directory"),
+        ("x.fl", &name),
+        ("/etc/hostname", "name it flist:DIGEST"),
+        ("flist:x.fl", "give its digest, 64 hex digits"),
+        ("flist:sha256:00", "give its digest, 64 hex digits"),
+    ] {
+        // Nobody is asked.
+        let exec = ["exec", "--proxy", "127.0.0.1:1", image, "--", "true"];
+        let said = machine.fails(125, &exec);
+        assert!(said.contains(why), "{image}: {said}");
+    }
+    for (image, why) in [
+        ("bb.fl", "there is no file bb.fl"),
+        ("./bb", "there is no file ./bb"),
+        ("./source", "./source is a directory"),
+    ] {
+        let said = machine.fails(125, &["run", image, "true"]);
+        assert!(said.contains(why), "{image}: {said}");
+    }
+}
+
+#[test]
+fn a_variable_has_a_name_and_a_directory_begins_at_the_root() {
+    let machine = crate::machine::Machine::new();
+    for verb in ["run", "exec"] {
+        for variable in ["", "=x"] {
+            let said = machine.fails(2, &[verb, "-e", variable, "x.fl", "true"]);
+            assert!(said.contains("give NAME=VALUE"), "{said}");
+        }
+        for directory in ["", "tmp"] {
+            let said = machine.fails(2, &[verb, "-w", directory, "x.fl", "true"]);
+            assert!(said.contains("begins with `/`"), "{said}");
+        }
+    }
 }
 
 #[test]

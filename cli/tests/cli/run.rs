@@ -147,6 +147,17 @@ fn exit_codes_say_whose_they_are() {
     let many = "i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i + 1)); done";
     let said = machine.fails(2, &["run", "--pids", "20", "x.fl", "--", "sh", "-c", many]);
     assert!(said.contains("too many processes: --pids is 20"), "{said}");
+    let said = machine.fails(127, &["run", "x.fl", "nosuch"]);
+    assert!(said.contains("there is no \"nosuch\""), "{said}");
+    let fill = "cat /dev/zero > /tmp/zero";
+    let said = machine.fails(
+        1,
+        &["run", "--disk", "2MiB", "x.fl", "--", "sh", "-c", fill],
+    );
+    let limit = "its changes fill what they may: --disk is 2.00 MiB";
+    assert!(said.contains(limit), "{said}");
+    let said = machine.fails(125, &["run", "--cache", "x.fl", "x.fl", "true"]);
+    assert!(said.contains("x.fl: it is no directory"), "{said}");
     let said = machine.fails(137, &["run", "--timeout", "200ms", "x.fl", "sleep", "100"]);
     assert!(said.contains("timed out"), "{said}");
     let said = machine.fails(125, &["run", "--io-write-bps", "1MiB", "x.fl", "true"]);
@@ -245,6 +256,20 @@ fn changes_replace_nothing_but_a_file() {
         // Before the command runs.
         let said = machine.fails(125, &["run", "--diff", out, "x.fl", "--", "echo", "ran"]);
         assert!(said.contains(why) && !said.contains("ran\n"), "{said}");
+    }
+    // Once, the second one was refused after the run.
+    for commit in ["./new", "img/../new"] {
+        let both = [
+            "run", "--diff", "new", "--commit", commit, "x.fl", "--", "echo", "ran",
+        ];
+        let out = lamina(&machine, &both).output().unwrap();
+        let said = text(&out.stderr);
+        assert_eq!(
+            (out.status.code(), out.stdout),
+            (Some(125), Vec::new()),
+            "{said}"
+        );
+        assert!(said.contains("--diff and --commit both name new"), "{said}");
     }
     machine.ok(&["run", "--diff", "link", "x.fl", "true"]);
     assert!(machine.path("link").is_symlink());

@@ -188,6 +188,24 @@ fn a_command_runs_in_the_tree_for_who_has_its_users_certificate() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("user.lamina.internal"), "{said}");
 
+    // Who says nothing finds it by the state directory.
+    let found = machine.run(&["exec", &image, "--", "sh", "-c", "echo found"]);
+    assert_eq!(found.stdout, b"found\n", "{found:?}");
+
+    // One who speaks without TLS to it, or with TLS to who has none, is told what to give.
+    let said = machine.fails(6, &["status", "--proxy", "127.77.0.6:7180"]);
+    assert!(said.contains("give --tls-dir"), "{said}");
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = plain.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = plain.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    });
+    let tls = machine.path("state/authority/user").display().to_string();
+    let said = machine.fails(6, &["status", "--proxy", &at, "--tls-dir", &tls]);
+    assert!(said.contains("leave --tls-dir"), "{said}");
+    answering.join().unwrap().unwrap();
+
     // The afslet ends before the node that unmounts its image for it.
     let images = machine.path("state/mounts");
     let mounted = || machine.mounted().iter().any(|at| at.starts_with(&images));
@@ -195,6 +213,8 @@ fn a_command_runs_in_the_tree_for_who_has_its_users_certificate() {
     tree.ask_to_end();
     assert!(tree.child.wait().unwrap().success());
     assert!(!mounted());
+    let said = machine.fails(6, &["status"]);
+    assert!(said.contains("start `lamina up`"), "{said}");
 }
 
 #[test]
@@ -247,8 +267,10 @@ fn what_cannot_come_right_is_refused_at_once() {
     tree.ready();
     let said = machine.fails(1, &["up", "--address", "127.77.0.5"]);
     assert!(said.contains("127.77.0.5:7070"), "{said}");
-    let said = machine.fails(1, &["up", "--address", "192.0.2.1"]);
-    assert!(said.contains("192.0.2.1:7070"), "{said}");
+    // Once, it was asked whether another one runs there.
+    let said = machine.fails(2, &["up", "--address", "192.0.2.1"]);
+    let why = "--address 192.0.2.1: this machine has no such address";
+    assert!(said.contains(why) && !said.contains("another"), "{said}");
     let said = machine.fails(3, &["up", "--tls-dir", "/none"]);
     assert!(said.contains("/none/tls.crt"), "{said}");
     let said = machine.fails(2, &["up", "--join", "nope", "--tls-dir", "/none"]);

@@ -141,13 +141,7 @@ async fn advance(
     let uid = job.uid().unwrap_or_default();
     let seen = ctx.runs.look(&uid);
     let (ended, unkept) = kept::make(ctx, job, &old, &seen.ended).await;
-    let (queued, unknown) = match turn {
-        Ok(Turn::Now) => (None, None),
-        Ok(Turn::Later(why)) => (Some(Fault::new("Queued", why)), None),
-        Err(fault) if old.active == 0 => (Some(fault.clone()), Some(fault)),
-        // While Kueue cannot be asked what runs goes on, and nothing is begun.
-        Err(fault) => (None, Some(fault)),
-    };
+    let (queued, unknown) = held_back(turn, old.active);
     let mut spec = job.spec.clone();
     spec.suspend |= queued.is_some();
     let look = Look {
@@ -160,16 +154,7 @@ async fn advance(
         ctx.runs.accepted(&uid);
     }
     let mut new = old.clone();
-    let refusal = plan::settle(&mut new, &look);
-    let (next, fault) = match refusal {
-        Some(How::Impossible(fault)) => {
-            plan::over(&mut new, JobOutcome::Failed, &look);
-            (Next::Over, Some(fault))
-        }
-        Some(How::Refused(fault)) => (plan::decide(&mut new, &look), Some(fault)),
-        // What could not be kept yet is under way until it is.
-        _ => (plan::decide(&mut new, &look), unknown.or(unkept)),
-    };
+    let (next, fault) = decide(&mut new, &look, unknown.or(unkept));
     let (prepared, fault) = match (&next, fault, seen.held) {
         (Next::Begin(indexes), None, None) => match prepare(job, ctx, indexes).await {
             Ok(prepared) => (Some(prepared), None),
@@ -206,14 +191,49 @@ async fn advance(
         prepared.begin(job, ctx, &begun);
     }
     told::tell(job, ctx, &old, &new, fault.as_ref()).await;
+    let hold = || ctx.runs.hold(&uid);
+    rest(&next, fault, seen.held, hold)
+}
+
+/// When to look again; what is wrong is tried again after it was held back.
+fn rest(
+    next: &Next,
+    fault: Option<Fault>,
+    held: Option<Duration>,
+    hold: impl FnOnce() -> Duration,
+) -> Result<Duration, Fault> {
     match (fault, next) {
         (_, Next::Over) => Ok(SOON),
         (Some(fault), _) => Err(Fault {
-            again: Again::Soon(ctx.runs.hold(&uid)),
+            again: Again::Soon(hold()),
             ..fault
         }),
-        (None, Next::Wait(Some(pause))) => Ok(pause.min(LOOK_AGAIN)),
-        (None, _) => Ok(seen.held.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)),
+        (None, Next::Wait(Some(pause))) => Ok((*pause).min(LOOK_AGAIN)),
+        (None, _) => Ok(held.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)),
+    }
+}
+
+/// What of the queue keeps runs from beginning, and what is wrong with it.
+fn held_back(turn: Result<Turn, Fault>, active: i32) -> (Option<Fault>, Option<Fault>) {
+    match turn {
+        Ok(Turn::Now) => (None, None),
+        Ok(Turn::Later(why)) => (Some(Fault::new("Queued", why)), None),
+        Err(fault) if active == 0 => (Some(fault.clone()), Some(fault)),
+        // While Kueue cannot be asked what runs goes on, and nothing is begun.
+        Err(fault) => (None, Some(fault)),
+    }
+}
+
+/// What is next, after what ended was taken in, and what is wrong; `known` is what was wrong before.
+fn decide(new: &mut JobStatus, look: &Look<'_>, known: Option<Fault>) -> (Next, Option<Fault>) {
+    match plan::settle(new, look) {
+        Some(How::Impossible(fault)) => {
+            plan::over(new, JobOutcome::Failed, look);
+            (Next::Over, Some(fault))
+        }
+        Some(How::Refused(fault)) => (plan::decide(new, look), Some(fault)),
+        // What could not be kept yet is under way until it is.
+        _ => (plan::decide(new, look), known),
     }
 }
 

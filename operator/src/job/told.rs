@@ -111,52 +111,64 @@ pub(super) async fn tell(
     new: &JobStatus,
     fault: Option<&Fault>,
 ) {
-    let known = |attempt: i32| {
-        let before = old.runs.iter().find(|run| run.attempt == attempt);
-        before.is_none_or(|run| run.outcome.is_some())
-    };
+    for note in failed(old, new) {
+        say(&ctx.recorder, job, EventType::Warning, "RunFailed", &note).await;
+    }
+    for note in kept(old, new) {
+        say(&ctx.recorder, job, EventType::Normal, "Kept", &note).await;
+    }
+    let is_told = old.reason.as_deref() == fault.map(|fault| fault.reason);
+    if let (Some(fault), false) = (fault, is_told) {
+        let (kind, message) = (EventType::Warning, &fault.message);
+        say(&ctx.recorder, job, kind, fault.reason, message).await;
+    }
+    if let Some((kind, reason, note)) = phase(old, new) {
+        say(&ctx.recorder, job, kind, reason, &note).await;
+    }
+}
+
+/// Whether an attempt had ended before, or is older than what is remembered.
+fn is_known(old: &JobStatus, attempt: i32) -> bool {
+    let before = old.runs.iter().find(|run| run.attempt == attempt);
+    before.is_none_or(|run| run.outcome.is_some())
+}
+
+/// Runs that failed.
+fn failed(old: &JobStatus, new: &JobStatus) -> impl Iterator<Item = String> {
     let failed = new
         .runs
         .iter()
-        .filter(|run| run.message.is_some() && !known(run.attempt));
-    for run in failed.take(TOLD_MAX) {
-        let note = format!(
+        .filter(|run| run.message.is_some() && !is_known(old, run.attempt));
+    failed.take(TOLD_MAX).map(|run| {
+        let node = run.node.as_ref().map(|node| format!(" on {node}"));
+        format!(
             "Run {}, attempt {}{}: {}",
             run.index,
             run.attempt,
-            run.node
-                .as_ref()
-                .map_or_else(String::new, |node| format!(" on {node}")),
+            node.unwrap_or_default(),
             run.message.as_deref().unwrap_or_default(),
-        );
-        say(&ctx.recorder, job, EventType::Warning, "RunFailed", &note).await;
-    }
+        )
+    })
+}
+
+/// Runs whose changes were kept.
+fn kept(old: &JobStatus, new: &JobStatus) -> impl Iterator<Item = String> {
     let kept = new
         .runs
         .iter()
-        .filter(|run| run.flist.is_some() && !known(run.attempt));
-    for run in kept.take(TOLD_MAX) {
+        .filter(|run| run.flist.is_some() && !is_known(old, run.attempt));
+    kept.take(TOLD_MAX).map(|run| {
         let flist = run.flist.as_deref().unwrap_or_default();
-        let note = format!("Run {}: what it changed is Flist {flist}", run.index);
-        say(&ctx.recorder, job, EventType::Normal, "Kept", &note).await;
-    }
-    if let (Some(fault), true) = (
-        fault,
-        old.reason.as_deref() != fault.map(|fault| fault.reason),
-    ) {
-        say(
-            &ctx.recorder,
-            job,
-            EventType::Warning,
-            fault.reason,
-            &fault.message,
-        )
-        .await;
-    }
+        format!("Run {}: what it changed is Flist {flist}", run.index)
+    })
+}
+
+/// The phase, if it is another one.
+fn phase(old: &JobStatus, new: &JobStatus) -> Option<(EventType, &'static str, String)> {
     if new.phase == old.phase {
-        return;
+        return None;
     }
-    let (kind, reason, note) = match (new.phase, new.outcome) {
+    Some(match (new.phase, new.outcome) {
         (Some(JobPhase::Finished), Some(JobOutcome::Succeeded)) => {
             (EventType::Normal, "Finished", ended(new))
         }
@@ -175,9 +187,8 @@ pub(super) async fn tell(
             let note = "It waits until spec.suspend is false".to_owned();
             (EventType::Normal, "Suspended", note)
         }
-        _ => return,
-    };
-    say(&ctx.recorder, job, kind, reason, &note).await;
+        _ => return None,
+    })
 }
 
 /// How it ended, and how long it took.

@@ -145,11 +145,18 @@ async fn a_node_that_is_named_is_the_only_one_that_is_asked() {
     one.see(|seen| assert_eq!(seen.offered, 0));
     let told = execute(proxy.at, on("n3")).await;
     assert_eq!(told.status().code(), Code::Unavailable);
-    assert!(
-        told.status()
-            .message()
-            .starts_with("node_id: no afslet of node n3")
-    );
+    let said = told.status().message();
+    let why = "node_id: there is no node \"n3\"; there is n1, n2";
+    assert!(said.starts_with(why), "{said}");
+    // Soon, also to who would wait long.
+    let patient = StartRequest {
+        proxy_dispatch_max_retries: 1000,
+        proxy_dispatch_backoff_ms: 1,
+        ..on("n3")
+    };
+    let told = execute(proxy.at, patient).await;
+    let said = told.status().message();
+    assert!(said.ends_with("(looked 11 times)"), "{said}");
     let large = StartRequest {
         cpu_cores: 5,
         ..on("n2")

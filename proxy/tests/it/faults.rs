@@ -262,6 +262,28 @@ async fn nobody_there_is_unavailable_and_a_hung_one_ends_at_the_deadline() {
     assert!(told.status().message().contains("nothing ran"));
 }
 
+/// Once, it was said that time is over, and not what was wrong until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deadline_says_what_was_wrong_before() {
+    let (bad, hung, _) = pair().await;
+    // It is asked first.
+    bad.tell(|status| {
+        status.warm_images = vec!["docker.io/library/debian|latest|linux|amd64|".into()];
+    });
+    bad.will(Act::Refuse(
+        Code::Unavailable,
+        "the registry does not answer",
+    ));
+    hung.will(Act::Hang);
+    let mut config = config(&[&bad, &hung]);
+    config.limits.accept_deadline = Duration::from_millis(300);
+    let proxy = Bench::start(config);
+    let told = soon("the run", execute(proxy.at, start(1, 1))).await;
+    assert_eq!(told.status().code(), Code::DeadlineExceeded);
+    let said = told.status().message();
+    assert!(said.contains("the registry does not answer"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lie_about_room_is_found_out_and_costs_little() {
     let (one, two, proxy) = pair().await;

@@ -197,7 +197,7 @@ class Files(unittest.IsolatedAsyncioTestCase):
             ({"/a": self.home}, lamina.InvalidArgument),
             ({"/a": fails()}, ZeroDivisionError),
             ({"/a": [b"x", "text"]}, TypeError),
-            ({"/a": 5}, TypeError),
+            ({"/a": 5}, lamina.InvalidArgument),
         )
         for files, kind in cases:
             with self.subTest(kind), self.assertRaises(kind):

@@ -1,6 +1,8 @@
 """Runs from begin to end: what is sent, what comes back, and what failures look like."""
 
 import asyncio
+import pathlib
+import tempfile
 import unittest
 
 import grpc
@@ -54,8 +56,6 @@ class Runs(unittest.IsolatedAsyncioTestCase):
             docker_config={"auths": {}},
             tag="t",
             platform="linux/arm64/v8",
-            flist="c" * 64,
-            stores=["s3://x"],
             keep=["s3://y", "s3://z"],
             keep_base=["s3://w"],
             refresh=True,
@@ -75,11 +75,14 @@ class Runs(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(list(start.cap_add), ["CHOWN", "setuid"])
         self.assertEqual((start.network, start.docker_config_json), (pb.NETWORK_HOST, b'{"auths": {}}'))
         self.assertEqual((start.platform_os, start.platform_arch, start.platform_variant), ("linux", "arm64", "v8"))
-        self.assertEqual((start.flist.digest, list(start.flist.stores)), ("c" * 64, ["s3://x"]))
+        self.assertFalse(start.HasField("flist"))
         self.assertEqual((list(start.keep.stores), list(start.keep.base_stores)), (["s3://y", "s3://z"], ["s3://w"]))
         self.assertEqual((start.force_local_fetch, start.node_id, start.request_id), (True, "n", "id"))
         self.assertEqual((start.proxy_dispatch_max_retries, start.proxy_dispatch_backoff_ms), (3, 200))
         self.assertEqual(start.diff, pb.DIFF_MODE_UNSPECIFIED)
+        await self.client.run("image", ["a"], flist="c" * 64, stores=["s3://x"])
+        start = self.fake.streams[1].start
+        self.assertEqual((start.flist.digest, list(start.flist.stores)), ("c" * 64, ["s3://x"]))
 
     async def test_a_run_gives_its_output_and_result(self):
         @self.script("image")
@@ -306,6 +309,9 @@ class Runs(unittest.IsolatedAsyncioTestCase):
             {"files": {"../x": b""}},
             {"files": {"a\0": b""}},
             {"files": {"": b""}},
+            {"flist": "c" * 64, "platform": "linux/amd64"},
+            {"dispatch_backoff": -1},
+            {"disk_mb": 1 << 70},
         )
         for options in wrong:
             with self.subTest(options), self.assertRaises(lamina.InvalidArgument):
@@ -314,6 +320,69 @@ class Runs(unittest.IsolatedAsyncioTestCase):
             await self.client.run("image", ["x"], memory=5)
         with self.assertRaises(lamina.InvalidArgument):
             await self.client.run("image", ["x"], outputs=["/a"], save_diff="x")
+        self.assertEqual(self.fake.streams, [])
+
+    async def test_arguments_of_other_types_are_named(self):
+        wrong = {
+            "image": 5,
+            "command": 5,
+            "command[1]": ["x", 5],
+            "entrypoint": {"a": "b"},
+            "cap_add[0]": [5],
+            "cpu": "2",
+            "memory_mb": 1.5,
+            "disk_mb": None,
+            "timeout": "60",
+            "start_timeout": "60",
+            "deadline": [],
+            "env": ["A=1"],
+            "env['A']": {"A": 1},
+            "a name in env": {1: "A"},
+            "workdir": 5,
+            "user": 0,
+            "docker_config": 5,
+            "stores": "s3://x",
+            "keep[0]": [None],
+            "dispatch_retries": "3",
+            "dispatch_backoff": "0.1",
+            "files": ["/a"],
+            "files['/a']": {"/a": 5},
+            "files['/b'].mode": {"/b": lamina.File(b"", mode="755")},
+            "files['/c'].target": {"/c": lamina.Symlink(5)},
+            "files['/d'].mtime": {"/d": lamina.Directory(mtime="now")},
+            "outputs": "/a",
+            "outputs[0]": [5],
+            "save_diff": 5,
+            "on_log": "print",
+            "output_max": "1",
+        }
+        for what, given in wrong.items():
+            option = what.partition("[")[0]
+            options = {"image": "image", "command": ["x"], "env" if what == "a name in env" else option: given}
+            if option == "stores":
+                options["flist"] = "c" * 64
+            with self.subTest(what), self.assertRaises(lamina.InvalidArgument) as caught:
+                await self.client.run(**options)
+            self.assertIn(f"{what} must be ", str(caught.exception))
+        for what, options in {"address": {"address": 5}, "tls": {"tls": 5}, "retry": {"retry": 5}}.items():
+            with self.subTest(what), self.assertRaisesRegex(lamina.InvalidArgument, f"{what} must be "):
+                AsyncClient(**options)
+        with self.assertRaisesRegex(lamina.InvalidArgument, "replicas must be a whole number"):
+            await self.client.reconcile_image("image", "2")
+        with self.assertRaisesRegex(lamina.InvalidArgument, "timeout must be a number"):
+            await self.client.status(timeout="2")
+        self.assertEqual(self.fake.streams, [])
+
+    async def test_a_diff_that_cannot_be_saved_is_refused_before_the_run(self):
+        with tempfile.TemporaryDirectory() as home:
+            for path, why in (
+                (f"{home}/none/d.tar.gz", "there is no directory"),
+                (pathlib.Path(home), "is no file"),
+                ("/dev/null", "is no file"),
+                ("/", "is no file"),
+            ):
+                with self.subTest(path), self.assertRaisesRegex(lamina.InvalidArgument, f"save_diff: .*{why}"):
+                    await self.client.run("image", ["x"], save_diff=path)
         self.assertEqual(self.fake.streams, [])
 
     async def test_leaving_the_context_ends_the_run(self):

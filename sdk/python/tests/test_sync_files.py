@@ -198,7 +198,7 @@ class Files(unittest.TestCase):
             ({"/a": self.home}, lamina.InvalidArgument),
             ({"/a": fails()}, ZeroDivisionError),
             ({"/a": [b"x", "text"]}, TypeError),
-            ({"/a": 5}, TypeError),
+            ({"/a": 5}, lamina.InvalidArgument),
         )
         for files, kind in cases:
             with self.subTest(kind), self.assertRaises(kind):

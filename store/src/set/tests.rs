@@ -168,6 +168,27 @@ async fn size_prolongs_tries_but_not_the_wait_for_a_store_that_is_down() {
     }
 }
 
+/// Once, who waited for a store that had said what was wrong was told of the last wait alone.
+#[tokio::test(start_paused = true)]
+async fn a_time_out_says_what_was_wrong_before() {
+    let pack = sample_pack(9, 1000);
+    let (store, other) = (faulty(&pack, Fault::Down), faulty(&pack, Fault::Down));
+    let set = set_of(&[&store]);
+    let steady = crate::Retry::new(Arc::new(other.clone()), StoreOptions::default());
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        store.set(Fault::Hang);
+        other.set(Fault::Hang);
+    };
+    let listed = steady.list(crate::ObjectKind::Pack);
+    let (read, listed, ()) = tokio::join!(read(&set, &pack), listed, later);
+    for error in [read.unwrap_err(), listed.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        let said = error.to_string();
+        assert!(said.contains("before: store unavailable"), "{said}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_replica_refusing_connections_does_not_shorten_the_wait_for_the_other() {
     let pack = sample_pack(9, 1000);

@@ -10,12 +10,14 @@
 
 mod answers;
 mod diff;
+mod flags;
 mod order;
 mod printer;
 mod upload;
 
 use super::{reach, runtime};
 use crate::args::exec::Exec;
+use crate::kube::Fault;
 use crate::{exit, output};
 use answers::{Answers, Ended};
 use anyhow::{Context, Result, anyhow};
@@ -47,8 +49,9 @@ async fn run(args: &Exec) -> Result<u8> {
     let diff = args.diff.as_deref().map(Diff::create).transpose()?;
     let mut interrupted = Interrupted::new()?;
     let ran = async {
-        let channel = reach::connect(&args.reach).await?;
-        let mut client = AfsletClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let proxy = reach::connect(&args.reach).await?;
+        let mut client =
+            AfsletClient::new(proxy.channel()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let (uploading, mut frames) = upload::begin(start, sources)?;
         let frames = futures::stream::poll_fn(move |cx| frames.poll_recv(cx));
         let mut request = Request::new(frames);
@@ -56,7 +59,7 @@ async fn run(args: &Exec) -> Result<u8> {
         let answering = async {
             let answered = client.execute(request).await;
             let answers = answered
-                .map_err(|status| reach::refused(&status))?
+                .map_err(|status| said(&proxy.unanswered(&status)))?
                 .into_inner();
             read(answers, diff).await
         };
@@ -95,7 +98,7 @@ async fn read(mut messages: Streaming<ExecuteResponse>, diff: Option<Diff>) -> R
         let message = match messages.message().await {
             Ok(Some(message)) => message,
             Ok(None) => break Ok(None),
-            Err(status) => break Ok(Some(reach::refused(&status))),
+            Err(status) => break Ok(Some(said(&reach::refused(&status)))),
         };
         match answers.take(message) {
             Ok(None) => {}
@@ -114,7 +117,7 @@ async fn read(mut messages: Streaming<ExecuteResponse>, diff: Option<Diff>) -> R
         Some(refused) => answers.broken(refused.into())?,
     };
     if let Some(why) = why {
-        eprintln!("error: {}", output::printable(&why));
+        eprintln!("error: {}", output::printable(&flags::said(&why)));
     }
     Ok(code)
 }
@@ -141,6 +144,11 @@ impl Interrupted {
             _ = self.terminate.recv() => 128 + 15,
         }
     }
+}
+
+/// A refusal in the words of the command line.
+fn said(fault: &Fault) -> Fault {
+    Fault::new(fault.kind, flags::said(&fault.message))
 }
 
 /// A frame with this in it.

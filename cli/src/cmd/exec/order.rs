@@ -2,19 +2,25 @@
 
 use crate::args::exec::Exec;
 use crate::args::run::Net;
+use crate::cmd::{explore, named};
 use crate::exit;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lamina_proto::afsletpb::{DiffMode, Network, StartRequest};
 use lamina_proto::lamina::v1::FlistSource;
+use std::path::Path;
 
 /// How a flist is named in place of an image.
 const FLIST: &str = "flist:";
+/// Hex digits of its digest.
+const DIGEST_DIGITS: usize = 64;
 
 pub(super) fn start(args: &Exec) -> Result<StartRequest> {
-    let flist = args.image.strip_prefix(FLIST).map(|digest| FlistSource {
-        digest: digest.to_owned(),
-        ..FlistSource::default()
-    });
+    let flist = flist(&args.image)?;
+    if flist.is_some() && args.platform.is_some() {
+        bail!(exit::Usage(
+            "--platform: a flist is of one platform, that of the image it was made of".into()
+        ));
+    }
     let [platform_os, platform_arch, platform_variant] = platform(args)?;
     let config = args.registry_config.as_ref();
     let config = config.map(|file| {
@@ -63,6 +69,42 @@ pub(super) fn start(args: &Exec) -> Result<StartRequest> {
         },
         ..StartRequest::default()
     })
+}
+
+/// The flist that is named, if one is. One of this machine cannot be run by nodes, which have theirs in stores.
+fn flist(typed: &str) -> Result<Option<FlistSource>> {
+    let Some(digest) = typed.strip_prefix(FLIST) else {
+        return match named::is_path(typed) {
+            true => Err(not_here(typed).into()),
+            false => Ok(None),
+        };
+    };
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if digest.len() != DIGEST_DIGITS || !digest.bytes().all(is_hex) {
+        bail!(exit::Usage(format!(
+            "{typed}: give its digest, {DIGEST_DIGITS} hex digits, as `lamina inspect` shows it"
+        )));
+    }
+    Ok(Some(FlistSource {
+        digest: digest.to_owned(),
+        ..FlistSource::default()
+    }))
+}
+
+/// What to do about a flist that is a file.
+fn not_here(typed: &str) -> exit::Usage {
+    let path = Path::new(typed);
+    if !path.is_file() {
+        return named::missing(typed);
+    }
+    let name = match explore::open(path) {
+        Ok(flist) => format!("{FLIST}{}", flist.digest()),
+        Err(_) => format!("{FLIST}DIGEST"),
+    };
+    exit::Usage(format!(
+        "{typed} is a file of this machine, and nodes have flists in their stores: put it there with `--publish` of \
+         `lamina pack` or `convert`, and name it {name}"
+    ))
 }
 
 /// Milliseconds; 0 would be the afslet's.

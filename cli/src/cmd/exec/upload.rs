@@ -12,9 +12,11 @@ use lamina_proto::afsletpb::{
     ExecuteRequest, FileChunk, FileEntryBegin, FileEntryEnd, FileType, StartRequest,
 };
 use rustix::fs::{AtFlags, CWD, Dir, FileType as Kind, Mode, OFlags, Stat};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,6 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 const PIECE: usize = 256 << 10;
 /// Frames that wait to be sent.
 const WAITING_MAX: usize = 4;
+/// Most bytes of a file that says it has none, as those of /proc do: what is there is only known by reading, and some never end.
+const UNSIZED_MAX: u64 = 16 << 20;
 /// Directories within each other: each holds a descriptor.
 const DEPTH_MAX: usize = 256;
 
@@ -57,7 +61,7 @@ fn directory(typed: &str) -> Result<Source> {
     let inside = match inside {
         Some(inside) => inside,
         None => match found.file_name() {
-            Some(name) => format!("/{}", utf8(name.as_encoded_bytes(), &found)?),
+            Some(name) => format!("/{}", utf8(name.as_encoded_bytes(), &found, "its name")?),
             None => "/".to_owned(),
         },
     };
@@ -99,10 +103,13 @@ fn checked(typed: &str, inside: &str) -> Result<()> {
     }
 }
 
-fn utf8(name: &[u8], at: &Path) -> Result<String> {
-    let name = std::str::from_utf8(name);
-    let name = name.with_context(|| format!("upload {}: its name is not UTF-8", at.display()))?;
-    Ok(name.to_owned())
+/// `what` of the thing at `at`, which the wire has as text.
+fn utf8(bytes: &[u8], at: &Path, what: &str) -> Result<String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| {
+        let (at, bytes) = (at.display(), bytes.escape_ascii());
+        exit::Usage(format!("upload {at}: {what} is not UTF-8: \"{bytes}\""))
+    })?;
+    Ok(text.to_owned())
 }
 
 /// An upload that goes on.
@@ -234,7 +241,8 @@ impl Upload {
             let entry = entry.map_err(read)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push(utf8(name, Path::new(&self.path.join("/")))?);
+                let at = Path::new(&self.path.join("/")).join(OsStr::from_bytes(name));
+                names.push(utf8(name, &at, "its name")?);
             }
         }
         names.sort_unstable();
@@ -264,7 +272,7 @@ impl Upload {
                 let target = rustix::fs::readlinkat(home, name, Vec::new());
                 let target = target.map_err(|error| self.failed("read the link", error))?;
                 let at = self.path.join("/");
-                let target = utf8(target.as_bytes(), Path::new(&at))?;
+                let target = utf8(target.as_bytes(), Path::new(&at), "where the link points")?;
                 self.entry(inside, FileType::Symlink, &stat, target)
             }
             _ => {
@@ -309,7 +317,7 @@ impl Upload {
         }))
     }
 
-    /// As much of it as there was when it was opened.
+    /// As much of it as there was when it was opened; of one that says it is empty, what reading gives.
     fn file(&mut self, opened: OwnedFd, inside: &str) -> Result<(), Stop> {
         let stat = rustix::fs::fstat(&opened).map_err(|error| self.failed("look at it", error))?;
         if Kind::from_raw_mode(stat.st_mode) != Kind::RegularFile {
@@ -317,8 +325,11 @@ impl Upload {
             return Err(why.into());
         }
         self.begin(inside, FileType::File, &stat, String::new())?;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let mut file = File::from(opened).take(size);
+        let most = match u64::try_from(stat.st_size).unwrap_or(0) {
+            0 => UNSIZED_MAX,
+            size => size,
+        };
+        let mut file = File::from(opened).take(most);
         loop {
             let mut data = Vec::new();
             let piece = file.by_ref().take(PIECE as u64).read_to_end(&mut data);
@@ -327,6 +338,12 @@ impl Upload {
                 break;
             }
             self.send(Payload::FileChunk(FileChunk { data }))?;
+        }
+        if stat.st_size == 0 && file.limit() == 0 {
+            let most = output::size(UNSIZED_MAX);
+            let why = "it says that it is empty, and reading it gives";
+            let why = anyhow!("upload {}: {why} {most} and more", self.path.join("/"));
+            return Err(why.into());
         }
         self.send(Payload::FileEnd(FileEntryEnd {}))
     }

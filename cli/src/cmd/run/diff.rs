@@ -2,14 +2,21 @@
 
 use super::changes::Changes;
 use crate::cmd::out;
-use anyhow::{Context, Result};
+use crate::exit;
+use anyhow::{Context, Result, bail};
 use lamina_runtime::diff::Packed;
 use lamina_runtime::diff::gzip::GzipWriter;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-/// Says before anything runs that there is no place for it.
-pub(super) fn check(out: &Path) -> Result<()> {
+/// Says before anything runs that there is no place for it, or that the flist goes there, too.
+pub(super) fn check(out: &Path, commit: Option<&Path>) -> Result<()> {
+    if commit.is_some_and(|commit| out::is_same(out, commit)) {
+        let out = out.display();
+        bail!(exit::Usage(format!(
+            "--diff and --commit both name {out}: the layer and the flist are two files"
+        )));
+    }
     out::of_changes(out).map(drop)
 }
 

@@ -11,15 +11,15 @@ pub(super) fn sweep(home: &Path, run_dir: &Path, cgroups: &Cgroups) {
         Ok(left) => left
             .iter()
             .for_each(|slot| sweep_one(slot, run_dir, cgroups)),
-        Err(error) => tracing::warn!(%error, "look for what earlier runs left"),
+        Err(error) => tracing::warn!(%error, "what earlier runs left cannot be looked for"),
     }
 }
 
 fn sweep_one(slot: &Slot, run_dir: &Path, cgroups: &Cgroups) {
     if let Err(error) = cgroups.sweep(&slot.cgroup_name()) {
-        tracing::warn!(%error, "remove the cgroup of an earlier run");
+        tracing::warn!(%error, "the cgroup of an earlier run cannot be removed yet");
     }
     if let Err(error) = rootfs::unmount(run_dir, &slot.dir().join("lower")) {
-        tracing::warn!("unmount the flist of an earlier run: {error:#}");
+        tracing::warn!("the flist of an earlier run cannot be unmounted yet: {error:#}");
     }
 }

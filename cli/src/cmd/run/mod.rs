@@ -66,18 +66,20 @@ fn run_to_end(args: &Run) -> Result<Ended> {
         );
     }
     check_io(args)?;
-    args.diff.as_deref().map(diff::check).transpose()?;
+    if let Some(out) = &args.diff {
+        diff::check(out, args.commit.as_deref())?;
+    }
     let flist = source::flist(args)?;
     let commit = Commit::prepare(args, &flist)?;
     let image = ImageConfig::of_json(flist.image_config());
     let wanted = wanted(args);
     let argv = image.argv(&wanted)?;
+    let program = argv.first().cloned().unwrap_or_default();
     let home = args.instance.run_dir.join("sandboxes");
     let cgroups = Cgroups::find()?;
     leftovers::sweep(&home, &args.instance.run_dir, &cgroups);
     let slot = slots::take(&home)?;
-    let program = daemon::own_program()?;
-    let spawner = Spawner::start(&program, &[OsStr::new(SPAWNER)])?;
+    let spawner = Spawner::start(&daemon::own_program()?, &[OsStr::new(SPAWNER)])?;
     let mounted = Mounted::new(args, &flist.path, &slot)?;
     // Its limits follow, some by the disk that its root is on.
     let cgroup = cgroups.create(&slot.cgroup_name(), &ResourceLimits::default())?;
@@ -103,7 +105,12 @@ fn run_to_end(args: &Run) -> Result<Ended> {
     let stop = Stop::default();
     let deadline = args.limits.timeout.map(|time| began + time);
     let outcome = watch::watch(running, relay, deadline, &stop)?;
-    watch::explain(args, &outcome, &cgroup.usage());
+    let found = watch::Found {
+        program: &program,
+        used: cgroup.usage(),
+        has_room: root.has_room().unwrap_or(true),
+    };
+    watch::explain(args, &outcome, &found);
     let kept = keep(args, commit.as_ref(), &root, &slot, &stop);
     match stop.asked() {
         Some(ended) if kept.is_err() => {

@@ -69,8 +69,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Err(error) = unmount(&self.run_dir, &self.target) {
-            // The next run tries again.
-            tracing::warn!("{error:#}");
+            tracing::warn!("{error:#}; the next run tries again");
         }
     }
 }

@@ -3,9 +3,9 @@
 use crate::args::run::Run;
 use crate::cmd::explore;
 use crate::cmd::pack::{Shown, place};
-use crate::cmd::{runtime, stores};
+use crate::cmd::{named, runtime, stores};
 use crate::{daemon, exit};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lamina_flist::Flist;
 use lamina_image::Source;
 use lamina_image::convert::{ConvertOptions, convert};
@@ -33,6 +33,7 @@ pub(super) fn flist(args: &Run) -> Result<Found> {
         true => {
             std::fs::canonicalize(typed).with_context(|| format!("find flist {}", args.image))?
         }
+        false if named::is_path(&args.image) => bail!(named::missing(&args.image)),
         false => converted(args)?,
     };
     let flist = explore::open(&path)?;

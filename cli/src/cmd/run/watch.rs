@@ -6,6 +6,7 @@ use crate::args::run::Run;
 use crate::output;
 use anyhow::{Context, Result};
 use lamina_runtime::cgroup::Usage;
+use lamina_runtime::ended::not_run;
 use lamina_runtime::{Ended, Running, Signaller};
 use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -99,23 +100,40 @@ async fn resize(terminal: Option<Terminal>, mut resized: Signal) {
     }
 }
 
-/// Says which limit was hit, since an exit code cannot.
-pub(super) fn explain(args: &Run, outcome: &Outcome, usage: &Usage) {
+/// What of a run that has ended its exit code cannot say.
+pub(super) struct Found<'a> {
+    /// What was to run.
+    pub(super) program: &'a str,
+    pub(super) used: Usage,
+    /// Changes could still be made.
+    pub(super) has_room: bool,
+}
+
+/// Says which limit was hit, as an afslet does.
+pub(super) fn explain(args: &Run, outcome: &Outcome, found: &Found<'_>) {
+    let used = &found.used;
     if let Ended::NotRun { errno } = outcome.ended {
-        let why = std::io::Error::from_raw_os_error(errno);
-        eprintln!("error: the command cannot be run: {why}");
+        eprintln!(
+            "error: {}",
+            output::printable(&not_run(found.program, errno))
+        );
     }
     if let (true, Some(timeout)) = (outcome.timed_out, args.limits.timeout) {
         eprintln!("error: timed out after {timeout:?}: killed");
     }
-    if usage.out_of_memory_kills > 0 {
+    if used.out_of_memory_kills > 0 {
         let limit = args
             .limits
             .memory
             .map_or("this machine's".to_owned(), output::size);
-        eprintln!("error: out of memory: a process was killed; --memory is {limit}");
+        eprintln!("error: out of memory: a process was killed: --memory is {limit}");
     }
-    if usage.pids_refused > 0 {
+    if used.pids_refused > 0 {
         eprintln!("error: too many processes: --pids is {}", args.limits.pids);
+    }
+    // One that fills it and succeeds needed no more.
+    if !found.has_room && outcome.ended.exit_code() != 0 {
+        let most = output::size(args.limits.disk);
+        eprintln!("error: its changes fill what they may: --disk is {most}");
     }
 }

@@ -13,8 +13,7 @@
 pub(super) mod authority;
 mod tree;
 
-use crate::args;
-use crate::exit;
+use crate::{args, daemon, exit};
 use anyhow::{Context, Result, bail};
 use authority::Authority;
 use lamina_discovery::NodeId;
@@ -27,6 +26,8 @@ use tree::{Ends, Program, Tree};
 
 /// The authority's directory, in the state directory.
 pub(super) const AUTHORITY: &str = "authority";
+/// Says where the proxy is, in the state directory: `lamina exec` and `lamina status` look there.
+pub(super) const PROXY_FILE: &str = "proxy";
 /// Where the node mounts for others, in the state directory.
 const MOUNTS: &str = "mounts";
 /// Where discovery serves, and its metrics.
@@ -86,10 +87,27 @@ fn check(args: &args::Up) -> Result<()> {
         .chain(execution.into_iter().flatten());
     for port in ports.flat_map(|(service, metrics)| [service, metrics]) {
         let at = SocketAddr::new(args.address, port);
-        let tried = std::net::TcpListener::bind(at);
-        tried.with_context(|| format!("listen on {at}: is another `lamina up` running there?"))?;
+        std::net::TcpListener::bind(at).map_err(|error| not_ours(at, error))?;
     }
     Ok(())
+}
+
+/// Why nothing can be served there, and what to do.
+fn not_ours(at: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    let context = match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => {
+            let own = format!(
+                "--address {}: this machine has no such address; give one that `ip address` shows",
+                at.ip()
+            );
+            return anyhow::Error::new(error).context(exit::Usage(own));
+        }
+        std::io::ErrorKind::AddrInUse => {
+            format!("listen on {at}: is another `lamina up` running there?")
+        }
+        _ => format!("listen on {at}"),
+    };
+    anyhow::Error::new(error).context(context)
 }
 
 /// Gives another machine a certificate of this one's authority.
@@ -117,11 +135,12 @@ async fn serve(args: &args::Up, name: &str) -> Result<()> {
     };
     let plugins = args.state.join(MOUNTS).join("plugins");
     std::fs::create_dir_all(&plugins).with_context(|| format!("make {}", plugins.display()))?;
+    note_proxy(args)?;
     let (programs, watched) = programs(args, name)?;
     let mut tree = Tree::start(programs);
     let ready = tree.ready(&watched, START_DEADLINE).await;
     if ready.is_ok() {
-        announce(args);
+        announce(args)?;
     }
     let ended = match ready {
         Ok(true) => tree.run(authority).await,
@@ -130,6 +149,22 @@ async fn serve(args: &args::Up, name: &str) -> Result<()> {
     };
     tree.end().await;
     ended
+}
+
+/// Has who sends commands from this machine find the proxy; where there is none, nothing is said.
+fn note_proxy(args: &args::Up) -> Result<()> {
+    let file = args.state.join(PROXY_FILE);
+    let noted = match args.no_execution {
+        false => {
+            let at = SocketAddr::new(args.address, PROXY.0);
+            std::fs::write(&file, format!("{at}\n"))
+        }
+        true => match std::fs::remove_file(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        },
+    };
+    noted.with_context(|| format!("note where the proxy is in {}", file.display()))
 }
 
 /// What runs, and the addresses whose `/readyz` says that it does.
@@ -160,6 +195,8 @@ fn programs(args: &args::Up, name: &str) -> Result<(Vec<Program>, Vec<SocketAddr
     words.each("--discovery", &discovery);
     words.each("--store", &args.stores);
     words.each("--insecure-registry", &args.insecure_registries);
+    let cache = args.cache.clone();
+    words.pair("--cache", cache.unwrap_or_else(|| args.state.join("cache")));
     if args.outside_pod {
         words.words.push("--outside-pod".into());
     }
@@ -197,7 +234,7 @@ fn tls(args: &args::Up, own: &Path, role: &str) -> PathBuf {
     args.tls_dir.clone().unwrap_or_else(|| own.join(role))
 }
 
-fn announce(args: &args::Up) {
+fn announce(args: &args::Up) -> Result<()> {
     let at = |port| SocketAddr::new(args.address, port);
     let discovery = match args.join.is_empty() {
         true => format!(
@@ -210,9 +247,10 @@ fn announce(args: &args::Up) {
     let execution = match args.no_execution {
         true => String::new(),
         false => format!(
-            "commands   {}, status http://{}/status\n",
+            "commands   {}, status http://{}/status\n{}",
             at(PROXY.0),
-            at(PROXY.1)
+            at(PROXY.1),
+            found_with(args)?
         ),
     };
     let text = format!(
@@ -223,6 +261,22 @@ fn announce(args: &args::Up) {
     );
     // Services go on whether or not anybody reads this.
     let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+/// What `lamina exec` must be told to find this, if anything.
+fn found_with(args: &args::Up) -> Result<String> {
+    let mut said = String::new();
+    if args.state != daemon::state_dir()? {
+        let state = args.state.display();
+        said = format!("           lamina exec finds it with LAMINA_STATE_DIR={state}\n");
+    }
+    if args.tls_dir.is_some() {
+        said.push_str(
+            "           lamina exec needs --tls-dir, a certificate for user.lamina.internal\n",
+        );
+    }
+    Ok(said)
 }
 
 /// A role's command line.

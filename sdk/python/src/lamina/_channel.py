@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from . import _checks
 from ._wire import afslet_pb2 as pb
 from ._wire import afsproxy_pb2 as proxypb
 from .errors import InvalidArgument
@@ -58,7 +59,7 @@ class CancelledHere(Exception):
 def address(given: str | Sequence[str] | None) -> str | Sequence[str]:
     """What was given, or the environment says, or the default."""
     chosen = given or os.environ.get("LAMINA_PROXY") or DEFAULT
-    for one in [chosen] if isinstance(chosen, str) else chosen:
+    for one in [chosen] if isinstance(chosen, str) else _checks.words("address", chosen, "HOST:PORT, or a list of them"):
         host, _, port = one.rpartition(":")
         numeric = ":" not in host or host.startswith("[")
         if not one.startswith(("unix:", "dns:")) and not (host and numeric and port.isdigit()):

@@ -65,7 +65,8 @@ class Kept:
 
     digest: str
     entries: int = 0
-    # Sum of the files' sizes; bytes in stores, compressed and without duplicates.
+    # Sum of the files' sizes; bytes in stores, compressed and without duplicates. Both are of all of it, what the run ran on
+    # included.
     bytes: int = 0
     bytes_stored: int = 0
     # That hold it, without credentials.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
+import numbers
 import pathlib
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
+from . import _checks
 from ._wire import afslet_pb2 as pb
 from ._wire import node_pb2
 from .errors import InvalidArgument
@@ -33,6 +34,8 @@ class Readable(Protocol):
 # Text is sent as UTF-8. What can be read once only is read once the run was accepted. `AsyncClient` takes asynchronous
 # iterators, too.
 Content: TypeAlias = bytes | bytearray | memoryview | str | pathlib.PurePath | Iterable[bytes] | AsyncIterable[bytes] | Readable
+# All of them, as far as a look tells.
+CONTENT = (pathlib.PurePath, Iterable, AsyncIterable, Readable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +202,15 @@ def run_options(
     diff: bool = True,
 ) -> Prepared:
     """`InvalidArgument` for what cannot be right; servers check the rest."""
-    _milliseconds("start_timeout", start_timeout)
-    _milliseconds("deadline", deadline)
+    _checks.milliseconds("start_timeout", start_timeout)
+    _checks.milliseconds("deadline", deadline)
+    said = {"image": image, "workdir": workdir, "user": user, "tag": tag, "platform": platform, "flist": flist, "node": node}
+    for what, text in {**said, "request_id": request_id}.items():
+        _checks.text(what, text)
     if not image and not flist:
         raise InvalidArgument("an image or a flist is required")
-    for what, number, least in (("cpu", cpu, 1), ("memory_mb", memory_mb, 1), ("disk_mb", disk_mb, 0), ("pids_max", pids_max, 0)):
-        if number < least:
-            raise InvalidArgument(f"{what} must be at least {least}, not {number}")
+    if flist and platform:
+        raise InvalidArgument("platform: a flist is of one platform, that of the image it was made of")
     if network not in ("none", "host"):
         raise InvalidArgument(f'network must be "none" or "host", not {network!r}')
     system, architecture, variant = split_platform(platform)
@@ -214,23 +219,25 @@ def run_options(
         tag=tag,
         command=_words("command", command),
         entrypoint=_words("entrypoint", entrypoint),
-        cpu_cores=cpu,
-        memory_mb=memory_mb,
-        timeout_ms=_milliseconds("timeout", timeout),
-        env=[_variable(name, value) for name, value in (env or {}).items()],
+        cpu_cores=_checks.whole("cpu", cpu, 1),
+        memory_mb=_checks.whole("memory_mb", memory_mb, 1),
+        timeout_ms=_checks.milliseconds("timeout", timeout),
+        env=[_variable(name, value) for name, value in _checks.mapping("env", env).items()],
         working_dir=workdir,
         user=user,
         network=pb.NETWORK_HOST if network == "host" else pb.NETWORK_NONE,
         cap_add=_words("cap_add", cap_add),
-        disk_mb=disk_mb,
-        pids_max=pids_max,
+        disk_mb=_checks.whole("disk_mb", disk_mb, 0),
+        pids_max=_checks.whole("pids_max", pids_max, 0),
         docker_config_json=_docker_config(docker_config),
-        force_local_fetch=refresh,
+        force_local_fetch=bool(refresh),
         node_id=node,
         request_id=request_id,
         # Proxies take 0 for their default.
-        proxy_dispatch_max_retries=-1 if dispatch_retries == 0 else dispatch_retries or 0,
-        proxy_dispatch_backoff_ms=round(dispatch_backoff * 1000),
+        proxy_dispatch_max_retries=0
+        if dispatch_retries is None
+        else _checks.whole("dispatch_retries", dispatch_retries, 0) or -1,
+        proxy_dispatch_backoff_ms=_checks.milliseconds("dispatch_backoff", dispatch_backoff, zero=True),
         diff=pb.DIFF_MODE_UNSPECIFIED if diff else pb.DIFF_MODE_NONE,
         platform_os=system,
         platform_arch=architecture,
@@ -242,7 +249,8 @@ def run_options(
         request.keep.CopyFrom(pb.Keep(stores=_stores("keep", keep), base_stores=_stores("keep_base", keep_base)))
     elif keep_base:
         raise InvalidArgument("keep_base is of what is kept: name the stores that keep it in keep")
-    return Prepared(request, {path: entry_of(path, given) for path, given in (files or {}).items()}, start_timeout, deadline)
+    entries = {path: entry_of(path, given) for path, given in _checks.mapping("files", files).items()}
+    return Prepared(request, entries, start_timeout, deadline)
 
 
 def dispatch_retries(start_timeout: float, backoff: float) -> int:
@@ -264,6 +272,7 @@ def secrets(request: pb.StartRequest) -> list[str]:
 
 def split_platform(platform: str) -> tuple[str, str, str]:
     """The parts of os/arch[/variant]; empty ones mean the node's own."""
+    _checks.text("platform", platform)
     parts = platform.split("/") if platform else []
     if len(parts) == 1 or len(parts) > 3 or not all(parts):
         raise InvalidArgument(f"platform must be os/arch[/variant], not {platform!r}")
@@ -273,11 +282,22 @@ def split_platform(platform: str) -> tuple[str, str, str]:
 
 def entry_of(path: str, given: Entry | Content) -> Entry:
     """What is to be at a path, with its attributes."""
+    _checks.text("a path in files", path)
     if not path or "\0" in path or ".." in path.split("/"):
         raise InvalidArgument(f"not a path inside: {path!r}")
-    if isinstance(given, File | Directory | Symlink):
-        return given
-    return File(given)
+    entry = given if isinstance(given, File | Directory | Symlink) else File(given)
+    at = f"files[{path!r}]"
+    for what, number in (("uid", entry.uid), ("gid", entry.gid)):
+        _checks.whole(f"{at}.{what}", number, 0)
+    if isinstance(entry, Symlink):
+        _checks.text(f"{at}.target", entry.target)
+    elif entry.mode is not None:
+        _checks.whole(f"{at}.mode", entry.mode, 0)
+    if isinstance(entry, File):
+        _checks.kind(at, entry.content, CONTENT, "bytes, text, a local path, an open file or an iterator of bytes")
+    if entry.mtime is not None:
+        _checks.kind(f"{at}.mtime", entry.mtime, numbers.Real, "a number of seconds")
+    return entry
 
 
 def seconds(mtime: float | None) -> int:
@@ -304,28 +324,19 @@ def _is_local(address: str) -> bool:
 def _words(what: str, words: Sequence[str]) -> list[str]:
     if isinstance(words, str):
         raise InvalidArgument(f'{what} is a list of words; for a shell line say ["sh", "-c", {words!r}]')
-    return list(words)
+    return _checks.words(what, words, "a list of words")
 
 
 def _stores(what: str, urls: Sequence[str]) -> list[str]:
-    # A URL may have a secret in it, so it is not repeated.
-    if isinstance(urls, str):
-        raise InvalidArgument(f"{what} is a list of stores, not one string")
-    return list(urls)
+    return _checks.words(what, urls, "a list of stores")
 
 
 def _variable(name: str, value: str) -> str:
+    _checks.text("a name in env", name)
+    _checks.text(f"env[{name!r}]", value)
     if not name or "=" in name or "\0" in name + value:
         raise InvalidArgument(f"not a variable: {name!r}")
     return f"{name}={value}"
-
-
-def _milliseconds(what: str, given: float | None) -> int:
-    if given is None:
-        return 0
-    if not (0 < given < math.inf):
-        raise InvalidArgument(f"{what} must be more than 0 seconds, not {given}")
-    return max(1, round(given * 1000))
 
 
 def _docker_config(given: bytes | str | pathlib.PurePath | Mapping[str, Any] | None) -> bytes:
@@ -337,4 +348,4 @@ def _docker_config(given: bytes | str | pathlib.PurePath | Mapping[str, Any] | N
         return given.encode()
     if isinstance(given, pathlib.PurePath):
         return pathlib.Path(given).read_bytes()
-    return json.dumps(given).encode()
+    return json.dumps(_checks.mapping("docker_config", given)).encode()

@@ -146,7 +146,8 @@ fn what_cannot_be_read_or_named_fails_and_does_not_end_the_frames() {
     )
     .unwrap();
     let (error, frames) = uploading.0.blocking_recv().unwrap();
-    assert!(format!("{error:#}").contains("not UTF-8"), "{error:#}");
+    let said = format!("{error:#}");
+    assert!(said.contains(r#"not UTF-8: "bad\xff""#), "{said}");
     let count = std::iter::from_fn(|| sent.try_recv().ok()).count();
     assert_eq!(count, 3);
     assert!(matches!(
@@ -165,4 +166,34 @@ fn what_cannot_be_read_or_named_fails_and_does_not_end_the_frames() {
         format!("{error:#}").contains("/nowhere/at/all"),
         "{error:#}"
     );
+}
+
+/// Once, only as much was sent as there is by its size: nothing.
+#[test]
+fn a_file_that_says_it_is_empty_is_sent_as_far_as_it_can_be_read() {
+    let of = |local: &str| Source {
+        local: local.into(),
+        inside: "/x".into(),
+        is_directory: false,
+    };
+    let (frames, failed) = read(vec![of("/proc/version")]);
+    let sent: Vec<u8> = frames
+        .into_iter()
+        .filter_map(|frame| match frame {
+            Payload::FileChunk(chunk) => Some(chunk.data),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(failed, None);
+    assert_eq!(sent, std::fs::read("/proc/version").unwrap());
+    // It has a page for every page of this process's memory.
+    let endless = vec![of("/proc/self/pagemap")];
+    let (uploading, mut sent) = begin(StartRequest::default(), endless).unwrap();
+    let taking = std::thread::spawn(move || while sent.blocking_recv().is_some() {});
+    let (error, frames) = uploading.0.blocking_recv().unwrap();
+    let said = format!("{error:#}");
+    assert!(said.contains("16.0 MiB and more"), "{said}");
+    drop(frames);
+    taking.join().unwrap();
 }

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from .. import _aio as _io
-from .. import _channel, _values, errors
+from .. import _channel, _checks, _values, errors
 from .._kept import Kept
 from .._wire import afslet_pb2 as pb
 from .._wire import afsproxy_pb2 as proxypb
 from ..models import Completed, LogChunk, Replication, RuntimeStatus, Status
 from ..options import Prepared, Retry, RunOptions, Tls, dispatch_retries, is_local, run_options, secrets, split_platform
+from .diff import check_target
 from .run import AsyncRun
 from .upload import AsyncUpload
 
@@ -51,6 +52,9 @@ class AsyncClient:
         start_timeout: float = 60.0,
     ) -> None:
         self._address = _channel.address(address)
+        _checks.kind("tls", tls, (Tls, str, pathlib.PurePath, type(None)), "a Tls, or a directory of certificates")
+        _checks.kind("retry", retry, (Retry, type(None)), "a Retry")
+        _checks.milliseconds("start_timeout", start_timeout)
         tls = tls or os.environ.get("LAMINA_TLS_DIR") or None
         self._tls = Tls.directory(tls) if isinstance(tls, str | pathlib.PurePath) else tls
         self._private = self._tls is not None or insecure or is_local(self._address)
@@ -106,9 +110,15 @@ class AsyncClient:
         `save_diff` is a local file for all changes instead. Of each output, the beginning and the end are kept, `output_max`
         bytes in all; `on_log` sees all of it, as it comes. `check` raises `CommandFailed` for what did not succeed.
         """
-        wanted = list(outputs)
+        wanted = _checks.words("outputs", outputs, "a list of paths")
+        if on_log is not None and not callable(on_log):
+            raise _checks.wrong("on_log", "a function", on_log)
+        _checks.whole("output_max", output_max, 0)
+        _checks.whole("outputs_max", outputs_max, 0)
         if wanted and save_diff is not None:
             raise errors.InvalidArgument("outputs and save_diff exclude each other: the diff comes once")
+        if save_diff is not None:
+            await _io.to_thread(check_target, save_diff)
         kept = {"stdout": Kept(output_max), "stderr": Kept(output_max)}
         async with self.execute(image, command, diff=bool(wanted) or save_diff is not None, **options) as run:
             async for chunk in run.logs():
@@ -151,9 +161,14 @@ class AsyncClient:
     async def reconcile_image(
         self, image: str, replicas: int, *, tag: str = "", platform: str = "", timeout: float = 600.0
     ) -> Replication:
-        """Has all layers of an image on that many nodes, and says where they are."""
-        if not image or replicas < 0:
-            raise errors.InvalidArgument("an image and a number of replicas are required")
+        """Has all layers of an image on that many nodes, and says where they are. Needs a certificate for
+        `client.lamina.internal`, where the proxy wants any.
+        """
+        _checks.text("image", image)
+        _checks.text("tag", tag)
+        if not image:
+            raise errors.InvalidArgument("an image is required")
+        replicas = _checks.whole("replicas", replicas, 0)
         system, architecture, variant = split_platform(platform)
         request = proxypb.ReconcileImageReplicaRequest(
             image=image,
@@ -216,6 +231,7 @@ class AsyncClient:
 
     async def _ask(self, ask: Callable[[float], Awaitable[T]], timeout: float) -> T:
         """A call that changes nothing, or may be repeated; tried again while nobody answers."""
+        _checks.milliseconds("timeout", timeout)
         limit, attempt = _Limit(timeout), 1
         while True:
             try:

@@ -88,7 +88,7 @@ class AsyncUpload:
                     yield frame
                 return
             yield await self._begin(path, pb.FILE_TYPE_FILE, entry, 0o644 if entry.mode is None else entry.mode)
-            async for frame in self._content(entry):
+            async for frame in self._content(path, entry):
                 yield frame
         elif isinstance(entry, Directory):
             yield await self._begin(path, pb.FILE_TYPE_DIR, entry, entry.mode)
@@ -109,24 +109,24 @@ class AsyncUpload:
         )
         return pb.ExecuteRequest(file_begin=begin)
 
-    async def _content(self, entry: File) -> AsyncGenerator[pb.ExecuteRequest, None]:
+    async def _content(self, path: str, entry: File) -> AsyncGenerator[pb.ExecuteRequest, None]:
         content = entry.content
         if isinstance(content, str):
             content = content.encode()
         if isinstance(content, bytes | bytearray | memoryview):
-            async for frame in self._split(content):
+            async for frame in self._split(path, content):
                 yield frame
             return
         if isinstance(content, pathlib.PurePath):
             raise TypeError("a local path is sent as what it is")
         await self._go_ahead()
         async for piece in _io.pieces(content, PIECE_BYTES):
-            async for frame in self._split(piece):
+            async for frame in self._split(path, piece):
                 yield frame
 
-    async def _split(self, content: Any) -> AsyncGenerator[pb.ExecuteRequest, None]:
+    async def _split(self, path: str, content: Any) -> AsyncGenerator[pb.ExecuteRequest, None]:
         if not isinstance(content, bytes | bytearray | memoryview):
-            raise TypeError(f"a file's content is bytes, not {type(content).__name__}")
+            raise TypeError(f"files[{path!r}] must give bytes, not {type(content).__name__}")
         view = memoryview(content).cast("B")  # pyright: ignore[reportUnknownArgumentType]
         for at in range(0, len(view), PIECE_BYTES):
             piece = bytes(view[at : at + PIECE_BYTES])

@@ -14,8 +14,9 @@ from collections.abc import Generator, Iterator, Callable, Iterable
 from typing import IO
 
 from .. import _threads as _io
+from .. import _checks
 from .. import _tarhead as tar
-from ..errors import NotFound, ProtocolError, TooLarge
+from ..errors import InvalidArgument, NotFound, ProtocolError, TooLarge
 from .inflate import Inflated
 
 PIECE_BYTES = 256 << 10
@@ -219,6 +220,18 @@ def _zeros(count: int) -> Iterable[bytes]:
         piece = min(count, PIECE_BYTES)
         yield bytes(piece)
         count -= piece
+
+
+def check_target(path: str | pathlib.PurePath) -> None:
+    """Says of a file to be saved to, before anything runs, that it cannot be."""
+    _checks.kind("save_diff", path, (str, pathlib.PurePath), "a local path")
+    whole = pathlib.Path(path)
+    if not whole.parent.is_dir():
+        raise InvalidArgument(f"save_diff: there is no directory {whole.parent}")
+    if not whole.name or (whole.exists() and not whole.is_file()):
+        raise InvalidArgument(f"save_diff: {whole} is no file")
+    if not os.access(whole.parent, os.W_OK | os.X_OK):
+        raise InvalidArgument(f"save_diff: no file can be made in {whole.parent}")
 
 
 def _settle(file: IO[bytes]) -> None:

@@ -89,7 +89,7 @@ class Upload:
                     yield frame
                 return
             yield self._begin(path, pb.FILE_TYPE_FILE, entry, 0o644 if entry.mode is None else entry.mode)
-            for frame in self._content(entry):
+            for frame in self._content(path, entry):
                 yield frame
         elif isinstance(entry, Directory):
             yield self._begin(path, pb.FILE_TYPE_DIR, entry, entry.mode)
@@ -110,24 +110,24 @@ class Upload:
         )
         return pb.ExecuteRequest(file_begin=begin)
 
-    def _content(self, entry: File) -> Generator[pb.ExecuteRequest, None, None]:
+    def _content(self, path: str, entry: File) -> Generator[pb.ExecuteRequest, None, None]:
         content = entry.content
         if isinstance(content, str):
             content = content.encode()
         if isinstance(content, bytes | bytearray | memoryview):
-            for frame in self._split(content):
+            for frame in self._split(path, content):
                 yield frame
             return
         if isinstance(content, pathlib.PurePath):
             raise TypeError("a local path is sent as what it is")
         self._go_ahead()
         for piece in _io.pieces(content, PIECE_BYTES):
-            for frame in self._split(piece):
+            for frame in self._split(path, piece):
                 yield frame
 
-    def _split(self, content: Any) -> Generator[pb.ExecuteRequest, None, None]:
+    def _split(self, path: str, content: Any) -> Generator[pb.ExecuteRequest, None, None]:
         if not isinstance(content, bytes | bytearray | memoryview):
-            raise TypeError(f"a file's content is bytes, not {type(content).__name__}")
+            raise TypeError(f"files[{path!r}] must give bytes, not {type(content).__name__}")
         view = memoryview(content).cast("B")  # pyright: ignore[reportUnknownArgumentType]
         for at in range(0, len(view), PIECE_BYTES):
             piece = bytes(view[at : at + PIECE_BYTES])
