@@ -28,8 +28,11 @@ const LAYERS_MAX: usize = 4096;
 /// often: then many read at once.
 const FEW: usize = 3;
 const FRESH_FEW: Duration = Duration::from_secs(2);
-/// While nobody else seems to read it: who began a moment ago is about to be known.
+/// At the beginning, while nobody else seems to read it: who began at the same time is about to be known.
 const FRESH_ALONE: Duration = Duration::from_millis(250);
+const BEGINNING: Duration = Duration::from_secs(3);
+/// Who asks about it after so long begins anew.
+const ANEW: Duration = Duration::from_secs(30);
 
 /// Every layer that somebody wanted to read.
 #[derive(Default)]
@@ -52,6 +55,8 @@ pub(super) struct Layer {
 struct Said {
     offered: Arc<Offered>,
     asked: Option<Instant>,
+    /// The first time of those that followed each other closely.
+    began: Option<Instant>,
     in_doubt: bool,
     /// Discovery did not answer the last time.
     failed: bool,
@@ -102,7 +107,7 @@ impl Layer {
         afresh: bool,
     ) -> Arc<Offered> {
         let (offered, age, in_doubt, failed) = self.look();
-        let fresh = offered.fresh();
+        let fresh = offered.fresh(self.is_beginning());
         let is_fresh = age.is_some_and(|age| age < fresh && !in_doubt);
         let is_new = age.is_some_and(|age| age < ASK_GAP);
         if is_new || (is_fresh && !afresh) {
@@ -144,6 +149,12 @@ impl Layer {
         since.map(|(holder, _)| holder.clone())
     }
 
+    /// Whether it was not asked about until a moment ago.
+    fn is_beginning(&self) -> bool {
+        let began = lock(&self.said).began;
+        began.is_some_and(|began| began.elapsed() < BEGINNING)
+    }
+
     /// What was said, how long ago, whether somebody was found not to have it, and whether discovery is silent.
     fn look(&self) -> (Arc<Offered>, Option<Duration>, bool, bool) {
         let said = lock(&self.said);
@@ -181,6 +192,9 @@ impl Layer {
             }
         };
         let mut said = lock(&self.said);
+        if said.asked.is_none_or(|asked| asked.elapsed() > ANEW) {
+            said.began = Some(Instant::now());
+        }
         (said.asked, said.failed) = (Some(Instant::now()), offered.is_none());
         if let Some(offered) = offered {
             said.offered = Arc::new(offered);
@@ -215,11 +229,11 @@ impl Offered {
         }
     }
 
-    fn fresh(&self) -> Duration {
+    fn fresh(&self, is_beginning: bool) -> Duration {
         let whole = self.holders.iter().filter(|holder| holder.parts.is_none());
         match whole.count() {
             _ if self.rationed => ASK_GAP,
-            few @ 0..=FEW if few == self.holders.len() => FRESH_ALONE,
+            few @ 0..=FEW if is_beginning && few == self.holders.len() => FRESH_ALONE,
             0..=FEW => FRESH_FEW,
             _ => FRESH,
         }

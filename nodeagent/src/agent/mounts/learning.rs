@@ -91,12 +91,12 @@ impl Agent {
     /// A reader waits for an entry that is on its way already: where much is read in one place, what is behind it is begun
     /// before the reader gets there.
     pub(crate) fn expect_behind(&self, source: &Arc<Source>, entry: u32) {
-        let live = self.flists(|mount| mount.extra.call.prefetch);
-        let holds = |live: &Arc<LiveFlist>| live.sources.iter().any(|held| held.id == source.id);
-        let Some(live) = live.into_iter().find(holds) else {
+        let Some(range) = source.dense_behind(entry) else {
             return;
         };
-        if let Some(range) = source.dense_behind(entry) {
+        let live = self.flists(|mount| mount.extra.call.prefetch);
+        let holds = |live: &Arc<LiveFlist>| live.sources.iter().any(|held| held.id == source.id);
+        if let Some(live) = live.into_iter().find(holds) {
             let _runtime = self.runtime.enter();
             let steps = vec![(Arc::clone(source), range)];
             live.ahead.later(steps, &self.fetcher);
