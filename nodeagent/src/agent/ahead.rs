@@ -18,15 +18,16 @@ use std::time::{Duration, Instant};
 const WAVE_BYTES_MIN: u64 = 256 << 10;
 /// Plain bytes of a wave at most: larger ones save few requests and delay what comes next.
 const WAVE_BYTES_MAX: u64 = 4 << 20;
-/// While a reader waits for other nodes: those that are asked ahead are mostly others than those that it waits for.
+/// While a reader waits for such nodes: those that are asked ahead are mostly others than those that it waits for.
 const WAVE_BYTES_WAITED: u64 = 1 << 20;
 /// What they may have until it is known how long they take.
 const WAVE_BYTES_FIRST: u64 = 512 << 10;
 /// Waves under way: keeps a link with a long round trip busy.
 const WAVES_MAX: usize = 4;
-/// The same from other nodes: smaller ones, and more, for one waits for the slowest of those that its parts are from.
-const WAVES_OF_NODES_MAX: usize = 12;
-const WAVE_BYTES_OF_NODES_MAX: u64 = 2 << 20;
+/// The same from nodes that read the same: smaller ones, and more, for one waits for the slowest of those that its parts
+/// are from.
+const WAVES_SHARED_MAX: usize = 12;
+const WAVE_BYTES_SHARED_MAX: u64 = 2 << 20;
 /// Waves that took longer than this were too large for whoever sends them, and those that took less could be larger:
 /// what is on its way for seconds keeps others from being served, and nobody can change their mind about it.
 const TOO_LONG: Duration = Duration::from_secs(2);
@@ -170,11 +171,11 @@ impl Queue {
         let Some(lane) = lane else {
             return (WAVES_MAX, WAVE_BYTES_MAX);
         };
-        match (lane.is_to_nodes(), lane.is_waited_for()) {
+        match (lane.is_shared(), lane.is_waited_for()) {
             (false, false) => (WAVES_MAX, WAVE_BYTES_MAX),
             (false, true) => (WAVES_MAX, WAVE_BYTES_MIN),
-            (true, false) => (WAVES_OF_NODES_MAX, WAVE_BYTES_OF_NODES_MAX),
-            (true, true) => (WAVES_OF_NODES_MAX, WAVE_BYTES_WAITED),
+            (true, false) => (WAVES_SHARED_MAX, WAVE_BYTES_SHARED_MAX),
+            (true, true) => (WAVES_SHARED_MAX, WAVE_BYTES_WAITED),
         }
     }
 

@@ -10,7 +10,7 @@ use lamina_flist::Sha256Digest;
 use lamina_store::ChunkReader;
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -45,7 +45,8 @@ pub(crate) struct Lanes {
 #[derive(Debug)]
 pub(crate) struct Lane {
     stores: String,
-    is_to_nodes: bool,
+    /// Many nodes at its end read what we do.
+    is_shared: AtomicBool,
     slots: Semaphore,
     ahead: Semaphore,
     kib: Semaphore,
@@ -113,7 +114,7 @@ impl Lanes {
             false => (BATCHES_MAX, AHEAD_MAX),
         };
         let lane = Arc::new(Lane {
-            is_to_nodes,
+            is_shared: AtomicBool::new(false),
             stores: stores.clone(),
             slots: Semaphore::new(slots),
             ahead: Semaphore::new(ahead),
@@ -165,9 +166,14 @@ impl Lane {
         late.is_some_and(|at| at.elapsed() < LATE_FOR)
     }
 
-    /// Whether other nodes are at its end.
-    pub(crate) fn is_to_nodes(&self) -> bool {
-        self.is_to_nodes
+    /// Notes whether other nodes at its end read what we do, and give each other what they have.
+    pub(crate) fn note_shared(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Ordering::Relaxed);
+    }
+
+    /// Whether they do.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed)
     }
 
     /// Whether a reader waits on demand.

@@ -132,6 +132,11 @@ impl Layer {
         self.look().0
     }
 
+    /// Who had it when that was asked last.
+    pub(super) fn offered_before(&self) -> Arc<Offered> {
+        self.look().0
+    }
+
     /// Somebody who was to have it does not give it.
     pub(super) fn doubt(&self) {
         lock(&self.said).in_doubt = true;

@@ -33,6 +33,12 @@ pub(crate) struct How {
 }
 
 impl Member {
+    /// Whether other nodes read the same, as far as is known: then they give each other what they have.
+    pub(crate) fn is_shared(&self, want: &Want) -> bool {
+        let known = self.known.layer(&want.layer).offered_before();
+        !known.own && !known.readers(&want.blob).is_empty()
+    }
+
     /// Brings entries of `want`, each once, verified; gives those that could not be had.
     pub(crate) async fn read(
         self: &Arc<Self>,

@@ -168,6 +168,7 @@ impl<'a> Batch<'a> {
         let mut missing = entries.to_vec();
         // Once, or again where the certificates have become others meanwhile.
         while let Some(member) = self.fetcher.cluster.member() {
+            provider.nodes.note_shared(member.is_shared(&want));
             self.read_from(&member, &want, &missing, how).await;
             missing.retain(|entry| self.landing.open.contains_key(entry));
             if missing.is_empty() || !member.is_over() || Instant::now() >= deadline {
