@@ -18,18 +18,17 @@ use std::time::{Duration, Instant};
 const WAVE_BYTES_MIN: u64 = 256 << 10;
 /// Plain bytes of a wave at most: larger ones save few requests and delay what comes next.
 const WAVE_BYTES_MAX: u64 = 4 << 20;
-/// While a reader waits for such nodes: those that are asked ahead are mostly others than those that it waits for.
-const WAVE_BYTES_WAITED: u64 = 1 << 20;
-/// What they may have until it is known how long they take.
-const WAVE_BYTES_FIRST: u64 = 512 << 10;
 /// Waves under way: keeps a link with a long round trip busy.
 const WAVES_MAX: usize = 4;
 /// The same from nodes that read the same: smaller ones, and more, for one waits for the slowest of those that its parts
 /// are from.
 const WAVES_SHARED_MAX: usize = 12;
 const WAVE_BYTES_SHARED_MAX: u64 = 2 << 20;
-/// Waves that took longer than this were too large for whoever sends them, and those that took less could be larger:
-/// what is on its way for seconds keeps others from being served, and nobody can change their mind about it.
+/// While a reader waits for one of them: those that are asked ahead are mostly others.
+const WAVE_BYTES_SHARED_WAITED: u64 = 1 << 20;
+/// What such a wave may have until it is known how long they take. Those that took longer than [`TOO_LONG`] were too large
+/// for whoever sends them: what is on its way for seconds keeps others from being served.
+const WAVE_BYTES_SHARED_FIRST: u64 = 512 << 10;
 const TOO_LONG: Duration = Duration::from_secs(2);
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -88,12 +87,12 @@ impl Ahead {
     /// Takes steps until none is left, several waves at a time. Ends with the first failure; what was
     /// under way then goes on, what waits stays.
     pub(crate) async fn drain(&self, fetcher: &Arc<Fetcher>) -> Result<(), FetchError> {
-        let (mut size, mut bound) = (WAVE_BYTES_MIN, WAVE_BYTES_FIRST);
+        let (mut size, mut bound) = (WAVE_BYTES_MIN, WAVE_BYTES_SHARED_FIRST);
         let mut flying = FuturesUnordered::new();
         loop {
             loop {
                 let mut queue = self.lock();
-                let (waves_max, size_max) = queue.limits();
+                let (waves_max, size_max) = queue.limits(bound);
                 if flying.len() >= waves_max {
                     break;
                 }
@@ -104,18 +103,17 @@ impl Ahead {
                 let Some(wave) = wave else {
                     break;
                 };
-                size = (size * 2).min(bound);
+                size = (size * 2).min(WAVE_BYTES_MAX);
                 flying.push(bring(fetcher, wave, urgency));
             }
             let Some(took) = flying.next().await else {
                 return Ok(());
             };
             bound = match took? {
-                took if took > TOO_LONG => (bound / 2).max(WAVE_BYTES_FIRST),
-                took if took < SHORT => (bound * 2).min(WAVE_BYTES_MAX),
+                took if took > TOO_LONG => (bound / 2).max(WAVE_BYTES_SHARED_FIRST),
+                took if took < SHORT => (bound * 2).min(WAVE_BYTES_SHARED_MAX),
                 _ => bound,
             };
-            size = size.min(bound);
         }
     }
 
@@ -166,7 +164,7 @@ impl Queue {
 
     /// How many waves there may be, and how many bytes the next may have, by where it is from and whether a reader waits
     /// for that.
-    fn limits(&self) -> (usize, u64) {
+    fn limits(&self, bound: u64) -> (usize, u64) {
         let lane = self.steps.front().and_then(|(source, _)| source.lane());
         let Some(lane) = lane else {
             return (WAVES_MAX, WAVE_BYTES_MAX);
@@ -174,8 +172,8 @@ impl Queue {
         match (lane.is_shared(), lane.is_waited_for()) {
             (false, false) => (WAVES_MAX, WAVE_BYTES_MAX),
             (false, true) => (WAVES_MAX, WAVE_BYTES_MIN),
-            (true, false) => (WAVES_SHARED_MAX, WAVE_BYTES_SHARED_MAX),
-            (true, true) => (WAVES_SHARED_MAX, WAVE_BYTES_WAITED),
+            (true, false) => (WAVES_SHARED_MAX, bound),
+            (true, true) => (WAVES_SHARED_MAX, bound.min(WAVE_BYTES_SHARED_WAITED)),
         }
     }
 
