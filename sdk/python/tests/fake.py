@@ -104,6 +104,7 @@ class Fake:
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.scripts: dict[str, Script] = {"host": on_host}
         self.streams: list[Stream] = []
+        self._stream_came = threading.Condition()
         self.status: list[Any] = []
         # Statuses of calls other than runs, given away one by one before an answer.
         self.failures: list[tuple[grpc.StatusCode, str]] = []
@@ -118,6 +119,12 @@ class Fake:
         """Has the server's loop do something."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result(SECONDS)
+
+    def wait_for_stream(self, index: int) -> None:
+        """Returns when so many streams came before and one more."""
+        with self._stream_came:
+            if not self._stream_came.wait_for(lambda: len(self.streams) > index, SECONDS):
+                raise TimeoutError(f"no stream {index} within {SECONDS} seconds")
 
     def stop(self, grace: float | None = None) -> None:
         """Ends it, and its calls."""
@@ -139,7 +146,9 @@ class Fake:
     async def execute(self, requests: AsyncIterator[Any], context: Any) -> None:
         first = await anext(aiter(requests))
         stream = Stream(requests, context, first.start)
-        self.streams.append(stream)
+        with self._stream_came:
+            self.streams.append(stream)
+            self._stream_came.notify_all()
         try:
             await self.scripts[first.start.image](stream)
             stream.outcome = "done"

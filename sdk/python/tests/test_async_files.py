@@ -159,8 +159,11 @@ class Files(unittest.IsolatedAsyncioTestCase):
         listed = upload._listed
         for make in (lambda: place.symlink_to(secret), lambda: os.mkfifo(place), place.mkdir):
             place.write_bytes(b"A")
+            streams = len(self.fake.streams)
 
-            def exchanged(directory, make=make):
+            def exchanged(directory, make=make, streams=streams):
+                # A call that fails sooner than the server looks is one that it never sees.
+                self.fake.wait_for_stream(streams)
                 found = listed(directory)
                 place.unlink()
                 make()
@@ -172,7 +175,7 @@ class Files(unittest.IsolatedAsyncioTestCase):
                     self.assertRaisesRegex(lamina.InvalidArgument, str(place)),
                 ):
                     await self.client.run("image", ["x"], files={"/in": sent}, deadline=SECONDS)
-                stream = self.fake.streams[-1]
+                stream = self.fake.streams[streams]
                 self.assertTrue(stream.over.wait(SECONDS))
                 self.assertNotEqual(stream.outcome, "done")
                 self.assertNotIn("/in/a", stream.files)

@@ -444,7 +444,7 @@ class Runs(unittest.IsolatedAsyncioTestCase):
                 await stream.log(b"x")
 
         with self.assertRaises(lamina.Timeout) as caught:
-            await self.client.run("image", ["x"], deadline=0.2)
+            await self.client.run("image", ["x"], deadline=2)
         self.assertTrue(caught.exception.started)
         self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
 

@@ -160,8 +160,11 @@ class Files(unittest.TestCase):
         listed = upload._listed
         for make in (lambda: place.symlink_to(secret), lambda: os.mkfifo(place), place.mkdir):
             place.write_bytes(b"A")
+            streams = len(self.fake.streams)
 
-            def exchanged(directory, make=make):
+            def exchanged(directory, make=make, streams=streams):
+                # A call that fails sooner than the server looks is one that it never sees.
+                self.fake.wait_for_stream(streams)
                 found = listed(directory)
                 place.unlink()
                 make()
@@ -173,7 +176,7 @@ class Files(unittest.TestCase):
                     self.assertRaisesRegex(lamina.InvalidArgument, str(place)),
                 ):
                     self.client.run("image", ["x"], files={"/in": sent}, deadline=SECONDS)
-                stream = self.fake.streams[-1]
+                stream = self.fake.streams[streams]
                 self.assertTrue(stream.over.wait(SECONDS))
                 self.assertNotEqual(stream.outcome, "done")
                 self.assertNotIn("/in/a", stream.files)

@@ -445,7 +445,7 @@ class Runs(unittest.TestCase):
                 await stream.log(b"x")
 
         with self.assertRaises(lamina.Timeout) as caught:
-            self.client.run("image", ["x"], deadline=0.2)
+            self.client.run("image", ["x"], deadline=2)
         self.assertTrue(caught.exception.started)
         self.assertTrue(self.fake.streams[0].over.wait(SECONDS))
 
