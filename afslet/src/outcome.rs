@@ -59,7 +59,7 @@ impl Outcome {
         }
     }
 
-    /// As the client is told; `program` is what was to run.
+    /// As the client is told; `program` is what was to run, if it could not be.
     pub(crate) fn result(&self, bounds: &Bounds, program: &str) -> RunResult {
         let reason = self.reason();
         let exit_code = self.ended.exit_code();

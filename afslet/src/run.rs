@@ -235,8 +235,13 @@ impl Run {
         lease: &Lease,
         order: &Order,
     ) -> Result<Done, RunError> {
-        let argv = lease.mounted().config().argv(&order.wanted);
-        let program = argv.ok().and_then(|words| words.into_iter().next());
+        let program = match outcome.ended {
+            lamina_runtime::Ended::NotRun { .. } => {
+                let argv = lease.mounted().config().argv(&order.wanted);
+                argv.unwrap_or_default().into_iter().next()
+            }
+            _ => None,
+        };
         let mut result = outcome.result(&order.bounds, &program.unwrap_or_default());
         let mut done = Done::default();
         match kept {

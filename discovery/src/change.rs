@@ -60,14 +60,14 @@ impl Change {
     pub fn parse(request: &HeartbeatRequest, limits: &Limits) -> Result<Self, BadField> {
         let added = Beat::parse(request, limits)?;
         let gone = &request.removed_layer_digests;
-        let removed_layers = removed("removed_layer_digests", gone, limits.layers_max, |text| {
-            text.parse::<Sha256Digest>()
-                .map_err(|error| error.to_string())
-        })?;
+        let removed_layers = keys(
+            "removed_layer_digests",
+            gone,
+            limits.layers_max,
+            str::parse::<Sha256Digest>,
+        )?;
         let gone = &request.removed_images;
-        let removed_images = removed("removed_images", gone, limits.images_max, |text| {
-            ImageKey::parse(text).map_err(|error| error.to_string())
-        })?;
+        let removed_images = keys("removed_images", gone, limits.images_max, ImageKey::parse)?;
         let twice = |layer: &HeldLayer| removed_layers.binary_search(&layer.digest).is_ok();
         if added.layers.iter().any(twice) {
             let why = "one of them is among layer_digests";
@@ -92,11 +92,12 @@ impl Change {
     }
 }
 
-fn removed<T: Ord>(
+/// What a list of texts names, each once and sorted.
+pub(crate) fn keys<T: Ord, E: std::fmt::Display>(
     field: &str,
     said: &[String],
     max: usize,
-    parse: impl Fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Vec<T>, BadField> {
     check_count(field, said.len(), max)?;
     let parse = |(index, text): (usize, &String)| {

@@ -58,7 +58,7 @@ impl Metrics {
             )?,
             parts: gauge(
                 "lamina_discovery_parts",
-                "Blobs that nodes read now, of all nodes together",
+                "Blobs of which nodes have parts, of all nodes together",
             )?,
             expired: IntCounter::new(
                 "lamina_discovery_expired_total",

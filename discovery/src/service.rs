@@ -25,7 +25,7 @@ use tonic::transport::server::Router;
 use tonic::{Code, Request, Response, Status};
 
 use crate::beat::{BadField, Beat};
-use crate::change::Change;
+use crate::change::{Change, keys};
 use crate::clock::{Clock, Now};
 pub use crate::identity::Identity;
 use crate::identity::{Forged, asker};
@@ -213,17 +213,12 @@ impl Service {
             count if count <= HOMES_MAX => count,
             _ => return Err(BadField::new("count", "it is more than 8").into()),
         };
-        if request.beside.len() > BESIDE_MAX {
-            return Err(BadField::new("beside", "more than 128 of them").into());
-        }
-        let beside = request.beside.iter().enumerate();
-        let beside: Result<Vec<Sha256Digest>, BadField> = beside
-            .map(|(at, text)| {
-                let bad = |error| BadField::at("beside", at, &error);
-                text.parse().map_err(bad)
-            })
-            .collect();
-        let beside = beside?;
+        let beside = keys(
+            "beside",
+            &request.beside,
+            BESIDE_MAX,
+            str::parse::<Sha256Digest>,
+        )?;
         let now = self.0.clock.now();
         let registry = self.read();
         if !registry.is_warm(now) {

@@ -46,9 +46,7 @@ impl Density {
         if dense == 0 || run < 2 || dense > run.div_ceil(2) || next >= end {
             return None;
         }
-        let end = (next + run.min(RUN_MAX)).min(end);
-        regions.extend((next..end).map(|region| (region, Region::Dense)));
-        Some(next * REGION..(end * REGION).min(count))
+        Some(bring(&mut regions, next..next + run, count))
     }
 
     /// Notes a demand for an entry; what should be brought because of it, of a blob with `count`
@@ -66,13 +64,15 @@ impl Density {
             regions.insert(region, Region::Demanded(demanded));
             return None;
         }
-        let last = region + run.min(RUN_MAX - 1);
-        for region in region..=last {
-            regions.insert(region, Region::Dense);
-        }
-        let end = last.saturating_add(1).saturating_mul(REGION).min(count);
-        Some(region * REGION..end)
+        Some(bring(&mut regions, region..region + run + 1, count))
     }
+}
+
+/// Notes that regions are asked for; their entries, of a blob with `count` of them.
+fn bring(regions: &mut HashMap<u32, Region>, which: Range<u32>, count: u32) -> Range<u32> {
+    let entries = which.start * REGION..which.end.saturating_mul(REGION).min(count);
+    regions.extend(which.map(|region| (region, Region::Dense)));
+    entries
 }
 
 /// Dense regions right before one, up to the number that matters.

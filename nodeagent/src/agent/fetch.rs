@@ -194,10 +194,8 @@ impl Fetcher {
         source: &Arc<Source>,
         entries: &[u32],
     ) -> bool {
-        let known = entries.iter().filter(|entry| **entry < source.entries());
-        let new: Vec<u32> = known
-            .flat_map(|&entry| self.unclaimed(source, &(entry..entry + 1)))
-            .collect();
+        let known = entries.iter().copied();
+        let (new, _) = self.look(source, known.filter(|entry| *entry < source.entries()));
         let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
         let Ok(turn) = Arc::clone(&self.for_others).try_acquire_many_owned(count) else {
             return false;
@@ -217,21 +215,17 @@ impl Fetcher {
         true
     }
 
-    /// Those of the entries that are neither local nor on their way.
-    pub(crate) fn unclaimed(&self, source: &Source, entries: &Range<u32>) -> Vec<u32> {
+    /// Those of the entries that are neither local nor on their way, and the first that is on its way.
+    pub(crate) fn look(
+        &self,
+        source: &Source,
+        entries: impl IntoIterator<Item = u32>,
+    ) -> (Vec<u32>, Option<u32>) {
         let flights = self.flights.lock().expect("no panic while claiming");
-        let flies = |entry| flights.contains_key(&(source.id, entry));
-        let new = entries
-            .clone()
-            .filter(|&entry| !source.has(entry) && !flies(entry));
-        new.collect()
-    }
-
-    /// The first of the entries that is on its way.
-    pub(crate) fn first_flying(&self, source: &Source, entries: &Range<u32>) -> Option<u32> {
-        let flights = self.flights.lock().expect("no panic while claiming");
-        let mut entries = entries.clone();
-        entries.find(|&entry| flights.contains_key(&(source.id, entry)))
+        let absent = entries.into_iter().filter(|&entry| !source.has(entry));
+        let (flying, new): (Vec<u32>, Vec<u32>) =
+            absent.partition(|&entry| flights.contains_key(&(source.id, entry)));
+        (new, flying.first().copied())
     }
 
     /// Claims and waits; an error comes with whether somebody else's flight failed.

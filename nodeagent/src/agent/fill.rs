@@ -25,13 +25,13 @@ impl FillHandler for Fills {
             return Err(FillFailure::new(FillFailureKind::UnknownBlob, message));
         };
         let entries = source.clamp(entries);
-        let new = self.0.fetcher.unclaimed(&source, &entries);
+        let (new, flying) = self.0.fetcher.look(&source, entries.clone());
         if !new.is_empty() {
             let (agent, source) = (Arc::clone(&self.0), Arc::clone(&source));
             // Beside the demand: following hints takes a moment.
             tokio::task::spawn_blocking(move || agent.expect_after(&source, &new));
         }
-        if let Some(entry) = self.0.fetcher.first_flying(&source, &entries) {
+        if let Some(entry) = flying {
             self.0.expect_behind(&source, entry);
         }
         if let Some(ahead) = source.read_ahead(&entries) {

@@ -29,8 +29,6 @@ const LANE_KIB: u32 = 32 << 10;
 /// lanes at once.
 const TOTAL_KIB: u32 = 256 << 10;
 
-/// What the names of lanes to other nodes begin with; no store's does.
-const NODES: &str = "other nodes";
 /// Stores that were late are asked last for this long.
 const LATE_FOR: Duration = Duration::from_secs(30);
 
@@ -39,6 +37,13 @@ const LATE_FOR: Duration = Duration::from_secs(30);
 pub(crate) struct Lanes {
     open: Mutex<HashMap<String, Weak<Lane>>>,
     total: Arc<Total>,
+}
+
+/// What is at the end of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stores,
+    Nodes,
 }
 
 /// The way to one set of stores.
@@ -80,14 +85,17 @@ impl Lanes {
     /// The lane to the nodes that have a layer: one that nobody has, and that has to be pulled, keeps only its own
     /// readers waiting.
     pub(crate) fn to_nodes(&self, layer: Option<&Sha256Digest>) -> Arc<Lane> {
-        let layer = layer.map_or_else(|| "no layer".to_owned(), Sha256Digest::to_string);
-        self.named(format!("{NODES}, for {layer}"))
+        self.nodes("other nodes", layer)
     }
 
     /// The same for what is fetched on behalf of other nodes.
     pub(crate) fn for_nodes(&self, layer: Option<&Sha256Digest>) -> Arc<Lane> {
+        self.nodes("other nodes on behalf of others", layer)
+    }
+
+    fn nodes(&self, whose: &str, layer: Option<&Sha256Digest>) -> Arc<Lane> {
         let layer = layer.map_or_else(|| "no layer".to_owned(), Sha256Digest::to_string);
-        self.named(format!("{NODES} on behalf of others, for {layer}"))
+        self.named(format!("{whose}, for {layer}"), End::Nodes)
     }
 
     /// The lane to a reader's stores: the same for everybody who reads from these.
@@ -99,19 +107,18 @@ impl Lanes {
             .collect();
         names.sort();
         names.dedup();
-        self.named(names.join(", "))
+        self.named(names.join(", "), End::Stores)
     }
 
-    fn named(&self, stores: String) -> Arc<Lane> {
+    fn named(&self, stores: String, end: End) -> Arc<Lane> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, lane| lane.strong_count() > 0);
         if let Some(lane) = open.get(&stores).and_then(Weak::upgrade) {
             return lane;
         }
-        let is_to_nodes = stores.starts_with(NODES);
-        let (slots, ahead) = match is_to_nodes {
-            true => (BATCHES_TO_NODES_MAX, AHEAD_TO_NODES_MAX),
-            false => (BATCHES_MAX, AHEAD_MAX),
+        let (slots, ahead) = match end {
+            End::Stores => (BATCHES_MAX, AHEAD_MAX),
+            End::Nodes => (BATCHES_TO_NODES_MAX, AHEAD_TO_NODES_MAX),
         };
         let lane = Arc::new(Lane {
             is_shared: AtomicBool::new(false),
@@ -202,7 +209,10 @@ mod tests {
     #[test]
     fn a_full_lane_does_not_keep_others_waiting() {
         let lanes = Lanes::new();
-        let (dead, healthy) = (lanes.named("dead".into()), lanes.named("healthy".into()));
+        let (dead, healthy) = (
+            lanes.named("dead".into(), End::Stores),
+            lanes.named("healthy".into(), End::Stores),
+        );
         let held: Vec<_> = (0..BATCHES_MAX)
             .map(|_| dead.enter(1 << 20).now_or_never().unwrap())
             .collect();
@@ -216,7 +226,7 @@ mod tests {
     fn however_many_sets_of_stores_hang_another_gets_its_share() {
         let lanes = Lanes::new();
         let hanging: Vec<_> = (0..3 * TOTAL_KIB / LANE_KIB)
-            .map(|lane| lanes.named(lane.to_string()))
+            .map(|lane| lanes.named(lane.to_string(), End::Stores))
             .collect();
         let mut held = Vec::new();
         for lane in &hanging {
@@ -224,7 +234,7 @@ mod tests {
                 held.push(underway);
             }
         }
-        let healthy = lanes.named("healthy".into());
+        let healthy = lanes.named("healthy".into(), End::Stores);
         let largest = 16 << 20;
         assert!(healthy.enter(largest).now_or_never().is_some());
         assert!(hanging[0].enter(1).now_or_never().is_none());
@@ -233,10 +243,10 @@ mod tests {
     #[test]
     fn the_same_stores_share_a_lane_while_it_is_used() {
         let lanes = Lanes::new();
-        let lane = lanes.named("a".into());
-        assert!(Arc::ptr_eq(&lane, &lanes.named("a".into())));
-        assert!(!Arc::ptr_eq(&lane, &lanes.named("b".into())));
-        let _another = lanes.named("c".into());
+        let lane = lanes.named("a".into(), End::Stores);
+        assert!(Arc::ptr_eq(&lane, &lanes.named("a".into(), End::Stores)));
+        assert!(!Arc::ptr_eq(&lane, &lanes.named("b".into(), End::Stores)));
+        let _another = lanes.named("c".into(), End::Stores);
         assert!(!lanes.open.lock().unwrap().contains_key("b"), "unused");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lamina_discovery::choose::{Attempt, ChoiceConfig, Chooser, Offer, Outcome, Provider, Step};
@@ -80,7 +80,7 @@ pub enum ClusterError {
 pub struct Cluster {
     me: NodeId,
     endpoint: String,
-    client: Client,
+    client: Arc<Client>,
     peers: Peers,
     chooser: Mutex<Chooser>,
     random: Mutex<Random>,
@@ -103,11 +103,16 @@ impl Cluster {
             chooser: Mutex::new(Chooser::new(me.clone(), ChoiceConfig::default())),
             me,
             endpoint,
-            client: Client::start(config.discovery)?,
+            client: Arc::new(Client::start(config.discovery)?),
             peers: Peers::new(config.peers)?,
             random: Mutex::new(Random::new()),
             began: Instant::now(),
         })
+    }
+
+    /// The way to discovery.
+    pub(super) fn discovery(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
     }
 
     /// Tells every replica of discovery what this node holds.

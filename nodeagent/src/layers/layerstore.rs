@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt as _;
+use lamina_discovery::client::Client;
 use lamina_flist::Sha256Digest;
 use lamina_image::SourceImage;
 use lamina_image::convert::{ConvertOptions, Room, convert_layer};
@@ -118,6 +119,12 @@ impl Layerstore {
         inner.clear_records()?;
         report::start(&inner);
         Ok(Self { inner })
+    }
+
+    /// The way to discovery, in a cluster.
+    pub fn discovery(&self) -> Option<Arc<Client>> {
+        let cluster = self.inner.cluster.as_ref();
+        cluster.map(|cluster| cluster.discovery())
     }
 
     /// The layers here.

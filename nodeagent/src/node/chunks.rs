@@ -190,9 +190,8 @@ impl Sending {
     }
 
     async fn send(&self) -> Result<(), Status> {
-        let limits = &self.parts.limits;
-        let end = Instant::now() + limits.whole;
         let began = Instant::now();
+        let end = began + self.parts.limits.whole;
         let mut patience = end.min(began + self.wait.min(WAIT_IDLY_MAX));
         let (mut bring_at, mut say_at) = (began, began + SAY_EVERY);
         let mut is_coming = false;

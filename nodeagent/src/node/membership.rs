@@ -37,26 +37,22 @@ pub struct Membership {
 impl Membership {
     /// Begins to look for discovery.
     pub(super) fn join(&self, node: &str) -> Result<Cluster> {
+        let names = ServerNames::default();
+        let tls = |server_name: String| {
+            let dir = self.tls_dir.clone()?;
+            Some(ClientTls { dir, server_name })
+        };
+        let discovery = ClientConfig {
+            tls: tls(names.discovery),
+            ..ClientConfig::new(self.discovery.clone())
+        };
         let config = ClusterConfig {
             node: node.to_owned(),
             endpoint: self.endpoint.clone(),
-            discovery: self.discovery(),
-            peers: self.tls(ServerNames::default().node),
+            discovery,
+            peers: tls(names.node),
         };
         Cluster::join(config).context("become part of the cluster")
-    }
-
-    /// How to speak to discovery.
-    pub(super) fn discovery(&self) -> ClientConfig {
-        ClientConfig {
-            tls: self.tls(ServerNames::default().discovery),
-            ..ClientConfig::new(self.discovery.clone())
-        }
-    }
-
-    fn tls(&self, server_name: String) -> Option<ClientTls> {
-        let dir = self.tls_dir.clone()?;
-        Some(ClientTls { dir, server_name })
     }
 }
 

@@ -45,7 +45,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use lamina_discovery::client::Client;
 use lamina_discovery::daemon::{self, STOP_DEADLINE};
 use lamina_mount::cache::CacheDir;
 use tokio::sync::watch;
@@ -189,15 +188,13 @@ async fn serve(config: NodeConfig) -> Result<()> {
 /// Has the machine's other processes know the cluster, until what is returned is dropped.
 fn tell_of_cluster(config: &NodeConfig, parts: &Parts) -> Result<JoinSet<()>> {
     let mut keeping = JoinSet::new();
+    let layers = parts.layers.as_ref();
+    if let Some(discovery) = layers.and_then(|layers| layers.store.discovery()) {
+        let cache = CacheDir::new(config.cache.clone());
+        keeping.spawn(partials::report(discovery, config.node.clone(), cache));
+    }
     match config.cluster.clone() {
         Some(membership) => {
-            let discovery = Client::start(membership.discovery())?;
-            let cache = CacheDir::new(config.cache.clone());
-            keeping.spawn(partials::report(
-                discovery.into(),
-                config.node.clone(),
-                cache,
-            ));
             let keeper = Keeper {
                 membership,
                 node: config.node.clone(),

@@ -5,14 +5,13 @@ use crate::args::run::Net;
 use crate::cmd::{explore, named};
 use crate::exit;
 use anyhow::{Context, Result, bail};
+use lamina_flist::FlistDigest;
 use lamina_proto::afsletpb::{DiffMode, Network, StartRequest};
 use lamina_proto::lamina::v1::FlistSource;
 use std::path::Path;
 
 /// How a flist is named in place of an image.
 const FLIST: &str = "flist:";
-/// Hex digits of its digest.
-const DIGEST_DIGITS: usize = 64;
 
 pub(super) fn start(args: &Exec) -> Result<StartRequest> {
     let flist = flist(&args.image)?;
@@ -79,10 +78,9 @@ fn flist(typed: &str) -> Result<Option<FlistSource>> {
             false => Ok(None),
         };
     };
-    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if digest.len() != DIGEST_DIGITS || !digest.bytes().all(is_hex) {
+    if digest.parse::<FlistDigest>().is_err() {
         bail!(exit::Usage(format!(
-            "{typed}: give its digest, {DIGEST_DIGITS} hex digits, as `lamina inspect` shows it"
+            "{typed}: give its digest, 64 hex digits, as `lamina inspect` shows it"
         )));
     }
     Ok(Some(FlistSource {

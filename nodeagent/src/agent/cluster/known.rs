@@ -268,10 +268,11 @@ impl Offered {
         usable.map(provider).collect()
     }
 
-    /// Who reads this blob as well and may have it pass on what it has: nobody while enough nodes have the layer whole.
+    /// Who reads this blob as well and may have it pass on what it has: nobody while enough nodes have the layer whole, or
+    /// we do.
     pub(super) fn readers(&self, blob: &BlobId) -> Vec<&NodeId> {
         let whole = self.holders.iter().filter(|holder| holder.parts.is_none());
-        if whole.count() > FEW {
+        if self.own || whole.count() > FEW {
             return Vec::new();
         }
         let reads = |holder: &&Holder| {

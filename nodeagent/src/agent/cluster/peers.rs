@@ -36,7 +36,7 @@ impl Member {
     /// Whether other nodes read the same, as far as is known: then they give each other what they have.
     pub(crate) fn is_shared(&self, want: &Want) -> bool {
         let known = self.known.layer(&want.layer).offered_before();
-        !known.own && !known.readers(&want.blob).is_empty()
+        !known.readers(&want.blob).is_empty()
     }
 
     /// Brings entries of `want`, each once, verified; gives those that could not be had.
@@ -49,9 +49,7 @@ impl Member {
     ) -> Vec<u32> {
         let layer = self.known.layer(&want.layer);
         let offered = layer.offered(self, &want.layer, false).await;
-        // Those that have it whole ask nobody, and who fetches for all asks those.
-        let asks_readers = layer.luck.is_good() && !how.is_for_others && !offered.own;
-        let readers = match asks_readers {
+        let readers = match layer.luck.is_good() && !how.is_for_others {
             true => offered.readers(&want.blob),
             false => Vec::new(),
         };

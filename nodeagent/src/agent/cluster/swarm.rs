@@ -2,9 +2,9 @@
 //! passed on to the others.
 //!
 //! Which one is agreed upon without a word: entries are dealt out in runs, each to the reader with the highest hash of
-//! its name and the run (rendezvous hashing: Thaler and Ravishankar, 1998). The others ask that one first, and it waits a
-//! moment for what it is about to have. That is worth it only while everybody reads the same: whoever does not get what
-//! was asked for that way fetches for itself, and soon does not ask so any more.
+//! its name and the run (rendezvous hashing: Thaler and Ravishankar, 1998). The others ask that one first, and it
+//! fetches what it lacks. Whoever does not get what was asked for that way fetches for itself, and soon does not ask so
+//! any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
