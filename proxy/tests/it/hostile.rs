@@ -141,7 +141,7 @@ async fn what_is_kept_of_waiting_runs_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_of_one_client_do_not_starve_another() {
+async fn ten_thousand_streams_of_one_client_do_not_starve_another() {
     let afslet = Fake::start("n1", 4, 400).await;
     let proxy = Bench::before(&[&afslet]);
     let flood = channel(proxy.at).await;
@@ -153,7 +153,7 @@ async fn a_thousand_streams_of_one_client_do_not_starve_another() {
     let silent: Vec<_> = (0..500)
         .map(|_| tokio::spawn(send(flood.clone(), Vec::new())))
         .collect();
-    let many: Vec<_> = (0..1000)
+    let many: Vec<_> = (0..10_000)
         .map(|_| tokio::spawn(execute_on(flood.clone(), patient.clone(), Vec::new())))
         .collect();
     let other = channel(proxy.at).await;
@@ -164,14 +164,14 @@ async fn a_thousand_streams_of_one_client_do_not_starve_another() {
         );
         assert!(told.await.is_done());
     }
-    for told in soon("the thousand", join_all(many)).await {
+    for told in soon("the ten thousand", join_all(many)).await {
         let told = told.unwrap();
         assert!(told.is_done(), "{told:?}");
     }
     for told in soon("those without a frame", join_all(silent)).await {
         assert_eq!(told.unwrap().status().code(), Code::InvalidArgument);
     }
-    afslet.see(|seen| assert_eq!((seen.begun, seen.abandoned), (1005, 0)));
+    afslet.see(|seen| assert_eq!((seen.begun, seen.abandoned), (10_005, 0)));
     until("all is given back", || {
         metric(&proxy, "lamina_proxy_runs") == Some(0)
     })

@@ -74,7 +74,7 @@ fn md5(afslet: &Afslet, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_thousand_streams_on_one_connection_starve_nobody() {
+fn ten_thousand_streams_on_one_connection_starve_nobody() {
     let afslet = Afslet::new(&[
         "--warm",
         "4",
@@ -87,7 +87,7 @@ fn a_thousand_streams_on_one_connection_starve_nobody() {
     ]);
     let (busy, other) = (afslet.client(), afslet.client());
     let start = || frame(Asked::Start(afslet.sh("echo ran; sleep 0.1")));
-    let streams: Vec<_> = (0..1000)
+    let streams: Vec<_> = (0..10_000)
         .map(|_| execute(busy.clone(), vec![start()]))
         .collect();
     let (ran, calm) = afslet.runtime.block_on(async {
@@ -115,7 +115,7 @@ fn a_thousand_streams_on_one_connection_starve_nobody() {
         .count();
     assert_eq!(
         done + refused,
-        1000,
+        10_000,
         "{:?}",
         ran.iter().find(|ran| ran.done.is_none())
     );

@@ -9,6 +9,9 @@ use crate::machine::wait_until;
 
 const SOURCES: [usize; 4] = [0, 1, 2, 3];
 const READING: [usize; 4] = [4, 5, 6, 7];
+/// How long discovery is away before anything is read, unless `LAMINA_TEST_AWAY_SECONDS` says otherwise: longer than who
+/// has a layer is believed unasked.
+const AWAY_SECONDS: u64 = 8;
 
 #[test]
 fn killed_stopped_and_unreachable_nodes_fail_no_read_while_one_source_lives() {
@@ -74,6 +77,9 @@ fn without_discovery_mounts_go_on_and_known_images_are_mounted() {
         }
     }
     cluster.discoveries.iter_mut().for_each(Discovery::kill);
+    let away = std::env::var("LAMINA_TEST_AWAY_SECONDS")
+        .map_or(AWAY_SECONDS, |seconds| seconds.parse().unwrap());
+    std::thread::sleep(std::time::Duration::from_secs(away));
     // Nobody is left to read from but those who have it.
     cluster.registry.place.cut();
     Readers::start(READERS, &mounted, &running.files, 3).end();
