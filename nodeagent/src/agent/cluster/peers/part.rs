@@ -373,7 +373,14 @@ impl Part {
             if matches!(ended.outcome, Outcome::Failed | Outcome::Wrong) {
                 let (layer, blob) = (&want.layer, &want.blob);
                 let outcome = ended.outcome;
-                tracing::warn!(%peer, ?outcome, %layer, %blob, "read from another node");
+                match is_own {
+                    true => {
+                        tracing::warn!(?outcome, %layer, %blob, "read from our own layerstore");
+                    }
+                    false => {
+                        tracing::warn!(%peer, ?outcome, %layer, %blob, "read from another node");
+                    }
+                }
             }
             let _ = sender.send(Event::Ended(peer, ended)).await;
         });
