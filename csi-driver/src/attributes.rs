@@ -40,6 +40,9 @@ pub const KEYS: [&str; 9] = [
     PLATFORM,
 ];
 
+/// Of them, those that say what a volume shows; the others say how.
+pub const SOURCE_KEYS: [&str; 4] = [IMAGE, FLIST, SUB_PATH, PLATFORM];
+
 /// Keys that Kubernetes adds by itself begin so: about the pod, and of provisioners.
 const FOREIGN: [&str; 2] = ["csi.storage.k8s.io/", "storage.kubernetes.io/"];
 

@@ -166,7 +166,11 @@ impl Work {
         let classes = Api::<StorageClass>::all(work.client.clone());
         let volumes = Api::<PersistentVolume>::all(work.client.clone());
         let (class, volume) = (classes.get_opt(class).await?, volumes.get_opt(&name).await?);
-        match decide::decide(&claim, class.as_ref(), volume.as_ref()) {
+        let origin = match &volume {
+            None => work.origin(&claim).await?,
+            Some(_) => None,
+        };
+        match decide::decide(&claim, class.as_ref(), volume.as_ref(), origin.as_ref()) {
             Action::Ignore | Action::Wait => {}
             Action::Refuse(why) => work.say(&claim, Err(&why)),
             Action::Provision(plan) => {
@@ -179,6 +183,29 @@ impl Work {
             }
         }
         Ok(work.done(&*claim))
+    }
+
+    /// The volume of the claim that a claim is to show the same as. What is wrong with a claim, its decision says.
+    async fn origin(
+        &self,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<Option<PersistentVolume>, Failure> {
+        let (Ok(Some(name)), Some(namespace)) = (
+            decide::origin_of(claim),
+            claim.metadata.namespace.as_deref(),
+        ) else {
+            return Ok(None);
+        };
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace);
+        let origin = claims.get_opt(name).await?;
+        let volume = origin.and_then(|origin| origin.spec?.volume_name);
+        let Some(volume) = volume.filter(|volume| !volume.is_empty()) else {
+            let why = format!("the dataSource, claim {name}, is not there or has no volume yet");
+            self.say(claim, Err(&why));
+            return Err(Failure::Create(why));
+        };
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        Ok(volumes.get_opt(&volume).await?)
     }
 
     async fn make(

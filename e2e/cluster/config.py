@@ -149,6 +149,8 @@ def kubelet(node: Node) -> str:
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
         "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98, "maxPods": 150,
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
+        # Shows the condition of volumes in the summary, and says it on their pods.
+        "featureGates": {"CSIVolumeHealth": True},
         "nodeStatusUpdateFrequency": "4s", "syncFrequency": "10s", "volumeStatsAggPeriod": "30s",
     })
 

@@ -24,7 +24,7 @@ REASONS = {
     r"RWX|ReadWriteMany": "changes belong to one mount and are not shared",
     r"does not support volume type|does not support .*Volume$": "the suite makes such volumes only for other kinds of drivers, or is not for them",
     r"fs ?type|support (ext|xfs|ntfs)|windows": "there is nothing to format",
-    r"data ?source|clon": "a volume is made from an image, not from another volume",
+    r"data ?source|clon": "a copy shows what its origin shows; the suite looks for what it wrote to that, which ends with the mount",
     r"persist": "what is written is dropped with the mount",
     r"limit": "a node has no limit of volumes",
     r"capacity": "a volume takes no storage that could run out",

@@ -261,6 +261,8 @@ pub struct MountInfo {
     pub reads_local: u64,
     /// Reads that failed, with `EIO`.
     pub reads_failed: u64,
+    /// When the first of the reads came, milliseconds since the Unix epoch; 0: none has come.
+    pub first_read_unix_ms: u64,
     /// Bytes that reads were answered with, by the mount daemon: what was not in the kernel's memory.
     pub bytes_read: u64,
     /// Of them, those answered from local data without waiting.

@@ -1,7 +1,6 @@
 //! `explain POD`: what became of a pod's volumes, in the order in which it happened.
 //!
-//! Times come from the pod's conditions, from events and from the node's records of its volumes. Nobody
-//! records when a volume was first read; that it was, and how much of it came, the node's counters tell.
+//! Times come from the pod's conditions, from events and from the node's records and counters of its volumes.
 
 use super::args::Explain;
 use super::cluster::{Cluster, DRIVER, get, list};
@@ -128,6 +127,7 @@ fn report(pod: &Pod, events: &[Event], volumes: &[Volume], mut notes: Vec<String
         // Events are forgotten after an hour, the node's records are not.
         dated.extend(volumes.iter().filter_map(of_record));
     }
+    dated.extend(volumes.iter().filter_map(of_first_read));
     dated.sort_by_key(|(at, what, _)| (at.as_second(), rank(what), *at));
     let mut steps: Vec<Step> = dated
         .into_iter()
@@ -161,8 +161,9 @@ fn rank(what: &str) -> u8 {
         "created" => 0,
         "scheduled" => 1,
         "started" => 3,
-        "ready" => 4,
-        "ended" => 5,
+        "first read" => 4,
+        "ready" => 5,
+        "ended" => 6,
         _ => 2,
     }
 }
@@ -326,10 +327,12 @@ fn remarks(pod: &Pod, volumes: &[Volume], notes: &[String]) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if volumes.iter().any(|volume| volume.reads > 0) {
-        said.push(
-            "when the first read came is not recorded: after the container started".to_owned(),
-        );
+    let others = |volume: &&Volume| volume.reads > 0 && of_first_read(volume).is_none();
+    if let Some(volume) = volumes.iter().find(others) {
+        said.push(format!(
+            "{} was read by other pods of this node before this one; they share its counters",
+            source(volume)
+        ));
     }
     said
 }
@@ -342,6 +345,15 @@ fn declared(pod: &Pod) -> usize {
         .flatten()
         .filter(|volume| volume.csi.as_ref().is_some_and(|csi| csi.driver == DRIVER));
     ours.count()
+}
+
+/// When a volume was first read, unless that was before it was mounted: volumes of one flist share their counters.
+fn of_first_read(volume: &Volume) -> Option<Dated> {
+    if volume.first_read_unix_ms < volume.published_unix_ms.max(1) {
+        return None;
+    }
+    let at = Timestamp::from_millisecond(volume.first_read_unix_ms).ok()?;
+    Some((at, "first read", source(volume)))
 }
 
 fn millis(us: u64) -> String {
@@ -402,6 +414,7 @@ mod tests {
             reads: 10,
             reads_local: 9,
             published_unix_ms: 1_767_323_047_500,
+            first_read_unix_ms: 1_767_323_049_250,
             took_us: 12_300,
             ..Volume::default()
         }
@@ -434,17 +447,26 @@ mod tests {
             "\
 pod shop/web on n1
 
-AT             AFTER   WHAT       DETAIL
+AT             AFTER   WHAT        DETAIL
 03:04:05.000Z  +0.0 s  created
-03:04:05.000Z  +0.0 s  scheduled  on n1
-03:04:08.500Z  +3.5 s  mounted    Mounted python:3.13 in 12 ms
-03:04:08.000Z  +3.0 s  started    container main
-now                    read       python:3.13: 10 reads so far, 90.0% without waiting, 0 failed; 1.00 MiB fetched (512 KiB as they travelled)
-now                    warming    python:3.13: 1.00 MiB of 4.00 MiB are on this node (25.0%)
-
-notes:
-- when the first read came is not recorded: after the container started"
+03:04:05.000Z  +0.0 s  scheduled   on n1
+03:04:08.500Z  +3.5 s  mounted     Mounted python:3.13 in 12 ms
+03:04:08.000Z  +3.0 s  started     container main
+03:04:09.250Z  +4.2 s  first read  python:3.13
+now                    read        python:3.13: 10 reads so far, 90.0% without waiting, 0 failed; 1.00 MiB fetched (512 KiB as they travelled)
+now                    warming     python:3.13: 1.00 MiB of 4.00 MiB are on this node (25.0%)"
         );
+    }
+
+    #[test]
+    fn reads_before_the_mount_are_those_of_other_pods() {
+        let shared = Volume {
+            first_read_unix_ms: volume().published_unix_ms - 1,
+            ..volume()
+        };
+        let report = report(&pod(), &[], &[shared], Vec::new());
+        assert!(report.steps.iter().all(|step| step.what != "first read"));
+        assert!(report.notes[0].contains("other pods"), "{:?}", report.notes);
     }
 
     #[test]

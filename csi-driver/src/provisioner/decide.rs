@@ -12,7 +12,7 @@ use lamina_proto::csi::v1::{
 };
 
 use crate::{
-    attributes::{Attributes, FLIST, IMAGE, quantity},
+    attributes::{Attributes, FLIST, IMAGE, SOURCE_KEYS, quantity},
     capability,
     identity::DRIVER,
 };
@@ -84,11 +84,44 @@ pub fn volume_name(claim: &PersistentVolumeClaim) -> Option<String> {
     claim.metadata.uid.as_ref().map(|uid| format!("pvc-{uid}"))
 }
 
-/// What is to be done about `claim`, whose class and whose `PersistentVolume` are these.
+/// The claim of the same namespace that a claim is to show the same as, by its `dataSource`.
+///
+/// # Errors
+///
+/// A `dataSource` of another kind or namespace; says what is possible.
+pub fn origin_of(claim: &PersistentVolumeClaim) -> Result<Option<&str>, String> {
+    let Some(spec) = &claim.spec else {
+        return Ok(None);
+    };
+    let (group, kind, name, namespace) = match (&spec.data_source_ref, &spec.data_source) {
+        (Some(from), _) => (
+            &from.api_group,
+            &from.kind,
+            &from.name,
+            from.namespace.as_ref(),
+        ),
+        (None, Some(from)) => (&from.api_group, &from.kind, &from.name, None),
+        (None, None) => return Ok(None),
+    };
+    let is_core = group.as_deref().is_none_or(str::is_empty);
+    let is_near = namespace.is_none() || namespace == claim.metadata.namespace.as_ref();
+    if is_core && is_near && kind == "PersistentVolumeClaim" {
+        return Ok(Some(name));
+    }
+    Err(format!(
+        "the dataSource is a {kind}{}: what a Lamina volume shows is said by {IMAGE} or {FLIST}, or by a \
+         PersistentVolumeClaim of the same namespace as the dataSource",
+        if is_near { "" } else { " of another namespace" }
+    ))
+}
+
+/// What is to be done about `claim`, whose class and whose `PersistentVolume` are these; `origin` is the
+/// `PersistentVolume` of its [`origin_of`].
 pub fn decide(
     claim: &PersistentVolumeClaim,
     class: Option<&StorageClass>,
     volume: Option<&PersistentVolume>,
+    origin: Option<&PersistentVolume>,
 ) -> Action {
     let Some(class) = class.filter(|class| class.provisioner == DRIVER) else {
         return Action::Ignore;
@@ -100,13 +133,17 @@ pub fn decide(
     if late && annotation(claim, SELECTED_NODE).is_none_or(str::is_empty) {
         return Action::Wait;
     }
-    match plan(claim, class) {
+    match plan(claim, class, origin) {
         Ok(plan) => Action::Provision(Box::new(plan)),
         Err(why) => Action::Refuse(why),
     }
 }
 
-fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Plan, String> {
+fn plan(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    origin: Option<&PersistentVolume>,
+) -> Result<Plan, String> {
     let spec = claim.spec.as_ref().ok_or("the claim says nothing")?;
     if spec.volume_mode.as_deref() == Some("Block") {
         return Err(
@@ -116,11 +153,6 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Plan, Str
     if spec.selector.is_some() {
         return Err("a selector chooses among volumes that exist, but this class makes a new one: remove the selector".into());
     }
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Err(format!(
-            "a dataSource is not possible: what a Lamina volume shows is said by {IMAGE} or {FLIST}"
-        ));
-    }
     let request = spec
         .resources
         .as_ref()
@@ -129,7 +161,10 @@ fn plan(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Plan, Str
     let bytes = quantity::bytes(&storage).and_then(|n| i64::try_from(n).ok());
     let bytes = bytes.ok_or_else(|| format!("the size {storage} is not a quantity"))?;
     check_annotations(claim)?;
-    let parameters = parameters(claim, class);
+    let parameters = match origin_of(claim)? {
+        None => parameters(claim, class),
+        Some(name) => copied(name, origin, claim, class)?,
+    };
     let attributes = Attributes::parse(&parameters).map_err(|error| {
         format!("{error} (in the StorageClass, or as an annotation of the claim)")
     })?;
@@ -188,6 +223,35 @@ fn parameters(claim: &PersistentVolumeClaim, class: &StorageClass) -> HashMap<St
         all.insert(key.to_owned(), value.to_owned());
     }
     all
+}
+
+/// What another claim's volume shows, in the way that the class says.
+fn copied(
+    name: &str,
+    origin: Option<&PersistentVolume>,
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+) -> Result<HashMap<String, String>, String> {
+    if [IMAGE, FLIST]
+        .iter()
+        .any(|key| annotation(claim, key).is_some())
+    {
+        return Err(format!(
+            "both a dataSource and an annotation say what to show: remove the dataSource, or {IMAGE} and {FLIST}"
+        ));
+    }
+    let csi = origin.and_then(|volume| volume.spec.as_ref()?.csi.as_ref());
+    let shown = csi.filter(|csi| csi.driver == DRIVER).ok_or_else(|| {
+        format!("the dataSource, claim {name}, has no Lamina volume: name one that is bound to a volume of {DRIVER}")
+    })?;
+    let is_source = |key: &&String| SOURCE_KEYS.contains(&key.as_str());
+    let own = class.parameters.iter().flatten();
+    let how = own.filter(|(key, _)| !is_source(key));
+    let what = shown.volume_attributes.iter().flatten();
+    let all = how.chain(what.filter(|(key, _)| is_source(key)));
+    Ok(all
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect())
 }
 
 fn use_of(mode: &str, options: &[String]) -> Result<VolumeCapability, String> {

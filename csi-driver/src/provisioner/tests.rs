@@ -118,11 +118,39 @@ async fn a_claim_gets_its_volume_once_and_a_released_volume_goes() {
 }
 
 #[tokio::test]
+async fn a_copy_waits_for_its_origin_and_shows_the_same() {
+    let objects = Objects::default();
+    let put = |at: &str, object: Value| objects.lock().unwrap().insert(at.to_owned(), object);
+    put(&format!("{CLASSES}/lamina"), class());
+    let mut copy = serde_json::to_value(&*claim()).unwrap();
+    copy["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "first"});
+    let copy = Arc::new(serde_json::from_value(copy).unwrap());
+    let work = work(&objects);
+    assert!(Work::claim(Arc::clone(&copy), work.clone()).await.is_err());
+    let first = "/api/v1/namespaces/ns/persistentvolumeclaims/first";
+    put(
+        first,
+        json!({"metadata": {"name": "first"}, "spec": {"volumeName": "pv"}}),
+    );
+    let shown = json!({"driver": DRIVER, "volumeHandle": "v", "volumeAttributes": {"lamina.dev/flist": "models"}});
+    put(
+        &format!("{VOLUMES}/pv"),
+        json!({"metadata": {"name": "pv"}, "spec": {"csi": shown}}),
+    );
+    Work::claim(copy, work).await.unwrap();
+    let made = objects.lock().unwrap()[&format!("{VOLUMES}/pvc-0001")].clone();
+    assert_eq!(
+        made["spec"]["csi"]["volumeAttributes"],
+        json!({"lamina.dev/flist": "models"})
+    );
+}
+
+#[tokio::test]
 async fn a_volume_written_meanwhile_is_left_alone() {
     let objects = Objects::default();
     let work = work(&objects);
     let (claim, class) = (claim(), serde_json::from_value(class()).unwrap());
-    let Action::Provision(plan) = decide::decide(&claim, Some(&class), None) else {
+    let Action::Provision(plan) = decide::decide(&claim, Some(&class), None, None) else {
         panic!("not provisioned");
     };
     let there = json!({"metadata": {"name": "pvc-0001"}});

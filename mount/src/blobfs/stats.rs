@@ -1,7 +1,7 @@
 //! Counters of one blob: how reads were served.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ pub struct BlobStats {
     pub entries: u64,
     /// Map entries present.
     pub entries_present: u64,
+    /// When the first read came, milliseconds since the Unix epoch; 0: none has come.
+    #[serde(default)]
+    pub first_read_unix_ms: u64,
 }
 
 /// The live counters.
@@ -38,11 +41,18 @@ pub(super) struct Counters {
     reads_failed: AtomicU64,
     wait_us_sum: AtomicU64,
     wait_us_max: AtomicU64,
+    first_read_unix_ms: AtomicU64,
 }
 
 impl Counters {
     pub(super) fn read_began(&self) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.reads.fetch_add(1, Ordering::Relaxed) == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = now.map_or(0, |time| {
+                u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+            });
+            self.first_read_unix_ms.store(now, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn served(&self, bytes: usize, waited: Option<Duration>) {
@@ -74,6 +84,7 @@ impl Counters {
             wait_us_max: get(&self.wait_us_max),
             entries: progress.0 as u64,
             entries_present: progress.1 as u64,
+            first_read_unix_ms: get(&self.first_read_unix_ms),
         }
     }
 }

@@ -104,6 +104,10 @@ fn present_bytes_are_answered_at_once() {
     assert_eq!(bytes, [[1; 96].as_slice(), &[2; 104]].concat());
     assert!(scene.filler.0.lock().unwrap().is_empty());
     assert_eq!((scene.stats().reads, scene.stats().bytes_local), (1, 200));
+    let first = scene.stats().first_read_unix_ms;
+    scene.read(0, 1).try_recv().unwrap().unwrap();
+    assert_eq!(scene.stats().reads, 2);
+    assert!(first > 0 && scene.stats().first_read_unix_ms == first);
 }
 
 #[test]

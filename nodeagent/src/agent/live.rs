@@ -181,12 +181,21 @@ impl LiveMount {
                 info.bytes_read_local += stats.bytes_local;
                 info.reads += stats.reads;
                 info.reads_failed += stats.reads_failed;
+                info.first_read_unix_ms = first(info.first_read_unix_ms, stats.first_read_unix_ms);
                 info.reads_local += stats
                     .reads
                     .saturating_sub(stats.reads_waited + stats.reads_failed);
             }
         }
         info
+    }
+}
+
+/// The earlier of two times, of which 0 is none.
+fn first(one: u64, other: u64) -> u64 {
+    match (one, other) {
+        (0, only) | (only, 0) => only,
+        both => both.0.min(both.1),
     }
 }
 

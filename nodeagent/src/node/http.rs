@@ -16,6 +16,13 @@ use super::{Parts, layer_metrics};
 
 /// Serves until `stop`.
 pub(super) async fn serve(at: SocketAddr, parts: Parts, stop: watch::Receiver<bool>) -> Result<()> {
+    // Kubelet gives up after a second, which this may take.
+    let own = parts.clone();
+    tokio::spawn(async move {
+        if let Err(why) = super::info::self_test(&own).await {
+            tracing::error!(why, "this node is not ready");
+        }
+    });
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/readyz", get(ready))
@@ -44,10 +51,15 @@ async fn metrics(State(parts): State<Parts>) -> Response {
     daemon::exposition(text)
 }
 
-/// Ready is who can mount.
+/// Ready is who can mount: whose agent answers, and whose kernel has what mounts need.
 async fn ready(State(parts): State<Parts>) -> Response {
-    match blocking(&parts.daemons, super::daemons::Daemons::glance).await {
-        Ok(_) => "ok\n".into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    let answers = blocking(&parts.daemons, super::daemons::Daemons::glance).await;
+    let able = match answers {
+        Ok(_) => super::info::self_test(&parts).await,
+        Err(error) => Err(error.to_string()),
+    };
+    match able {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }

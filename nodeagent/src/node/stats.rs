@@ -75,6 +75,7 @@ fn volume(record: Record, mount: Option<MountInfo>) -> Volume {
         reads: mount.reads,
         reads_local: mount.reads_local,
         reads_failed: mount.reads_failed,
+        first_read_unix_ms: i64::try_from(mount.first_read_unix_ms).unwrap_or_default(),
         bytes_read: mount.bytes_read,
         bytes_read_local: mount.bytes_read_local,
         bytes_resident: mount.bytes_resident,

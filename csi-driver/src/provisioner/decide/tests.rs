@@ -37,7 +37,7 @@ fn annotate(key: &'static str, value: &'static str) -> impl FnOnce(&mut Value) {
 }
 
 fn provisioned(claim: &PersistentVolumeClaim, class: &StorageClass) -> Plan {
-    match decide(claim, Some(class), None) {
+    match decide(claim, Some(class), None, None) {
         Action::Provision(plan) => *plan,
         other => panic!("{other:?}"),
     }
@@ -56,9 +56,29 @@ fn a_claim_is_provisioned_as_it_asks() {
 }
 
 #[test]
+fn a_copy_shows_what_its_origin_shows_in_the_way_of_its_class() {
+    let origin = json!({"spec": {"csi": {"driver": DRIVER, "volumeHandle": "v", "volumeAttributes": {
+        FLIST: "models", "subPath": "small", "prefetch": "all",
+    }}}});
+    let origin: PersistentVolume = serde_json::from_value(origin).unwrap();
+    let claim = claim(|c| {
+        c["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "x"});
+        c["spec"]["accessModes"] = json!(["ReadWriteOnce"]);
+    });
+    let class = class(|c| c["parameters"]["mode"] = "rw".into());
+    let Action::Provision(plan) = decide(&claim, Some(&class), None, Some(&origin)) else {
+        panic!("not provisioned");
+    };
+    let want = [(FLIST, "models"), ("subPath", "small"), ("mode", "rw")];
+    let want = want.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(plan.request.parameters, want.into());
+    assert_eq!(plan.source, "models");
+}
+
+#[test]
 fn a_typing_error_in_an_annotation_is_refused() {
     for key in ["lamina.dev/imag", "lamina.dev/mode"] {
-        match decide(&claim(annotate(key, "rw")), Some(&class(same)), None) {
+        match decide(&claim(annotate(key, "rw")), Some(&class(same)), None, None) {
             Action::Refuse(why) => assert!(why.contains(key) && why.contains(IMAGE), "{why}"),
             other => panic!("{other:?}"),
         }
@@ -81,14 +101,14 @@ fn what_is_not_ours_or_done_is_left_alone() {
         (&bound, Some(&class), None),
         (&going, Some(&class), None),
     ] {
-        assert_eq!(decide(claim, class, volume), Action::Ignore);
+        assert_eq!(decide(claim, class, volume, None), Action::Ignore);
     }
 }
 
 #[test]
 fn waiting_for_a_consumer_ends_with_a_node() {
     let late = class(|c| c["volumeBindingMode"] = "WaitForFirstConsumer".into());
-    assert_eq!(decide(&claim(same), Some(&late), None), Action::Wait);
+    assert_eq!(decide(&claim(same), Some(&late), None, None), Action::Wait);
     provisioned(&claim(annotate(SELECTED_NODE, "n1")), &late);
 }
 
@@ -139,7 +159,28 @@ fn impossible_claims_are_refused_in_plain_words() {
         (
             of(|c| c["spec"]["dataSource"] = json!({"kind": "VolumeSnapshot", "name": "x"})),
             of(same),
-            "dataSource is not possible",
+            "the dataSource is a VolumeSnapshot: ",
+        ),
+        (
+            of(|c| {
+                c["spec"]["dataSourceRef"] =
+                    json!({"kind": "PersistentVolumeClaim", "name": "x", "namespace": "other"});
+            }),
+            of(same),
+            "of another namespace",
+        ),
+        (
+            of(|c| c["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "x"})),
+            of(same),
+            "claim x, has no Lamina volume",
+        ),
+        (
+            of(|c| {
+                c["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "x"});
+                c["metadata"]["annotations"][FLIST] = "f".into();
+            }),
+            of(same),
+            "both a dataSource and an annotation",
         ),
         (
             of(same),
@@ -176,7 +217,7 @@ fn impossible_claims_are_refused_in_plain_words() {
         ),
     ];
     for (change, change_class, said) in cases {
-        match decide(&claim(change), Some(&class(change_class)), None) {
+        match decide(&claim(change), Some(&class(change_class)), None, None) {
             Action::Refuse(why) => assert!(why.contains(said), "{why}"),
             other => panic!("{said}: {other:?}"),
         }
