@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import time
 from typing import Callable
@@ -166,7 +167,8 @@ def said(bench: Bench, name: str) -> list[float]:
     text = bench.kubectl("logs", name) if phase in ("Running", "Failed", "Succeeded") else ""
     if phase in ("Failed", "Succeeded"):
         raise ClusterError(f"pod {name} has ended: {text[-2000:]}")
-    return [float(line) for line in text.split()]
+    # Kubelet's own words come as the log, too, while a container begins ("unable to retrieve container logs").
+    return [float(word) for word in text.split() if re.fullmatch(r"\d+\.\d+", word)]
 
 
 class Link:
