@@ -65,8 +65,8 @@ def _rows(bench, samples, found: dict[str, list[dict]]) -> None:
     for name, least in ((LEARNT, 0.95), (PEER, 0.85)):
         shares = [one["local"] for one in found[name]]
         value = statistics.median(shares)
-        bench.rows.append(Row("C5", f"reads whose data was here before they came: {name}", value, "", f">= {least}", value >= least,
-                              note=f"{min(shares):.3f}-{max(shares):.3f} of the reads that the kernel asked for", samples={name: shares}))
+        bench.rows.append(Row("C5", f"bytes that were here before they were read: {name}", value, "", f">= {least}", value >= least,
+                              note=f"{min(shares):.3f}-{max(shares):.3f} of the bytes that the kernel asked for", samples={name: shares}))
     bench.notes.append(f"every cable carries {MBIT} Mbit/s each way")
 
 
@@ -88,7 +88,7 @@ class Starts:
             first_work(self.image, node.target("first"))
             took = time.monotonic() - began
             shown = node.shown("first")
-            self._note(name, received, sent, shown["reads_local"] / max(shown["reads"], 1))
+            self._note(name, received, sent, shown["bytes_read_local"] / max(shown["bytes_read"], 1))
             if unmount:
                 node.umount("first")
                 time.sleep(TELL_SECONDS)

@@ -196,9 +196,9 @@ impl LogLevel {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerSpec {
-    /// Pods of it; one leads.
+    /// Pods of it; one leads. 0: an external-provisioner does its work.
     #[serde(default = "two")]
-    #[schemars(range(min = 1, max = 5))]
+    #[schemars(range(min = 0, max = 5))]
     pub replicas: i32,
     /// Where it runs and with how much.
     #[serde(default)]
