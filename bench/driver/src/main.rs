@@ -130,6 +130,9 @@ enum Command {
         /// Bytes of each write and read
         #[arg(long, default_value_t = 1 << 20)]
         message: usize,
+        /// Send this file, again and again, by sendfile
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
     /// Runs of one command, asked of an afslet or a proxy
     Execute(runs::Runs),
@@ -201,7 +204,11 @@ fn main() -> anyhow::Result<()> {
             seed,
         } => tree::latency(&root, block, count, seed)?,
         Command::Layer { at, digest, times } => transfer::layer(at, &digest, times)?.into(),
-        Command::Tcp { bytes, message } => transfer::tcp(bytes, message)?.into(),
+        Command::Tcp {
+            bytes,
+            message,
+            file,
+        } => transfer::tcp(bytes, message, file.as_deref())?.into(),
         Command::Publish(ask) => node::publish(&ask)?,
         Command::Volumes { socket } => node::volumes(&socket)?,
         Command::Discovery(load) => discovery::measure(&load)?,

@@ -18,6 +18,9 @@ pub(crate) struct Report {
     /// Longest single operation, where the loop looks at each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) longest_seconds: Option<f64>,
+    /// CPU time of who sent the bytes, where that is a thread of this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sender_cpu_seconds: Option<f64>,
     /// Operations that failed.
     pub(crate) errors: u64,
 }
@@ -30,19 +33,19 @@ impl From<Report> for serde_json::Value {
 
 /// Runs `work`, which returns bytes and operations, and takes the time.
 pub(crate) fn timed(work: impl FnOnce() -> anyhow::Result<(u64, u64)>) -> anyhow::Result<Report> {
-    let (wall, cpu) = (Instant::now(), cpu_seconds());
+    let (wall, cpu) = (Instant::now(), cpu_seconds(ClockId::ProcessCPUTime));
     let (bytes, ops) = work()?;
     Ok(Report {
         seconds: wall.elapsed().as_secs_f64(),
-        cpu_seconds: cpu_seconds() - cpu,
+        cpu_seconds: cpu_seconds(ClockId::ProcessCPUTime) - cpu,
         bytes,
         ops,
         ..Report::default()
     })
 }
 
-fn cpu_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+pub(crate) fn cpu_seconds(whose: ClockId) -> f64 {
+    let time = clock_gettime(whose);
     let nanos = u32::try_from(time.tv_nsec).expect("nanoseconds are below 1e9");
     Duration::new(time.tv_sec.unsigned_abs(), nanos).as_secs_f64()
 }

@@ -1,15 +1,19 @@
 //! Bytes from one process to another: a layer by gRPC, and as little as TCP takes.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use lamina_proto::layerstore::v1::ReadLayerRequest;
 use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
+use rustix::fs::sendfile;
+use rustix::time::ClockId;
 use tonic::transport::Endpoint;
 
-use crate::measure::{Report, timed};
+use crate::measure::{Report, cpu_seconds, timed};
 
 /// Messages of a layer are at most this long.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -64,23 +68,22 @@ async fn once(
     Ok((bytes, messages))
 }
 
-/// As many bytes over a plain TCP connection of this machine, in messages of this length; CPU time is that of both ends.
-pub(crate) fn tcp(bytes: u64, message: usize) -> Result<Report> {
+/// As many bytes over a plain TCP connection of this machine, in messages of this length: from memory, or of a file by
+/// `sendfile`, again and again. CPU time is that of both ends.
+pub(crate) fn tcp(bytes: u64, message: usize, file: Option<&Path>) -> Result<Report> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?;
-    let sender = thread::spawn(move || -> Result<()> {
-        let (mut stream, _) = listener.accept()?;
-        let buffer = vec![7; message];
-        let mut left = bytes;
-        while left > 0 {
-            let now = left.min(message as u64);
-            stream.write_all(&buffer[..now as usize])?;
-            left -= now;
+    let file = file.map(File::open).transpose().context("open the file")?;
+    let sender = thread::spawn(move || -> Result<f64> {
+        let (stream, _) = listener.accept()?;
+        match file {
+            Some(file) => send_file(&stream, &file, bytes, message)?,
+            None => send(stream, bytes, message)?,
         }
-        Ok(())
+        Ok(cpu_seconds(ClockId::ThreadCPUTime))
     });
     let mut stream = TcpStream::connect(at)?;
-    let report = timed(|| {
+    let mut report = timed(|| {
         let mut buffer = vec![0; message];
         let (mut read, mut times) = (0, 0);
         loop {
@@ -91,9 +94,35 @@ pub(crate) fn tcp(bytes: u64, message: usize) -> Result<Report> {
             times += 1;
         }
     })?;
-    sender.join().expect("the sender does not panic")?;
+    let sent = sender.join().expect("the sender does not panic")?;
+    report.sender_cpu_seconds = Some(sent);
     ensure!(report.bytes == bytes, "bytes are missing");
     Ok(report)
+}
+
+fn send(mut to: TcpStream, mut left: u64, message: usize) -> Result<()> {
+    let buffer = vec![7; message];
+    while left > 0 {
+        let now = left.min(message as u64);
+        to.write_all(&buffer[..now as usize])?;
+        left -= now;
+    }
+    Ok(())
+}
+
+fn send_file(to: &TcpStream, file: &File, mut left: u64, message: usize) -> Result<()> {
+    let mut offset = 0;
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(message).min(message);
+        match sendfile(to, file, Some(&mut offset), most)? {
+            0 => {
+                ensure!(offset > 0, "the file is empty");
+                offset = 0;
+            }
+            sent => left -= sent as u64,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -102,7 +131,11 @@ mod tests {
 
     #[test]
     fn every_byte_arrives() {
-        let report = tcp((3 << 20) + 5, 64 << 10).unwrap();
-        assert_eq!(report.bytes, (3 << 20) + 5);
+        let file = std::env::current_exe().unwrap();
+        for file in [None, Some(file.as_path())] {
+            let report = tcp((3 << 20) + 5, 64 << 10, file).unwrap();
+            assert_eq!(report.bytes, (3 << 20) + 5);
+            assert!(report.sender_cpu_seconds.is_some());
+        }
     }
 }
