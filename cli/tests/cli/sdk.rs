@@ -65,11 +65,10 @@ fn python_clients_run_commands_through_a_proxy_and_on_a_node() {
         .unwrap();
     let [out, error] =
         [python.stdout, python.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    let proxy = std::fs::read_to_string(cluster.afslet.machine.path("proxy.log"));
     assert!(
         python.status.success(),
         "{out}\n{error}\n{}\n{}",
-        proxy.unwrap_or_default(),
+        cluster.proxy_log(),
         cluster.afslet.logs()
     );
     println!("{out}");
