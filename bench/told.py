@@ -13,13 +13,16 @@ from .corpus.paths import REPOSITORY
 from .report import line, machine
 from .sections import Page
 
+# Of each measure, unless asked otherwise.
+ROUNDS = 5
+
 
 class Bench:
     """One section's run: what is asked for, and what came out."""
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.quick = options, options.quick
-        self.rounds = options.rounds or (2 if options.quick else 5)
+        self.rounds = options.rounds or (2 if options.quick else options.rounds_usual)
         self.rows, self.notes = [], []
 
 
@@ -30,12 +33,13 @@ def end(number: int, _) -> None:
     sys.exit(128 + number)
 
 
-def arguments(name: str, about: str) -> argparse.ArgumentParser:
+def arguments(name: str, about: str, rounds: int = ROUNDS) -> argparse.ArgumentParser:
     """The options that all have."""
     parser = argparse.ArgumentParser(prog=f"python3 -m {name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and less of everything")
-    parser.add_argument("--rounds", type=int, help="rounds of each measure, instead of 5 (2 with --quick)")
+    parser.add_argument("--rounds", type=int, help=f"rounds of each measure, instead of {rounds} (2 with --quick)")
     parser.add_argument("--only", help="sections, separated by commas")
+    parser.set_defaults(rounds_usual=rounds)
     return parser
 
 

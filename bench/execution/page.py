@@ -29,7 +29,7 @@ PAGE = Page(
     how={
         "runs": "`/bin/true` of a warm image, asked of an afslet by gRPC and awaited to the end of its stream: limits set, logs and changes handed back. The"
                 " bare launcher clones into the same namespaces, mounts an overlay on a tmpfs, joins a cgroup in each hierarchy, runs the program and"
-                " waits: the least that gives a program as much. All ways by turns, every round.",
+                " waits: the least that gives a program as much. All ways in every round, in an order that is drawn anew for each.",
         "dispatch": "A proxy before two afslets that answer at once and run nothing, called over loopback without TLS.",
         "files": "One big file put into a run, and the same file handed back as a change in a tar.gz.",
         "held": "Sandboxes whose command waits, all at the same time, against as many processes of that command.",

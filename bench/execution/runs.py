@@ -8,7 +8,7 @@ import pathlib
 
 from ..cluster.nodes import Node, cluster, place, push
 from ..corpus import images
-from ..method import Row, Samples, cost_row, speed_row
+from ..method import Row, Samples, cost_row, interleave, speed_row
 from ..setup import DRIVER
 from .afslets import afslet, execute
 
@@ -18,8 +18,12 @@ WARM = 8
 COUNT, COUNT_SLOW = 60, 15
 AT_ONCE = 4
 EXECUTE, BARE, NO_NETWORK = "Execute", "bare launcher", "bare launcher, without a network namespace"
+TOGETHER = "Execute, several at once"
 # How much faster than which peer.
 PEERS = {"runc": 12, "crun": 4, "bubblewrap": 2}
+# Of version 2 of cgroups, on a machine that has version 1 as well; and a program's call where it is not to be seen.
+UNIFIED = pathlib.Path("/sys/fs/cgroup/unified")
+WITHOUT_UNIFIED = ("unshare", "--mount", "--propagation", "private", "sh", "-c", f'umount {UNIFIED} && exec "$@"', "sh")
 
 
 def run(bench) -> None:
@@ -44,16 +48,19 @@ def _measure(bench, node: Node, reference: str, work: pathlib.Path) -> None:
     }
     ways[EXECUTE]()
     every: dict[str, list[float]] = {name: [] for name in ways}
-    middle = Samples({name: [] for name in ways})
-    rates = []
-    for _ in range(bench.rounds):
-        for name, way in ways.items():
-            found = way()
-            every[name] += found
-            middle.by_variant[name].append(statistics.median(found))
+
+    def middle_of(name: str) -> float:
+        found = ways[name]()
+        every[name] += found
+        return statistics.median(found)
+
+    def seconds_of_each() -> float:
         ran = execute(node, reference, "--count", 4 * COUNT, "--jobs", AT_ONCE, "--connections", 2, "--no-diff", "--", "/bin/true")
-        rates.append(4 * COUNT / ran["seconds"])
-    _rows(bench, every, middle, rates)
+        return ran["seconds"] / (4 * COUNT)
+
+    variants = {name: lambda name=name: middle_of(name) for name in ways} | {TOGETHER: seconds_of_each}
+    middle = interleave(variants, bench.rounds)
+    _rows(bench, every, middle, [1 / seconds for seconds in middle.by_variant.pop(TOGETHER)])
 
 
 def _rows(bench, every: dict[str, list[float]], middle: Samples, rates: list[float]) -> None:
@@ -79,32 +86,37 @@ def _part(times: list[float], percent: int) -> float:
     return sorted(times)[(len(times) - 1) * percent // 100]
 
 
-def _driver(*words) -> list[float]:
-    said = subprocess.run([DRIVER, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout
+def _driver(*words, prefix: tuple = ()) -> list[float]:
+    said = subprocess.run([*prefix, DRIVER, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout
     return json.loads(said)["ms"]
 
 
 def _peers(bench, root: pathlib.Path, work: pathlib.Path) -> dict:
     """Those that are installed and work here; of the others it is noted why not."""
     bubble = ["--unshare-all", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]
-    commands = {"runc": lambda: _runtime("runc", root, work), "crun": lambda: _runtime("crun", root, work),
+    commands = {"runc": lambda: _runtime(["runc"], root, work), "crun": lambda: _runtime(["crun", "--cgroup-manager=disabled"], root, work),
                 "bubblewrap": lambda: ["bwrap", *bubble]}
     found = {}
     for name, command in commands.items():
+        prefix = WITHOUT_UNIFIED if name == "crun" and UNIFIED.is_mount() else ()
         try:
             words = command()
-            subprocess.run(words, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+            subprocess.run([*prefix, *words], check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
         except FileNotFoundError:
             bench.notes.append(f"{name} is not installed")
         except subprocess.CalledProcessError as error:
             bench.notes.append(f"{name} does not run here: {error.stderr.strip()}")
         else:
-            found[name] = lambda words=words: _driver("spawn", "--count", COUNT_SLOW, "--", *words)
+            found[name] = lambda words=words, prefix=prefix: _driver("spawn", "--count", COUNT_SLOW, "--", *words, prefix=prefix)
+            if name == "crun":
+                bench.notes.append("crun makes no cgroups (`--cgroup-manager=disabled`), so it does less than the others: in its favour"
+                                   + (f"; {UNIFIED} is not mounted where it runs, since it refuses machines with both versions" if prefix else ""))
     return found
 
 
-def _runtime(name: str, root: pathlib.Path, work: pathlib.Path) -> list:
+def _runtime(command: list[str], root: pathlib.Path, work: pathlib.Path) -> list:
     """How an OCI runtime is called for the same command."""
+    name = command[0]
     bundle = work / name
     bundle.mkdir()
     subprocess.run([name, "spec"], cwd=bundle, check=True, capture_output=True, text=True)
@@ -112,4 +124,4 @@ def _runtime(name: str, root: pathlib.Path, work: pathlib.Path) -> list:
     spec["process"] |= {"terminal": False, "args": ["/bin/true"]}
     spec["root"] = {"path": str(root), "readonly": True}
     (bundle / "config.json").write_text(json.dumps(spec))
-    return [name, "--root", work / f"{name}-state", "run", "--bundle", bundle, f"lamina-bench-{name}"]
+    return [*command, "--root", work / f"{name}-state", "run", "--bundle", bundle, f"lamina-bench-{name}"]

@@ -16,7 +16,7 @@ fn free() -> SocketAddr {
 
 /// A proxy before an afslet; both end with it.
 pub(crate) struct Cluster {
-    proxy: Child,
+    proxy: Option<Child>,
     pub(crate) at: SocketAddr,
     http: SocketAddr,
     pub(crate) afslet: Afslet,
@@ -30,35 +30,53 @@ impl Cluster {
     }
 
     pub(crate) fn before(afslet: Afslet) -> Self {
-        let (at, http) = (free(), free());
-        let log = std::fs::File::create(afslet.machine.path("proxy.log")).unwrap();
+        let mut cluster = Self {
+            proxy: None,
+            at: free(),
+            http: free(),
+            afslet,
+        };
+        cluster.start_proxy();
+        cluster
+    }
+
+    /// Returns when it knows the afslet.
+    pub(crate) fn start_proxy(&mut self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.afslet.machine.path("proxy.log"))
+            .unwrap();
         let proxy = Command::new(env!("CARGO_BIN_EXE_lamina"))
-            .args([
-                "proxy",
-                "--listen",
-                &at.to_string(),
-                "--http",
-                &http.to_string(),
-            ])
-            .args(["--afslet", &afslet.listen.to_string()])
+            .args(["proxy", "--listen", &self.at.to_string()])
+            .args(["--http", &self.http.to_string()])
+            .args(["--afslet", &self.afslet.listen.to_string()])
             .args(["--drain-timeout", "1s"])
             .env_remove("RUST_LOG")
             .stderr(log)
-            .spawn()
-            .unwrap();
-        let cluster = Self {
-            proxy,
-            at,
-            http,
-            afslet,
-        };
+            .spawn();
+        self.proxy = Some(proxy.unwrap());
         let knows = || {
-            cluster
-                .get("/status")
+            self.get("/status")
                 .is_some_and(|said| said.contains("\"open\""))
         };
-        assert!(wait_until(knows), "{}", cluster.afslet.logs());
-        cluster
+        assert!(
+            wait_until(knows),
+            "{}\n{}",
+            self.proxy_log(),
+            self.afslet.logs()
+        );
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill_proxy(&mut self) {
+        let mut proxy = self.proxy.take().unwrap();
+        proxy.kill().unwrap();
+        proxy.wait().unwrap();
+    }
+
+    pub(crate) fn proxy_log(&self) -> String {
+        std::fs::read_to_string(self.afslet.machine.path("proxy.log")).unwrap_or_default()
     }
 
     fn get(&self, path: &str) -> Option<String> {
@@ -100,8 +118,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = self.proxy.kill();
-        let _ = self.proxy.wait();
+        if let Some(mut proxy) = self.proxy.take() {
+            let _ = proxy.kill();
+            let _ = proxy.wait();
+        }
     }
 }
 
@@ -324,11 +344,11 @@ fn a_proxy_that_is_killed_or_ends_takes_its_runs_with_it_and_leaves_nothing() {
         BufReader::new(running.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_child(&cluster.proxy), signal)
-            .unwrap();
+        let proxy = cluster.proxy.as_mut().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(proxy), signal).unwrap();
         let ended = running.wait_with_output().unwrap();
         assert_eq!(ended.status.code(), Some(125), "{}", text(&ended.stderr));
-        let ended = cluster.proxy.wait().unwrap();
+        let ended = cluster.proxy.as_mut().unwrap().wait().unwrap();
         assert_eq!(ended.success(), signal == rustix::process::Signal::TERM);
         assert!(wait_until(|| sleepers("98764") == 0));
         cluster.afslet.assert_nothing_left();

@@ -1,5 +1,7 @@
 //! `lamina run`: a command in a copy of a flist, its exit code, and what is left afterwards: nothing.
 
+mod host;
+
 use crate::machine::{Machine, kill, text, wait_until};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};

@@ -4,6 +4,7 @@ use crate::afslet::support::Afslet;
 use crate::exec::Cluster;
 use crate::node::images::server::Server;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -43,14 +44,26 @@ fn layer() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// A layer that no other image has.
+fn layer_of(tag: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(tag.len() as u64);
+    tar.append_data(&mut header, "etc/image", tag.as_bytes())
+        .unwrap();
+    tar.into_inner().unwrap()
+}
+
 #[test]
 fn python_clients_run_commands_through_a_proxy_and_on_a_node() {
     let server = Server::start();
     let layer = layer();
     let said = json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]});
-    for tag in 1..=20 {
-        server.push_saying(&tag.to_string(), std::slice::from_ref(&layer), &said);
-    }
+    let tags = (1..=20).map(|tag| tag.to_string());
+    let push = |tag: String| server.push_saying(&tag, &[layer.clone(), layer_of(&tag)], &said);
+    let digests: BTreeSet<String> = tags.map(push).collect();
+    assert_eq!(digests.len(), 20, "{digests:?}");
     // More processors than there are: what is waited for here is not their speed.
     let limits = ["--warm", "0", "--cpu", "16", "--memory", "4096"];
     let cluster = Cluster::before(Afslet::new(&limits));
@@ -65,13 +78,13 @@ fn python_clients_run_commands_through_a_proxy_and_on_a_node() {
         .unwrap();
     let [out, error] =
         [python.stdout, python.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    let proxy = std::fs::read_to_string(cluster.afslet.machine.path("proxy.log"));
     assert!(
         python.status.success(),
         "{out}\n{error}\n{}\n{}",
-        proxy.unwrap_or_default(),
+        cluster.proxy_log(),
         cluster.afslet.logs()
     );
     println!("{out}");
+    assert!(cluster.afslet.images() >= digests.len(), "{out}");
     cluster.afslet.assert_nothing_left();
 }

@@ -2,16 +2,26 @@
 
 use crate::sandbox::{Bench, Wish, patient, run_script};
 use lamina_runtime::diff::{self, Packed};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// A place among the changes, for what cannot be made inside.
+fn among(changes: BorrowedFd<'_>, name: &str) -> PathBuf {
+    Path::new("/proc/self/fd")
+        .join(changes.as_raw_fd().to_string())
+        .join(name)
+}
+
 /// Puts a socket among the changes: the image has no program that makes one.
 fn add_socket(changes: BorrowedFd<'_>) {
-    let path = format!("/proc/self/fd/{}/socket", changes.as_raw_fd());
-    drop(UnixListener::bind(path).unwrap());
+    drop(UnixListener::bind(among(changes, "socket")).unwrap());
 }
 
 /// Runs a script, packs what it changed, and gives that with what `tar` lists.
@@ -112,6 +122,151 @@ fn hostile_changes_are_metadata_and_hang_nobody() {
     let size = std::fs::metadata(bench.path("diff.tar")).unwrap().len();
     assert!(size < 1 << 20, "{size}");
     assert!(Path::new("/etc/passwd").exists());
+}
+
+#[test]
+fn devices_are_metadata() {
+    let bench = Bench::new();
+    let (root, ids) = run_script(&bench, &Wish::default(), "echo beside > /z");
+    let mode = Mode::from_raw_mode(0o640);
+    // Endless if it were read, another one if it were opened, and the disk that machines are on.
+    for (name, kind, device) in [
+        ("dev-zero", FileType::CharacterDevice, makedev(1, 5)),
+        ("dev-tty", FileType::CharacterDevice, makedev(5, 0)),
+        ("dev-disk", FileType::BlockDevice, makedev(8, 0)),
+    ] {
+        mknodat(CWD, among(root.changes(), name), kind, mode, device).unwrap();
+    }
+    let (bytes, packed) = diff::pack(
+        root.changes(),
+        root.image(),
+        ids,
+        &diff::MOUNT_POINTS,
+        Vec::new(),
+    )
+    .unwrap();
+    std::fs::write(bench.path("diff.tar"), bytes).unwrap();
+    let listing = tar(&bench, &["-tvf", "diff.tar", "--numeric-owner"]);
+    for (kind, device, name) in [
+        ("crw-r-----", "1,5", "dev-zero"),
+        ("crw-r-----", "5,0", "dev-tty"),
+        ("brw-r-----", "8,0", "dev-disk"),
+    ] {
+        let is_it = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words[0] == kind && words[2] == device && words.last() == Some(&name)
+        };
+        assert!(listing.lines().any(is_it), "{kind} {name}: {listing}");
+    }
+    has(&listing, "z");
+    // Of all that, the bytes of one file.
+    assert_eq!(
+        (packed.bytes, packed.left_out),
+        ("beside\n".len() as u64, 0)
+    );
+    assert_eq!(packed.entries, 4, "{listing}");
+}
+
+/// Takes an archive, and at every piece of it changes the files that it is made of.
+struct Meddler {
+    archive: Vec<u8>,
+    at: PathBuf,
+    pieces: u64,
+}
+
+/// What one that grows gets at every piece: more than a piece of the archive has, so that who follows it never ends.
+const GROWTH: usize = 1 << 20;
+/// No more than that, for the changes' sake: they have a size.
+const GROWN_MAX: u64 = 32 << 20;
+
+impl Meddler {
+    fn file(&self, name: &str) -> File {
+        let options = File::options().write(true).open(self.at.join(name));
+        options.unwrap()
+    }
+
+    fn replace(&self, name: &str, make: impl FnOnce(&Path)) {
+        let new = self.at.join("new");
+        make(&new);
+        std::fs::rename(new, self.at.join(name)).unwrap();
+    }
+}
+
+impl Write for Meddler {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let grows = self.file("b-grows");
+        let size = grows.metadata().unwrap().len();
+        if size < GROWN_MAX {
+            let more = vec![b'+'; GROWTH];
+            grows.write_all_at(&more, size).unwrap();
+        }
+        // Not before it is being read.
+        if self.archive.len() > 64 << 10 {
+            self.file("a-shrinks").set_len(5).unwrap();
+        }
+        if self.pieces == 0 {
+            self.replace("c-link", |new| symlink("/etc/passwd", new).unwrap());
+            self.replace("d-pipe", |new| {
+                mknodat(CWD, new, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+            });
+            self.replace("e-file", |new| {
+                std::fs::write(new, "another one\n").unwrap();
+            });
+        }
+        self.pieces += 1;
+        self.archive.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn files_that_change_while_they_are_read_make_a_whole_archive_and_an_end() {
+    const SIZE: u64 = 3 << 20;
+    let bench = Bench::new();
+    let script = "yes a | head -c 3145728 > /a-shrinks; yes b | head -c 3145728 > /b-grows; \
+                  for name in c-link d-pipe e-file; do echo old > /$name; done";
+    let (root, ids) = run_script(&bench, &Wish::default(), script);
+    let meddler = Meddler {
+        archive: Vec::new(),
+        at: among(root.changes(), ""),
+        pieces: 0,
+    };
+    let began = Instant::now();
+    let (meddler, packed) = diff::pack(
+        root.changes(),
+        root.image(),
+        ids,
+        &diff::MOUNT_POINTS,
+        meddler,
+    )
+    .unwrap();
+    assert!(began.elapsed() < patient(Duration::from_secs(50)));
+    assert_eq!(meddler.file("a-shrinks").metadata().unwrap().len(), 5);
+    assert_eq!(meddler.file("b-grows").metadata().unwrap().len(), GROWN_MAX);
+    std::fs::write(bench.path("diff.tar"), meddler.archive).unwrap();
+    let listing = tar(&bench, &["-tvf", "diff.tar", "--numeric-owner"]);
+    assert_eq!((packed.entries, packed.left_out), (5, 0), "{listing}");
+    assert!(packed.bytes < SIZE + GROWN_MAX, "{listing}");
+    // As long as when it was begun: what is gone reads as zeros, what came later is not there.
+    let shrunk = tar(&bench, &["-xOf", "diff.tar", "a-shrinks"]);
+    assert_eq!(shrunk.len() as u64, SIZE);
+    assert!(shrunk.starts_with("a\na\na") && shrunk.ends_with("\0\0"));
+    assert_eq!(shrunk.trim_end_matches('\0').replace("a\n", "").trim(), "");
+    has(&listing, "c-link -> /etc/passwd");
+    assert!(
+        listing
+            .lines()
+            .any(|line| line.starts_with('p') && line.ends_with(" d-pipe")),
+        "{listing}"
+    );
+    assert_eq!(
+        tar(&bench, &["-xOf", "diff.tar", "e-file"]),
+        "another one\n"
+    );
 }
 
 #[test]

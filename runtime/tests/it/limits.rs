@@ -1,5 +1,6 @@
 //! What a sandbox may use: each limit is hit, named, and hurts nobody else.
 
+use crate::probes::with_all_capabilities;
 use crate::sandbox::{Bench, Wish, patient};
 use lamina_runtime::Ended;
 use lamina_runtime::cgroup::ResourceLimits;
@@ -34,7 +35,11 @@ fn memory_is_bounded_and_named() {
         memory_bytes: Some(32 << 20),
         ..ResourceLimits::default()
     });
-    let outcome = bench.sh(&wish, "tail -c 2000000000 /dev/zero");
+    // 10 GiB, twice as much at every step; `tail -c` of busybox does not count that far.
+    let script =
+        "awk 'BEGIN { s = \"x\"; while (length(s) < 10737418240) s = s s }' && echo survived";
+    let outcome = bench.sh(&wish, script);
+    assert_eq!(outcome.out, "", "{outcome:?}");
     assert!(outcome.usage.out_of_memory_kills > 0, "{outcome:?}");
     assert!(outcome.usage.memory_peak_bytes <= 33 << 20, "{outcome:?}");
 }
@@ -61,10 +66,24 @@ fn changes_are_bounded_in_bytes_and_files() {
         ..Wish::default()
     };
     let script = "head -c 100000000 /dev/zero > /big; ls -l /big | awk '{print ($5 <= 8388608)}'; rm /big; \
-                  i=0; while [ $i -lt 6000 ]; do echo > /tmp/$i || break; i=$((i+1)); done; [ $i -lt 4200 ] && echo bounded";
+                  i=0; while [ $i -lt 1000000 ]; do echo > /tmp/$i || break; i=$((i+1)); done; [ $i -lt 4200 ] && echo bounded";
     let outcome = bench.sh(&wish, script);
     assert_eq!(outcome.out, "1\nbounded\n", "{outcome:?}");
     assert!(outcome.error.contains("No space left"), "{outcome:?}");
+}
+
+#[test]
+fn a_signal_to_everybody_is_to_everybody_inside() {
+    let bench = Bench::new();
+    let mut neighbour = bench.start("sleep 1000");
+    for wish in [Wish::default(), with_all_capabilities()] {
+        let outcome = bench.sh(&wish, "sleep 1000 & kill -9 -1; kill -9 1; wait; echo out");
+        assert_eq!(outcome.out, "out\n", "{outcome:?}");
+        assert!(!outcome.timed_out, "{outcome:?}");
+        assert_eq!(neighbour.wait(Some(Instant::now())).unwrap(), None);
+    }
+    // The next one has the same spawner.
+    assert_eq!(bench.sh(&Wish::default(), "echo fine").out, "fine\n");
 }
 
 #[test]

@@ -79,9 +79,7 @@ fn make_image(image: &Path) {
     for dir in ["bin", "etc", "tmp", "home/web", "usr/lib"] {
         std::fs::create_dir_all(image.join(dir)).unwrap();
     }
-    for name in ["bin/busybox", "bin/suid"] {
-        std::fs::copy("/bin/busybox", image.join(name)).unwrap();
-    }
+    std::fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
     let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
     for name in String::from_utf8(applets.stdout).unwrap().lines() {
         let link = image.join("bin").join(name);
@@ -100,7 +98,7 @@ fn make_image(image: &Path) {
         mknodat(CWD, image.join(name), kind, Mode::empty(), device).unwrap();
         mode(name, 0o666);
     }
-    for (path, bits) in [("tmp", 0o1777), ("etc/shadow", 0o600), ("bin/suid", 0o4755)] {
+    for (path, bits) in [("tmp", 0o1777), ("etc/shadow", 0o600)] {
         mode(path, bits);
     }
     symlink("../../../../etc/hostname", image.join("etc/out")).unwrap();

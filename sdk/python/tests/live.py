@@ -1,7 +1,8 @@
 """Both clients and the published one against real servers: run by a test of the `lamina` program, which starts them.
 
 `LAMINA_TEST_SERVERS` are addresses to talk to, the first of which is a proxy; `LAMINA_TEST_IMAGE` an image with busybox, of
-which there are the tags 1 to 20; `LAMINA_TEST_STORE` a store that their node may write to. Not found by the discovery of tests: its name does not begin with `test`.
+which there are the tags 1 to 20, each with its number in `/etc/image`; `LAMINA_TEST_STORE` a store that their node may write to.
+Not found by the discovery of tests: its name does not begin with `test`.
 """
 
 import asyncio
@@ -80,6 +81,12 @@ class Live(unittest.TestCase):
         # As the dice of the example fall: as many right answers as right programs, whatever machine this is.
         self.assertEqual(right + wrong + failed + late, 200)
         self.assertEqual(self.drawn(), {"right": right, "wrong": wrong, "failed": failed, "timed out": late})
+
+    def test_twenty_images_are_twenty(self):
+        with lamina.Client(SERVERS[0]) as client:
+            done = [client.run(f"{REPOSITORY}:{number}", ["cat", "/etc/image"], check=True) for number in range(1, 21)]
+        self.assertEqual([one.stdout for one in done], [str(number) for number in range(1, 21)])
+        self.assertEqual(len({one.accepted.flist_digest for one in done}), 20)
 
     def drawn(self):
         """What becomes of the programs that the example draws."""

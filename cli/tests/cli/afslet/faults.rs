@@ -1,10 +1,13 @@
 //! Whatever goes away in the middle of a run: nothing of it is left.
 
-use super::support::{Afslet, descendants, execute, file, frame, is_alive, sleepers};
+use super::support::{
+    Afslet, KILLED_WITHIN, descendants, execute, file, frame, is_alive, sleepers,
+};
 use crate::machine::{kill, wait_until};
 use lamina_proto::afsletpb::EndReason;
 use lamina_proto::afsletpb::afslet_client::AfsletClient;
 use lamina_proto::afsletpb::execute_request::Payload;
+use std::time::Instant;
 use tonic::Code;
 
 /// An argument of `sleep` that nobody else has.
@@ -20,8 +23,9 @@ fn a_run_ends_with_its_client() {
     // The call is dropped.
     let answers = afslet.running(&script);
     assert!(wait_until(|| sleepers(&mark) == 2));
+    let gone = Instant::now();
     drop(answers);
-    assert!(wait_until(|| sleepers(&mark) == 0), "{}", afslet.logs());
+    assert_killed_since(gone, &mark, &afslet);
     // The connection is lost, as when a client is killed.
     let client = tokio::runtime::Runtime::new().unwrap();
     let endpoint = format!("http://{}", afslet.listen);
@@ -31,10 +35,18 @@ fn a_run_ends_with_its_client() {
         client.execute(futures::stream::iter(frames)).await.unwrap()
     });
     assert!(wait_until(|| sleepers(&mark) == 2));
+    let gone = Instant::now();
     client.shutdown_background();
-    assert!(wait_until(|| sleepers(&mark) == 0), "{}", afslet.logs());
+    assert_killed_since(gone, &mark, &afslet);
     drop(answers);
     assert!(wait_until(|| afslet.status().running_containers == 0));
+}
+
+/// All of a run is killed soon after its client went away.
+fn assert_killed_since(gone: Instant, mark: &str, afslet: &Afslet) {
+    assert!(wait_until(|| sleepers(mark) == 0), "{}", afslet.logs());
+    let took = gone.elapsed();
+    assert!(took < KILLED_WITHIN, "it took {took:?}: {}", afslet.logs());
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Which limit ended a run, or was hit by it, is named in its result.
 
-use super::support::{Afslet, Ran, file, frame, sleepers};
+use super::support::{Afslet, KILLED_WITHIN, Ran, file, frame, sleepers};
 use crate::machine::wait_until;
 use futures::StreamExt as _;
 use lamina_proto::afsletpb::execute_request::Payload as Asked;
 use lamina_proto::afsletpb::{DiffMode, EndReason, FileChunk, StartRequest};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 fn ended(ran: &Ran) -> (EndReason, i32, &str) {
@@ -65,12 +65,16 @@ fn a_limit_that_was_hit_is_named_and_others_go_on() {
     assert!(said.contains("1000000 bytes of logs"), "{said}");
     assert_eq!(ran.out.len(), 1_000_000);
 
+    let began = Instant::now();
     let ran = run("trap '' TERM INT; (setsid sleep 100 &); sleep 100", &|s| {
         s.timeout_ms = 200;
     });
+    let took = began.elapsed();
     let (reason, code, said) = ended(&ran);
     assert_eq!((reason, code), (EndReason::TimedOut, 137), "{said}");
     assert!(said.contains("200ms"), "{said}");
+    let within = Duration::from_millis(200) + KILLED_WITHIN;
+    assert!(took < within, "it took {took:?} of {within:?}: {ran:?}");
 
     let ran = run("kill -TERM $$", &|_| ());
     assert_eq!((ended(&ran).0, ended(&ran).1), (EndReason::Signalled, 143));

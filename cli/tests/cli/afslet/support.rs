@@ -14,8 +14,13 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+
+/// A run's processes are killed within a second of its time's or its client's end; a machine that does much else beside may
+/// take five.
+pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a run gave.
 #[derive(Debug, Default)]
