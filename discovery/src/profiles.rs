@@ -239,6 +239,7 @@ mod tests {
             entrypoint: vec!["python".into()],
             ranges,
             watched_blobs: vec![0],
+            node_id: String::new(),
         }
     }
 

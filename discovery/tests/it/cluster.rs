@@ -398,6 +398,7 @@ async fn profiles_reach_every_replica_and_outlive_one() {
             count: 3,
         }],
         watched_blobs: vec![0],
+        node_id: String::new(),
     };
     node.put_profile(put.clone()).await.unwrap();
     let get = GetProfileRequest {
@@ -580,4 +581,53 @@ async fn parts_are_refused_without_a_certificate() {
     let service = service(warm(), Identity::Certificate, Clock::system());
     let refused = service.put_partials(Request::new(parts("node-a"))).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_profile_is_told_by_a_node_in_its_own_name_alone() {
+    let authority = Authority::new();
+    let service = service(warm(), Identity::Certificate, Clock::system());
+    let replica = Replica::start(service, Some(authority.issue("discovery", &[SERVER])));
+    let with = |common: &str, names: &[&str]| {
+        let mut config = config(&[replica.at]);
+        config.tls = Some(ClientTls {
+            dir: authority.issue(common, names),
+            server_name: SERVER.into(),
+        });
+        Client::start(config).unwrap()
+    };
+    let told_by = |node: &str| PutProfileRequest {
+        digest: digest(1).to_string(),
+        ranges: vec![ProfileRange {
+            blob: 0,
+            first_entry: 7,
+            count: 3,
+        }],
+        node_id: node.into(),
+        ..PutProfileRequest::default()
+    };
+    let get = GetProfileRequest {
+        digest: digest(1).to_string(),
+        entrypoint: Vec::new(),
+    };
+    let user = with("user.lamina.internal", &["user.lamina.internal"]);
+    let node = with("node-a", &["node-a", "peer.lamina.internal"]);
+    for (client, name) in [
+        (&user, ""),
+        (&user, "node-a"),
+        (&user, "user.lamina.internal"),
+        (&node, "node-b"),
+        (&node, "peer.lamina.internal"),
+        (&node, ""),
+    ] {
+        match client.put_profile(told_by(name)).await {
+            Err(AskError::Refused(status)) => assert_eq!(status.code(), Code::PermissionDenied),
+            other => panic!("{name:?}: {other:?}"),
+        }
+    }
+    let known = user.get_profile(get.clone()).await.unwrap();
+    assert!(known.ranges.is_empty(), "nothing of it was taken in");
+    node.put_profile(told_by("node-a")).await.unwrap();
+    let known = user.get_profile(get).await.unwrap();
+    assert_eq!(known.ranges, told_by("").ranges, "whoever may ask may know");
 }

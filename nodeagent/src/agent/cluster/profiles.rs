@@ -42,6 +42,7 @@ impl Member {
             entrypoint: Vec::new(),
             ranges: start.iter().map(told).collect(),
             watched_blobs: watched.iter().map(|blob| (*blob).into()).collect(),
+            node_id: self.node().to_string(),
         };
         if let Err(error) = self.discovery.put_profile(request).await {
             tracing::debug!(%error, %flist, "tell what a start read");
