@@ -17,8 +17,8 @@ use lamina_proto::lamina::v1::placement_server::{Placement, PlacementServer};
 use lamina_proto::lamina::v1::profiles_server::ProfilesServer;
 use lamina_proto::lamina::v1::{
     FindHomesRequest, FindHomesResponse, FindPartialsRequest, FindPartialsResponse,
-    GetProfileRequest, GetProfileResponse, Home, PartialHolder, PutPartialsRequest,
-    PutPartialsResponse, PutProfileRequest, PutProfileResponse,
+    FindUnknownRequest, FindUnknownResponse, GetProfileRequest, GetProfileResponse, Home,
+    PartialHolder, PutPartialsRequest, PutPartialsResponse, PutProfileRequest, PutProfileResponse,
 };
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -464,6 +464,15 @@ impl lamina_proto::lamina::v1::profiles_server::Profiles for Service {
         let began = Instant::now();
         let done = Service::put_profile(self, request);
         self.answer("PutProfile", began, done)
+    }
+
+    async fn find_unknown(
+        &self,
+        request: Request<FindUnknownRequest>,
+    ) -> Result<Response<FindUnknownResponse>, Status> {
+        let began = Instant::now();
+        let done = self.profiles().unknown(&request.get_ref().digests);
+        self.answer("FindUnknown", began, done.map_err(Refusal::from))
     }
 
     async fn get_profile(

@@ -631,3 +631,54 @@ async fn a_profile_is_told_by_a_node_in_its_own_name_alone() {
     let known = user.get_profile(get).await.unwrap();
     assert_eq!(known.ranges, told_by("").ranges, "whoever may ask may know");
 }
+
+#[tokio::test]
+async fn profiles_are_told_again_when_every_replica_started_again() {
+    let start = |at: std::net::SocketAddr| Replica::start_at(at, plain(warm()), None);
+    let (a, b) = (
+        Replica::start(plain(warm()), None),
+        Replica::start(plain(warm()), None),
+    );
+    let node = client(&[a.at, b.at]);
+    let mut whole = node.told_whole();
+    node.report(holds("node-a", [1]));
+    until("both are told everything", async || *whole.borrow() == 2).await;
+    let start_of = |n: u32| PutProfileRequest {
+        digest: digest(n).to_string(),
+        ranges: vec![ProfileRange {
+            blob: 0,
+            first_entry: n,
+            count: 3,
+        }],
+        node_id: "node-a".into(),
+        ..PutProfileRequest::default()
+    };
+    let kept = [start_of(1), start_of(2)];
+    for one in &kept {
+        node.put_profile(one.clone()).await.unwrap();
+    }
+    assert_eq!(node.put_profiles_again(&kept).await, 0, "they know them");
+    whole.mark_unchanged();
+    let (at_a, at_b) = (a.end().await, b.end().await);
+    let (a, b) = (start(at_a), start(at_b));
+    until("both are told everything again", async || {
+        *whole.borrow() >= 4
+    })
+    .await;
+    assert!(whole.has_changed().unwrap());
+    let get = |n: u32| GetProfileRequest {
+        digest: digest(n).to_string(),
+        entrypoint: Vec::new(),
+    };
+    assert!(node.get_profile(get(1)).await.unwrap().ranges.is_empty());
+    // Another node was faster with one of them.
+    let at_one = client(&[a.at]);
+    at_one.put_profile(kept[1].clone()).await.unwrap();
+    assert_eq!(node.put_profiles_again(&kept).await, 3);
+    for replica in [&a, &b] {
+        for n in [1, 2] {
+            let told = client(&[replica.at]).get_profile(get(n)).await.unwrap();
+            assert_eq!(told.ranges, start_of(n).ranges);
+        }
+    }
+}

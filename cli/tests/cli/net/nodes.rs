@@ -131,6 +131,11 @@ impl Cluster {
         self.wait_for_metrics(&[&format!("lamina_discovery_parts {count}")]);
     }
 
+    /// Until it knows what so many flists' starts read.
+    pub(crate) fn wait_for_profiles(&self, count: usize) {
+        self.wait_for_metrics(&[&format!("lamina_discovery_profiles {count}")]);
+    }
+
     fn wait_for_metrics(&self, lines: &[&str]) {
         let knows = |discovery: &Discovery| {
             let metrics = discovery.metrics();
@@ -420,11 +425,27 @@ impl Node {
 
     /// Mounts an image, without data that nobody reads.
     pub(crate) fn publish(&self, volume: &str, image: &Image) -> Result<PathBuf, Status> {
+        self.publish_warm(volume, image, api::Warm::None)
+    }
+
+    /// The same, and what starts read is fetched.
+    pub(crate) fn publish_and_follow(&self, volume: &str, image: &Image) -> PathBuf {
+        self.publish_warm(volume, image, api::Warm::Profile)
+            .unwrap()
+    }
+
+    fn publish_warm(
+        &self,
+        volume: &str,
+        image: &Image,
+        warm: api::Warm,
+    ) -> Result<PathBuf, Status> {
         let target = self.target(volume);
         let order = api::PublishRequest {
             volume_id: volume.into(),
             target: target.display().to_string(),
             source: Some(image.source()),
+            prefetch: warm.into(),
             ..api::PublishRequest::default()
         };
         let mut client = NodeClient::new(self.channel());
