@@ -276,6 +276,7 @@ fn of_registry(error: &RegistryError) -> Option<u8> {
         RegistryError::NotFound { .. } => Some(NOT_FOUND),
         RegistryError::Denied { .. } | RegistryError::Credentials(_) => Some(AUTH),
         RegistryError::RateLimited { .. }
+        | RegistryError::NotBefore { .. }
         | RegistryError::Status { .. }
         | RegistryError::Transport { .. }
         | RegistryError::Short { .. } => Some(UNAVAILABLE),
@@ -341,6 +342,14 @@ mod tests {
             registry(RegistryError::RateLimited {
                 url: url(),
                 attempts: 3
+            }),
+            6
+        );
+        assert_eq!(
+            registry(RegistryError::NotBefore {
+                url: url(),
+                status: 429,
+                wait: std::time::Duration::from_secs(600)
             }),
             6
         );

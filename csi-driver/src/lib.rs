@@ -18,6 +18,10 @@ pub mod capability;
 pub mod controller;
 pub mod deadline;
 pub mod events;
+#[cfg(test)]
+#[path = "../tests/csi/fake.rs"]
+#[allow(dead_code, reason = "of what the other tests need")]
+mod fake;
 pub mod flists;
 pub mod health;
 pub mod identity;

@@ -105,8 +105,14 @@ impl node_server::Node for Node {
             volume_id: key.clone(),
             target: target.as_str().to_owned(),
         };
-        let agent = self.agent.clone();
-        let work = async move { agent.unpublish(deadline, ask).await };
+        let node = self.clone();
+        let work = async move {
+            let (volume, target) = (&ask.volume_id, &ask.target);
+            node.starts
+                .end(volume, target, &node.agent, &node.events)
+                .await;
+            node.agent.unpublish(deadline, ask).await
+        };
         self.calls.run(vec![key], deadline, work).await?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }

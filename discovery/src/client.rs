@@ -24,8 +24,8 @@ use lamina_proto::lamina::v1::partials_client::PartialsClient;
 use lamina_proto::lamina::v1::placement_client::PlacementClient;
 use lamina_proto::lamina::v1::profiles_client::ProfilesClient;
 use lamina_proto::lamina::v1::{
-    FindHomesRequest, FindPartialsRequest, GetProfileRequest, GetProfileResponse, Home,
-    PartialHolder, PutPartialsRequest, PutProfileRequest,
+    FindHomesRequest, FindPartialsRequest, FindUnknownRequest, GetProfileRequest,
+    GetProfileResponse, Home, PartialHolder, PutPartialsRequest, PutProfileRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -116,6 +116,7 @@ pub struct Client {
     held: watch::Sender<Option<Arc<Holding>>>,
     life: u64,
     states: AtomicU64,
+    told_whole: watch::Sender<u64>,
     reporting: JoinHandle<()>,
     config: ClientConfig,
 }
@@ -128,18 +129,21 @@ impl Client {
     pub fn start(config: ClientConfig) -> Result<Self, TlsError> {
         let replicas = Arc::new(Replicas::new(&config)?);
         let (held, holds) = watch::channel(None);
+        let told_whole = watch::Sender::new(0);
         let reporter = report::Reporter {
             replicas: Arc::clone(&replicas),
             tempo: config.tempo.clone(),
             deadline: config.deadline,
             look_every: config.look_every,
             clock: Clock::system(),
+            told_whole: told_whole.clone(),
         };
         Ok(Self {
             replicas,
             held,
             life: Random::new().next_u64(),
             states: AtomicU64::new(0),
+            told_whole,
             reporting: tokio::spawn(reporter.run(holds)),
             config,
         })
@@ -305,6 +309,55 @@ impl Client {
         };
         let put = self.ask_until(self.config.deadline, put, |_| false).await;
         put.map(|_| ())
+    }
+
+    /// Changes when a replica did not know this node and was told everything: it may have been started again. What else
+    /// it forgot is to be told again, too.
+    pub fn told_whole(&self) -> watch::Receiver<u64> {
+        self.told_whole.subscribe()
+    }
+
+    /// Tells each replica what starts read of which it knows nothing; of starts of images' own commands, at most 256.
+    /// Best effort; gives how many were told, all replicas together.
+    pub async fn put_profiles_again(&self, kept: &[PutProfileRequest]) -> usize {
+        let digests: Vec<String> = kept.iter().map(|one| one.digest.clone()).collect();
+        let order = self.replicas.in_order().await;
+        let telling = order.into_iter().map(|(address, channel)| {
+            let digests = digests.clone();
+            async move {
+                let mut told = 0;
+                let all = self.put_unknown(channel, digests, kept, &mut told).await;
+                if let Err(error) = all {
+                    tracing::debug!(%address, %error, "tell again what starts read");
+                }
+                told
+            }
+        });
+        futures::future::join_all(telling).await.into_iter().sum()
+    }
+
+    async fn put_unknown(
+        &self,
+        channel: Channel,
+        digests: Vec<String>,
+        kept: &[PutProfileRequest],
+        told: &mut usize,
+    ) -> Result<(), Status> {
+        let late = |_| Status::deadline_exceeded("no answer in time");
+        let mut client = ProfilesClient::new(channel);
+        let asking = client.find_unknown(FindUnknownRequest { digests });
+        let asked = tokio::time::timeout(self.config.deadline, asking).await;
+        let unknown = asked.map_err(late)??.into_inner().unknown;
+        for place in unknown {
+            let Some(one) = kept.get(place as usize) else {
+                continue;
+            };
+            let putting = client.put_profile(one.clone());
+            let put = tokio::time::timeout(self.config.deadline, putting).await;
+            put.map_err(late)??;
+            *told += 1;
+        }
+        Ok(())
     }
 
     /// What a start will read: of the first replica that knows something of it; one that was started again may

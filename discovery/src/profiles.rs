@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use lamina_flist::{FlistDigest, Learnt, ProfileRange as Range, Sha256Digest};
 use lamina_proto::lamina::v1::{
-    GetProfileResponse, ProfileRange, PutProfileRequest, PutProfileResponse,
+    FindUnknownResponse, GetProfileResponse, ProfileRange, PutProfileRequest, PutProfileResponse,
 };
 
 use crate::beat::BadField;
@@ -23,6 +23,8 @@ pub struct ProfileLimits {
     pub entrypoint_args_max: usize,
     /// Bytes of all of them.
     pub entrypoint_bytes_max: usize,
+    /// Starts that are asked about at once.
+    pub asked_max: usize,
     /// Blobs of a flist whose reads were seen: one per layer.
     pub watched_max: usize,
 }
@@ -34,6 +36,7 @@ impl Default for ProfileLimits {
             ranges_max: 4 << 20,
             entrypoint_args_max: 256,
             entrypoint_bytes_max: 4 << 10,
+            asked_max: 256,
             watched_max: 1024,
         }
     }
@@ -50,6 +53,15 @@ struct Key {
 enum What {
     Manifest(Sha256Digest),
     Flist(FlistDigest),
+}
+
+impl What {
+    fn parse(digest: &str) -> Result<Self, impl std::fmt::Display> {
+        match digest.starts_with("sha256:") {
+            true => digest.parse().map(Self::Manifest),
+            false => digest.parse().map(Self::Flist),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +132,30 @@ impl Profiles {
         Ok(told)
     }
 
+    /// Which of these starts, each of an image's own command, nothing is known of.
+    ///
+    /// # Errors
+    /// Names the field that is not as it must be.
+    pub fn unknown(&self, digests: &[String]) -> Result<FindUnknownResponse, BadField> {
+        let field = "digests";
+        if digests.len() > self.limits.asked_max {
+            return Err(BadField::new(field, "there are too many of them"));
+        }
+        let mut unknown = Vec::new();
+        for (index, digest) in digests.iter().enumerate() {
+            let what = What::parse(digest);
+            let what = what.map_err(|error| BadField::at(field, index, error))?;
+            let key = Key {
+                what,
+                entrypoint: Vec::new(),
+            };
+            if !self.known.contains_key(&key) {
+                unknown.push(index as u32);
+            }
+        }
+        Ok(FindUnknownResponse { unknown })
+    }
+
     /// Profiles, and ranges of all of them.
     pub fn totals(&self) -> (usize, usize) {
         (self.known.len(), self.ranges)
@@ -134,11 +170,7 @@ impl Profiles {
         if bytes > self.limits.entrypoint_bytes_max {
             return Err(bad("its arguments are too long"));
         }
-        let what = match digest.starts_with("sha256:") {
-            true => digest.parse().map(What::Manifest),
-            false => digest.parse().map(What::Flist),
-        };
-        let what = what.map_err(|error| BadField::new("digest", error))?;
+        let what = What::parse(digest).map_err(|error| BadField::new("digest", error))?;
         Ok(Key { what, entrypoint })
     }
 
@@ -239,6 +271,7 @@ mod tests {
             entrypoint: vec!["python".into()],
             ranges,
             watched_blobs: vec![0],
+            node_id: String::new(),
         }
     }
 
@@ -268,6 +301,23 @@ mod tests {
             .put(put(manifest.clone(), vec![range(1, 1, 1)]))
             .unwrap();
         assert_eq!(get(&mut profiles, &manifest).ranges, [range(1, 1, 1)]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_by_its_place() {
+        let mut profiles = Profiles::new(ProfileLimits::default());
+        for n in [1, 3] {
+            let mut known = put(flist(n), vec![range(0, 5, 3)]);
+            known.entrypoint.clear();
+            profiles.put(known).unwrap();
+        }
+        profiles.put(put(flist(2), vec![range(0, 5, 3)])).unwrap();
+        let asked: Vec<String> = (0..4).map(flist).collect();
+        assert_eq!(profiles.unknown(&asked).unwrap().unknown, [0, 2]);
+        let bad = profiles.unknown(&[flist(1), "sha256:1".into()]);
+        assert_eq!(bad.unwrap_err().field(), "digests[1]");
+        let many = profiles.unknown(&vec![flist(1); 257]);
+        assert_eq!(many.unwrap_err().field(), "digests");
     }
 
     #[test]

@@ -17,8 +17,8 @@ use lamina_proto::lamina::v1::placement_server::{Placement, PlacementServer};
 use lamina_proto::lamina::v1::profiles_server::ProfilesServer;
 use lamina_proto::lamina::v1::{
     FindHomesRequest, FindHomesResponse, FindPartialsRequest, FindPartialsResponse,
-    GetProfileRequest, GetProfileResponse, Home, PartialHolder, PutPartialsRequest,
-    PutPartialsResponse, PutProfileRequest, PutProfileResponse,
+    FindUnknownRequest, FindUnknownResponse, GetProfileRequest, GetProfileResponse, Home,
+    PartialHolder, PutPartialsRequest, PutPartialsResponse, PutProfileRequest, PutProfileResponse,
 };
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -263,6 +263,17 @@ impl Service {
         Ok(FindPartialsResponse { holders })
     }
 
+    /// Of nodes alone, each by its own name: what it says steers what all of them fetch.
+    fn put_profile(
+        &self,
+        request: Request<PutProfileRequest>,
+    ) -> Result<PutProfileResponse, Refusal> {
+        self.0
+            .identity
+            .check(&request, &request.get_ref().node_id)?;
+        Ok(self.profiles().put(request.into_inner())?)
+    }
+
     async fn resolve(&self, request: ResolveImageRequest) -> Result<ResolveImageResponse, Refusal> {
         let platform = [
             request.platform_os.as_str(),
@@ -451,8 +462,17 @@ impl lamina_proto::lamina::v1::profiles_server::Profiles for Service {
         request: Request<PutProfileRequest>,
     ) -> Result<Response<PutProfileResponse>, Status> {
         let began = Instant::now();
-        let done = self.profiles().put(request.into_inner());
-        self.answer("PutProfile", began, done.map_err(Refusal::from))
+        let done = Service::put_profile(self, request);
+        self.answer("PutProfile", began, done)
+    }
+
+    async fn find_unknown(
+        &self,
+        request: Request<FindUnknownRequest>,
+    ) -> Result<Response<FindUnknownResponse>, Status> {
+        let began = Instant::now();
+        let done = self.profiles().unknown(&request.get_ref().digests);
+        self.answer("FindUnknown", began, done.map_err(Refusal::from))
     }
 
     async fn get_profile(

@@ -5,6 +5,7 @@
 //! one version can talk to an agent of another: unknown fields are ignored, missing ones have
 //! defaults.
 
+pub use crate::docker_config::DockerConfig;
 use lamina_flist::BlobId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -95,6 +96,9 @@ pub struct MountCall {
     /// The image it was made of, by digest, where its layers can be pulled; else what the flist says.
     #[serde(default)]
     pub image: Option<String>,
+    /// Who may pull that image, if not everybody: for its registry alone. Held while it is mounted, and not put on record.
+    #[serde(default, skip_serializing_if = "DockerConfig::is_empty")]
+    pub docker_config: DockerConfig,
     /// Way of mounting.
     #[serde(default)]
     pub mode: ModeRequest,

@@ -2,6 +2,7 @@
 pub mod agent;
 pub mod api;
 pub mod cluster_file;
+pub mod docker_config;
 mod files;
 pub mod fill;
 pub mod holder;

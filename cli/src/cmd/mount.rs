@@ -98,6 +98,7 @@ fn mount_call(args: &args::Mount) -> Result<MountCall> {
         upper_medium: Medium::default(),
         sub_path: None,
         image: None,
+        docker_config: api::DockerConfig::default(),
         mode: match args.mode {
             ModeArg::Auto => ModeRequest::Auto,
             ModeArg::Erofs => ModeRequest::Erofs,

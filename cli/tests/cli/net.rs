@@ -2,6 +2,7 @@
 //! machine of its own, on cables of 200 Mbit/s; mutual TLS. One cluster at a time.
 
 mod bad_cables;
+mod learned;
 mod lost;
 mod network;
 mod nodes;

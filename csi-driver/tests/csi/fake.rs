@@ -29,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) aborts: u32,
     /// Makes the target directory, as the real one does.
     pub(crate) directories: bool,
+    /// What was fetched for each volume before it was asked for.
+    pub(crate) bytes_prefetched: u64,
     /// Requests to publish so far.
     pub(crate) publishes: u64,
 }
@@ -168,6 +170,7 @@ impl Node for Service {
         let volumes = model.volumes.values().map(|ask| Volume {
             volume_id: ask.volume_id.clone(),
             target: ask.target.clone(),
+            bytes_prefetched: model.bytes_prefetched,
             ..Volume::default()
         });
         Ok(Response::new(ListVolumesResponse {

@@ -28,6 +28,8 @@ pub(super) struct Reporter {
     pub(super) deadline: Duration,
     pub(super) look_every: Duration,
     pub(super) clock: Clock,
+    /// How often a replica that knows states was told everything.
+    pub(super) told_whole: watch::Sender<u64>,
 }
 
 impl Reporter {
@@ -116,6 +118,9 @@ impl Reporter {
         let told = self.tell_once(address, held.whole()).await?;
         // One that does not know states takes a change for everything.
         *confirmed = (told.state == held.state()).then_some(held);
+        if confirmed.is_some() {
+            self.told_whole.send_modify(|times| *times += 1);
+        }
         Ok(ttl(&told))
     }
 

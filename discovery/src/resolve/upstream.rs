@@ -153,6 +153,7 @@ fn of_registry(error: &RegistryError) -> Code {
         RegistryError::Credentials(_) => Code::FailedPrecondition,
         RegistryError::Manifest(error) => of_manifest(error),
         RegistryError::RateLimited { .. }
+        | RegistryError::NotBefore { .. }
         | RegistryError::Status { .. }
         | RegistryError::Transport { .. }
         | RegistryError::Short { .. }

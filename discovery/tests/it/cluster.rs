@@ -398,6 +398,7 @@ async fn profiles_reach_every_replica_and_outlive_one() {
             count: 3,
         }],
         watched_blobs: vec![0],
+        node_id: String::new(),
     };
     node.put_profile(put.clone()).await.unwrap();
     let get = GetProfileRequest {
@@ -580,4 +581,104 @@ async fn parts_are_refused_without_a_certificate() {
     let service = service(warm(), Identity::Certificate, Clock::system());
     let refused = service.put_partials(Request::new(parts("node-a"))).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_profile_is_told_by_a_node_in_its_own_name_alone() {
+    let authority = Authority::new();
+    let service = service(warm(), Identity::Certificate, Clock::system());
+    let replica = Replica::start(service, Some(authority.issue("discovery", &[SERVER])));
+    let with = |common: &str, names: &[&str]| {
+        let mut config = config(&[replica.at]);
+        config.tls = Some(ClientTls {
+            dir: authority.issue(common, names),
+            server_name: SERVER.into(),
+        });
+        Client::start(config).unwrap()
+    };
+    let told_by = |node: &str| PutProfileRequest {
+        digest: digest(1).to_string(),
+        ranges: vec![ProfileRange {
+            blob: 0,
+            first_entry: 7,
+            count: 3,
+        }],
+        node_id: node.into(),
+        ..PutProfileRequest::default()
+    };
+    let get = GetProfileRequest {
+        digest: digest(1).to_string(),
+        entrypoint: Vec::new(),
+    };
+    let user = with("user.lamina.internal", &["user.lamina.internal"]);
+    let node = with("node-a", &["node-a", "peer.lamina.internal"]);
+    for (client, name) in [
+        (&user, ""),
+        (&user, "node-a"),
+        (&user, "user.lamina.internal"),
+        (&node, "node-b"),
+        (&node, "peer.lamina.internal"),
+        (&node, ""),
+    ] {
+        match client.put_profile(told_by(name)).await {
+            Err(AskError::Refused(status)) => assert_eq!(status.code(), Code::PermissionDenied),
+            other => panic!("{name:?}: {other:?}"),
+        }
+    }
+    let known = user.get_profile(get.clone()).await.unwrap();
+    assert!(known.ranges.is_empty(), "nothing of it was taken in");
+    node.put_profile(told_by("node-a")).await.unwrap();
+    let known = user.get_profile(get).await.unwrap();
+    assert_eq!(known.ranges, told_by("").ranges, "whoever may ask may know");
+}
+
+#[tokio::test]
+async fn profiles_are_told_again_when_every_replica_started_again() {
+    let start = |at: std::net::SocketAddr| Replica::start_at(at, plain(warm()), None);
+    let (a, b) = (
+        Replica::start(plain(warm()), None),
+        Replica::start(plain(warm()), None),
+    );
+    let node = client(&[a.at, b.at]);
+    let mut whole = node.told_whole();
+    node.report(holds("node-a", [1]));
+    until("both are told everything", async || *whole.borrow() == 2).await;
+    let start_of = |n: u32| PutProfileRequest {
+        digest: digest(n).to_string(),
+        ranges: vec![ProfileRange {
+            blob: 0,
+            first_entry: n,
+            count: 3,
+        }],
+        node_id: "node-a".into(),
+        ..PutProfileRequest::default()
+    };
+    let kept = [start_of(1), start_of(2)];
+    for one in &kept {
+        node.put_profile(one.clone()).await.unwrap();
+    }
+    assert_eq!(node.put_profiles_again(&kept).await, 0, "they know them");
+    whole.mark_unchanged();
+    let (at_a, at_b) = (a.end().await, b.end().await);
+    let (a, b) = (start(at_a), start(at_b));
+    until("both are told everything again", async || {
+        *whole.borrow() >= 4
+    })
+    .await;
+    assert!(whole.has_changed().unwrap());
+    let get = |n: u32| GetProfileRequest {
+        digest: digest(n).to_string(),
+        entrypoint: Vec::new(),
+    };
+    assert!(node.get_profile(get(1)).await.unwrap().ranges.is_empty());
+    // Another node was faster with one of them.
+    let at_one = client(&[a.at]);
+    at_one.put_profile(kept[1].clone()).await.unwrap();
+    assert_eq!(node.put_profiles_again(&kept).await, 3);
+    for replica in [&a, &b] {
+        for n in [1, 2] {
+            let told = client(&[replica.at]).get_profile(get(n)).await.unwrap();
+            assert_eq!(told.ranges, start_of(n).ranges);
+        }
+    }
 }

@@ -162,7 +162,7 @@ impl Transfer {
                 }
                 Failure::Again(wait, error) => {
                     tracing::debug!(%error, have = self.have, "resuming");
-                    self.fetcher.pause(attempt, wait).await;
+                    self.fetcher.pause(attempt, wait, error).await?;
                 }
             }
             attempt += 1;

@@ -156,25 +156,36 @@ impl Fetcher {
                 }
                 Err(Failure::Again(wait, error)) => {
                     tracing::debug!(%error, attempt, "retrying");
-                    self.pause(attempt, wait).await;
+                    self.pause(attempt, wait, error).await?;
                 }
             }
             attempt += 1;
         }
     }
 
-    /// Waits before try `attempt + 1`.
-    pub(super) async fn pause(&self, attempt: u32, asked: Option<Duration>) {
+    /// Waits before try `attempt + 1`, at least as long as the server asked for.
+    ///
+    /// # Errors
+    /// When that is longer than is waited for here: asking too early makes it longer for everybody, and whoever wants the
+    /// answer knows better whether to come back then. `error` is what came of this try.
+    pub(super) async fn pause(
+        &self,
+        attempt: u32,
+        asked: Option<Duration>,
+        error: RegistryError,
+    ) -> Result<(), RegistryError> {
+        let asked = asked.unwrap_or_default();
+        if asked > self.options.backoff_max {
+            return Err(not_before(error, asked));
+        }
         let doubled = self
             .options
             .backoff
             .saturating_mul(1 << (attempt - 1).min(16));
         // Half of it at random, so that many nodes do not come back at once.
         let wait = doubled / 2 + (doubled / 2).mul_f64(unit_random());
-        let wait = wait
-            .max(asked.unwrap_or_default())
-            .min(self.options.backoff_max);
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(wait.min(self.options.backoff_max).max(asked)).await;
+        Ok(())
     }
 
     /// One request with redirects and, once, a fresh token.
@@ -441,6 +452,18 @@ pub(super) fn parse_url(text: &str, url: &str) -> Result<Url, RegistryError> {
         url: url.to_owned(),
         why: "not a URL",
     })
+}
+
+fn not_before(error: RegistryError, wait: Duration) -> RegistryError {
+    match error {
+        RegistryError::RateLimited { url, .. } => RegistryError::NotBefore {
+            url,
+            status: StatusCode::TOO_MANY_REQUESTS.as_u16(),
+            wait,
+        },
+        RegistryError::Status { url, status } => RegistryError::NotBefore { url, status, wait },
+        other => other,
+    }
 }
 
 pub(super) fn with_attempts(error: RegistryError, attempts: u32) -> RegistryError {

@@ -43,7 +43,8 @@ pub struct RegistryOptions {
     pub attempts: u32,
     /// Wait before the second try; doubles from there.
     pub backoff: Duration,
-    /// Longest wait between tries, whatever `Retry-After` says.
+    /// Longest wait between tries. A server that wants to be left alone for longer (`Retry-After`) is not asked again:
+    /// [`RegistryError::NotBefore`].
     pub backoff_max: Duration,
 }
 
@@ -85,6 +86,16 @@ pub enum RegistryError {
         url: String,
         /// Tries made.
         attempts: u32,
+    },
+    /// It wants to be left alone for longer than is waited for.
+    #[error("{url}: the server answered {status} and wants to be asked again in {} s, not before", .wait.as_secs())]
+    NotBefore {
+        /// What was asked for.
+        url: String,
+        /// The status code.
+        status: u16,
+        /// How long.
+        wait: Duration,
     },
     /// It answered with another error.
     #[error("{url}: the server answered {status}")]
@@ -155,6 +166,7 @@ impl RegistryError {
             Self::NotFound { url }
             | Self::Denied { url, .. }
             | Self::RateLimited { url, .. }
+            | Self::NotBefore { url, .. }
             | Self::Status { url, .. }
             | Self::Transport { url, .. }
             | Self::TooLong { url, .. }

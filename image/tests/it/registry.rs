@@ -65,6 +65,55 @@ fn faulty(
     })
 }
 
+/// A server that answers so to every request for a path with this part, and counts them.
+fn busy(part: &'static str, status: u16, retry_after: &'static str) -> (Server, Arc<AtomicUsize>) {
+    let (good, asked) = (registry(&sample(), "a/b"), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&asked);
+    let server = Server::start(move |request| {
+        if !request.path.contains(part) {
+            return good(request);
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+        Response::status(status).with("Retry-After", retry_after)
+    });
+    (server, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_to_be_left_alone_for_long_is_asked_once_and_says_how_long() {
+    let patient = RegistryOptions {
+        backoff_max: Duration::from_secs(30),
+        ..options()
+    };
+    for (part, status, shown) in [
+        ("manifests", 429, "429"),
+        ("manifests", 503, "503"),
+        ("blobs", 429, "429"),
+    ] {
+        let (server, asked) = busy(part, status, "600");
+        let error = pull_with(&server, ":t", patient.clone()).await.unwrap_err();
+        let expected = format!("the server answered {shown} and wants to be asked again in 600 s");
+        assert!(error.contains(&expected), "{part}: {error}");
+        match part {
+            "manifests" => assert_eq!(asked.load(Ordering::Relaxed), 1, "{status}"),
+            // The layers and the config, each once at most.
+            _ => assert!((1..=sample().layers.len() + 1).contains(&asked.load(Ordering::Relaxed))),
+        }
+    }
+    // What is asked for and not more than is waited for is waited for: as often as there are tries.
+    let within = RegistryOptions {
+        backoff_max: Duration::from_secs(1),
+        attempts: 2,
+        ..options()
+    };
+    let (server, asked) = busy("manifests", 429, "1");
+    let began = std::time::Instant::now();
+    let error = pull_with(&server, ":t", within).await.unwrap_err();
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(error.contains("too many requests, 2 tries"), "{error}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
 async fn from_layout(dir: &Path) -> Converted {
     let oci = dir.join("oci");
     sample().write_layout(&oci);

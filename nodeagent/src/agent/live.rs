@@ -7,6 +7,7 @@ use crate::agent::prefetch;
 use crate::agent::resident::Places;
 use crate::agent::sources::Source;
 use crate::api::{MountCall, MountInfo, MountState};
+use crate::docker_config::DockerConfig;
 use crate::mountd::Watch;
 use lamina_flist::{BlobId, FlistDigest, Profile, ProfileSource};
 use lamina_mount::blobfs::BlobStats;
@@ -59,6 +60,13 @@ impl LiveFlist {
         let total = self.sources.iter().map(|source| source.bytes_total()).sum();
         let local = self.sources.iter().map(|source| source.bytes_local()).sum();
         (total, local)
+    }
+
+    /// Its layers are pulled with these credentials where nobody has them, for as long as somebody holds them.
+    pub(crate) fn lend(&self, config: &Arc<DockerConfig>) {
+        for source in &self.sources {
+            source.lend(&self.digest, config);
+        }
     }
 
     /// Plain bytes brought since the blobs were opened.
@@ -132,6 +140,8 @@ pub(crate) struct LiveMount {
     pub(crate) ready_us: AtomicU64,
     /// Keeps others from using the same UPPER for as long as its union lives.
     pub(crate) upper: Option<Arc<UpperDirs>>,
+    /// Who mounted it, to the image's registry; nobody after an agent's restart, until it is mounted anew.
+    pub(crate) docker_config: Option<Arc<DockerConfig>>,
 }
 
 impl LiveMount {
@@ -141,6 +151,7 @@ impl LiveMount {
             flist: Arc::clone(&self.flist),
             ready_us: self.ready_us.load(Ordering::Relaxed).into(),
             upper: self.upper.clone().filter(|_| extra.union.is_some()),
+            docker_config: self.docker_config.clone(),
             extra,
         }
     }

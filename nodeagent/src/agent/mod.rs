@@ -23,7 +23,7 @@ mod mounts;
 pub mod offline;
 mod overlap;
 mod prefetch;
-mod profile;
+pub(crate) mod profile;
 mod resident;
 mod sources;
 mod space;
@@ -31,6 +31,7 @@ mod stores;
 pub mod trouble;
 mod watch;
 
+pub(crate) use cluster::told_range;
 pub(crate) use failure::of_store;
 
 use crate::instance::Instance;

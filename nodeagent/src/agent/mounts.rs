@@ -110,8 +110,12 @@ impl Agent {
     }
 
     /// Mounts; answers when the target shows the flist.
-    pub(crate) async fn mount(self: &Arc<Self>, call: MountCall) -> Result<MountInfo> {
-        self.in_turn(move |agent| agent.mount_now(&call)).await
+    pub(crate) async fn mount(self: &Arc<Self>, mut call: MountCall) -> Result<MountInfo> {
+        // Not a moment in what is put on record.
+        let config = std::mem::take(&mut call.docker_config);
+        let config = (!config.is_empty()).then(|| Arc::new(config));
+        self.in_turn(move |agent| agent.mount_now(&call, config))
+            .await
     }
 
     /// Unmounts; the last mount of a flist closes its blobs.

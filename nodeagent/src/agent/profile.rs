@@ -20,6 +20,26 @@ impl ProfileDir {
         Ok(Self(dir))
     }
 
+    /// The one of a state directory, which may not be there yet: only to be looked at.
+    pub(crate) fn of(state: &Path) -> Self {
+        Self(state.join("profiles"))
+    }
+
+    /// Those learnt last, the newest first.
+    pub(crate) fn latest(&self, count_max: usize) -> Vec<(FlistDigest, Profile)> {
+        let files = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let known = files.filter_map(|file| {
+            let name = file.file_name().into_string().ok()?;
+            let digest: FlistDigest = name.strip_suffix(".json")?.parse().ok()?;
+            Some((file.metadata().ok()?.modified().ok()?, digest))
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_unstable_by(|a, b| b.cmp(a));
+        known.truncate(count_max);
+        let load = |(_, digest)| Some((digest, self.load(&digest)?));
+        known.into_iter().filter_map(load).collect()
+    }
+
     /// The profile learnt for a flist; `None` when there is none or it cannot be used.
     pub(crate) fn load(&self, digest: &FlistDigest) -> Option<Profile> {
         self.read(digest).map(Profile::from)

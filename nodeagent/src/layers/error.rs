@@ -166,6 +166,7 @@ fn of_registry(error: &RegistryError) -> EnsureErrorKind {
         RegistryError::Manifest(error) => of_manifest(error),
         RegistryError::TooLong { .. } => EnsureErrorKind::ResourceExhausted,
         RegistryError::RateLimited { .. }
+        | RegistryError::NotBefore { .. }
         | RegistryError::Status { .. }
         | RegistryError::Transport { .. }
         | RegistryError::Short { .. }

@@ -18,7 +18,7 @@ use super::peers::PeerError;
 use super::wanted::WantedImage;
 
 /// A docker config.json: who asks.
-pub(super) const CONFIG_KEY: &str = "lamina-docker-config-bin";
+pub(crate) const CONFIG_KEY: &str = "lamina-docker-config-bin";
 /// Present: the callee is to read the registry itself, and nobody else.
 pub(super) const AS_HOME_KEY: &str = "lamina-as-home";
 /// How long a pull may take. A home that dies is noticed by its connection, long before.

@@ -37,6 +37,7 @@ use std::path::PathBuf;
 pub use cluster::{Cluster, ClusterConfig, ClusterError};
 pub use error::{EnsureError, EnsureErrorKind};
 pub(crate) use flight::{called_off, ended, on_thread};
+pub(crate) use home::CONFIG_KEY;
 pub use layerstore::{Ensured, EnsuredLayer, LayerCounts, Layerstore, Origin};
 pub use ledger::NoRoom;
 pub use open::{OpenLayer, WholeLayers};

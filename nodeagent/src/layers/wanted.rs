@@ -63,7 +63,7 @@ impl WantedImage {
     }
 
     /// The credentials for another node that acts for the same caller.
-    pub(super) fn docker_config(&self) -> Vec<u8> {
+    pub(crate) fn docker_config(&self) -> Vec<u8> {
         self.credentials
             .to_docker_config(self.named.reference.registry())
     }

@@ -12,6 +12,7 @@ use lamina_proto::lamina::v1::{ImageSource, Source};
 
 use super::error::NodeError;
 use super::library::{self, Have};
+use crate::docker_config::DockerConfig;
 use crate::layers::{self, Ensured, Layerstore, WantedImage};
 
 /// Longest time that layers are kept for one call.
@@ -52,6 +53,25 @@ fn image_of(source: &Source) -> Option<&ImageSource> {
         From::Image(image) => Some(image),
         From::Flist(flist) => flist.image.as_ref(),
         From::Archive(_) => None,
+    }
+}
+
+/// The credentials of whoever asks for an image, for its registry alone: what its layers are pulled with while it is
+/// mounted.
+pub(super) async fn docker_config(source: &Source, have: &Have) -> DockerConfig {
+    let Some(image) = image_of(source).filter(|image| !image.docker_config_json.is_empty()) else {
+        return DockerConfig::default();
+    };
+    let wanted = async {
+        let named = library::named(image, &have.info.manifest)?;
+        WantedImage::of(named, image.docker_config_json.clone()).await
+    };
+    match wanted.await {
+        Ok(wanted) => DockerConfig::new(wanted.docker_config()),
+        Err(error) => {
+            tracing::warn!(%error, "layers that nobody holds will be pulled without credentials");
+            DockerConfig::default()
+        }
     }
 }
 

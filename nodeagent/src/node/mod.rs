@@ -31,6 +31,7 @@ pub mod partials;
 mod publish;
 mod server;
 mod source;
+mod starts;
 mod stats;
 mod sweep;
 mod target;
@@ -191,6 +192,8 @@ fn tell_of_cluster(config: &NodeConfig, parts: &Parts) -> Result<JoinSet<()>> {
     let layers = parts.layers.as_ref();
     if let Some(discovery) = layers.and_then(|layers| layers.store.discovery()) {
         let cache = CacheDir::new(config.cache.clone());
+        let (node, state) = (config.node.clone(), config.state.clone());
+        keeping.spawn(starts::tell_again(Arc::clone(&discovery), node, state));
         keeping.spawn(partials::report(discovery, config.node.clone(), cache));
     }
     match config.cluster.clone() {

@@ -21,6 +21,7 @@ use tonic::Code;
 use super::Parts;
 use super::daemons::blocking;
 use super::error::NodeError;
+use super::keep;
 use super::library::Have;
 use super::listen::stopped;
 use super::order::Order;
@@ -253,6 +254,7 @@ impl Publisher {
             upper_medium: what.overlay_medium,
             sub_path: (!what.sub_path.is_empty()).then(|| what.sub_path.clone()),
             image: have.image(),
+            docker_config: keep::docker_config(&order.named.source, have).await,
             mode: ModeRequest::Auto,
             stores,
             store_env: self.parts.settings.store_env.clone(),

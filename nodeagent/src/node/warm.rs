@@ -135,6 +135,7 @@ fn mount_call(parts: &Parts, have: &Have, target: PathBuf) -> MountCall {
         upper_medium: Medium::default(),
         sub_path: None,
         image: have.image(),
+        docker_config: api::DockerConfig::default(),
         mode: ModeRequest::Auto,
         stores: have.stores.clone(),
         store_env: parts.settings.store_env.clone(),

@@ -99,6 +99,7 @@ fn call(args: &Run, flist: &Path, target: &Path) -> Result<MountCall> {
         upper_medium: api::Medium::default(),
         sub_path: None,
         image: None,
+        docker_config: api::DockerConfig::default(),
         mode: api::ModeRequest::Auto,
         stores: stores.collect::<Result<_>>()?,
         store_env: stores::env(&args.access)?,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use lamina_proto::lamina::v1 as api;
 use lamina_proto::lamina::v1::node_client::NodeClient;
-use lamina_proto::layerstore::v1::PullImageRequest;
 use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
+use lamina_proto::layerstore::v1::{PruneCacheRequest, PullImageRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 use tonic::Status;
@@ -129,6 +129,11 @@ impl Cluster {
     /// Until it knows so many blobs that nodes read, each of each node.
     pub(crate) fn wait_for_parts(&self, count: usize) {
         self.wait_for_metrics(&[&format!("lamina_discovery_parts {count}")]);
+    }
+
+    /// Until it knows what so many flists' starts read.
+    pub(crate) fn wait_for_profiles(&self, count: usize) {
+        self.wait_for_metrics(&[&format!("lamina_discovery_profiles {count}")]);
     }
 
     fn wait_for_metrics(&self, lines: &[&str]) {
@@ -420,11 +425,41 @@ impl Node {
 
     /// Mounts an image, without data that nobody reads.
     pub(crate) fn publish(&self, volume: &str, image: &Image) -> Result<PathBuf, Status> {
+        self.publish_as(volume, image, "")
+    }
+
+    /// The same, as somebody with this docker configuration.
+    pub(crate) fn publish_as(
+        &self,
+        volume: &str,
+        image: &Image,
+        docker_config: &str,
+    ) -> Result<PathBuf, Status> {
+        let mut source = image.source();
+        if let Some(api::source::From::Image(image)) = &mut source.from {
+            image.docker_config_json = docker_config.into();
+        }
+        self.publish_warm(volume, source, api::Warm::None)
+    }
+
+    /// The same, and what starts read is fetched.
+    pub(crate) fn publish_and_follow(&self, volume: &str, image: &Image) -> PathBuf {
+        self.publish_warm(volume, image.source(), api::Warm::Profile)
+            .unwrap()
+    }
+
+    fn publish_warm(
+        &self,
+        volume: &str,
+        source: api::Source,
+        warm: api::Warm,
+    ) -> Result<PathBuf, Status> {
         let target = self.target(volume);
         let order = api::PublishRequest {
             volume_id: volume.into(),
             target: target.display().to_string(),
-            source: Some(image.source()),
+            source: Some(source),
+            prefetch: warm.into(),
             ..api::PublishRequest::default()
         };
         let mut client = NodeClient::new(self.channel());
@@ -474,6 +509,14 @@ impl Node {
         self.runtime.block_on(client.pull_image(order)).map(drop)
     }
 
+    /// Has its layerstore drop everything that nobody holds on to; gives how many layers went.
+    pub(crate) fn prune(&self) -> i32 {
+        let mut client = LayerStoreClient::new(self.channel());
+        let pruned = client.prune_cache(PruneCacheRequest { percent: 100.0 });
+        let pruned = self.runtime.block_on(pruned).unwrap();
+        pruned.into_inner().evicted_layers
+    }
+
     pub(crate) fn volumes(&self) -> Vec<api::Volume> {
         let mut client = NodeClient::new(self.channel());
         let listed = client.list_volumes(api::ListVolumesRequest {});
@@ -482,7 +525,7 @@ impl Node {
     }
 
     /// What its processes said.
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let node = std::fs::read_to_string(self.machine.path("node.log"));
         [node.unwrap_or_default(), self.machine.log()].concat()
     }

@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::network::Place;
 use super::nodes::{Cluster, Image, Node, Shape};
+use super::readers::Readers;
 use super::turn;
 use crate::node::images::server::{Reply, Server};
 
@@ -179,4 +180,74 @@ fn whatever_a_registry_does_pulls_end_well_or_leave_nothing() {
     assert!(registry.authorized() > before);
     assert!(storage.count("GET /v2/a/b/blobs/") >= 2);
     assert_eq!(storage.authorized(), 0);
+}
+
+/// Every file below a directory that has this text in it, but for programs.
+fn files_with(dir: &std::path::Path, text: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let seen = std::fs::symlink_metadata(&path).unwrap();
+        if seen.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if seen.is_file() && seen.len() < 8 << 20 {
+            let bytes = std::fs::read(&path).unwrap();
+            let has = bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes());
+            found.extend(has.then_some(path));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_private_image_is_read_on_when_nobody_holds_its_layers_any_more() {
+    let _turn = turn();
+    let cluster = Cluster::start(Shape {
+        nodes: 3,
+        ..Shape::default()
+    });
+    let server = &cluster.registry.server;
+    server.content.lock().unwrap().authorization = Some(format!("Basic {BASIC}"));
+    let me = format!(
+        r#"{{"auths":{{"{}":{{"auth":"{BASIC}"}},"other.test":{{"auth":"b3RoZXI6b3RoZXI="}}}}}}"#,
+        server.address
+    );
+    let image = cluster.registry.push("private", 2, 1 << 20);
+    let [holder, reader, other] = [0, 1, 2].map(|number| &cluster.nodes[number]);
+    holder.pull_as(&image, &me).unwrap();
+    let root = reader.publish_as("v", &image, &me).unwrap();
+    assert_eq!(cluster.registry.reads(&image), [1, 1]);
+    // Who holds its layers, also as their homes, needs the room: only the registry is left.
+    let gone: i32 = cluster.nodes.iter().map(Node::prune).sum();
+    assert!(gone >= 2, "{gone}");
+    for node in &cluster.nodes {
+        assert_eq!(layer_files(node), [""; 0], "{}", node.name);
+    }
+    Readers::start(8, &[root], &image.files, 6).end();
+    assert_eq!(cluster.fetched(&[1]).0, image.bytes());
+    assert_eq!(
+        cluster.registry.reads(&image),
+        [2, 2],
+        "once for all, again"
+    );
+    // What is here again is for those whom the registry shows it.
+    for node in [holder, other] {
+        let refused = node.publish("v", &image).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        let refused = node.pull_as(&image, "").unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    }
+    // Nothing of who asked is written down, or said.
+    for node in &cluster.nodes {
+        for secret in [BASIC, "\"secret\"", "b3RoZXI6b3RoZXI="] {
+            for dir in ["state", "run"] {
+                let found = files_with(&node.machine.path(dir), secret);
+                assert!(found.is_empty(), "{}: {found:?}", node.name);
+            }
+            assert!(!node.log().contains(secret));
+        }
+    }
+    reader.unpublish("v");
 }

@@ -36,6 +36,7 @@ use known::Known;
 use member::Makings;
 pub(crate) use member::Member;
 pub(crate) use peers::How;
+pub(crate) use profiles::told_range;
 pub(crate) use pull::Image;
 
 /// Between two looks at the file and the certificates.

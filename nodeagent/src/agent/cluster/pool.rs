@@ -36,6 +36,11 @@ impl Pool {
         }
     }
 
+    /// Whether nobody else hears what is said to nodes.
+    pub(super) fn is_private(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// The connection to a node.
     pub(super) fn to(&self, endpoint: &str) -> Result<Channel, Error> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);

@@ -32,20 +32,25 @@ impl Member {
         start: &[ProfileRange],
         watched: &[u16],
     ) {
-        let told = |range: &ProfileRange| Told {
-            blob: range.blob.into(),
-            first_entry: range.first_entry,
-            count: range.count,
-        };
         let request = PutProfileRequest {
             digest: flist.to_string(),
             entrypoint: Vec::new(),
-            ranges: start.iter().map(told).collect(),
+            ranges: start.iter().copied().map(told_range).collect(),
             watched_blobs: watched.iter().map(|blob| (*blob).into()).collect(),
+            node_id: self.node().to_string(),
         };
         if let Err(error) = self.discovery.put_profile(request).await {
             tracing::debug!(%error, %flist, "tell what a start read");
         }
+    }
+}
+
+/// As it is told.
+pub(crate) fn told_range(range: ProfileRange) -> Told {
+    Told {
+        blob: range.blob.into(),
+        first_entry: range.first_entry,
+        count: range.count,
     }
 }
 

@@ -9,17 +9,20 @@ use lamina_proto::lamina::v1::Home;
 use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
 use lamina_proto::layerstore::v1::{EnsureLayersRequest, Layer};
 use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
 use super::known::Holder;
 use super::member::Member;
+use crate::docker_config::{DockerConfig, Lent};
+use crate::layers::CONFIG_KEY;
 
 /// A home that does not say so much as a refusal within this time is pulling; a reader waits no longer for it than its
 /// own deadline.
 const HOMES: usize = 4;
 
 /// What a layer is pulled as part of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Image {
     /// The reference that was asked for.
     reference: String,
@@ -27,6 +30,8 @@ pub(crate) struct Image {
     manifest: Option<Sha256Digest>,
     /// os, arch, variant.
     platform: [String; 3],
+    /// Who may pull it.
+    pub(crate) lent: Lent,
 }
 
 impl Image {
@@ -42,6 +47,7 @@ impl Image {
                 .to_owned(),
             manifest: provenance.manifest,
             platform: std::array::from_fn(|_| parts.next().unwrap_or_default()),
+            lent: Lent::default(),
         }
     }
 
@@ -104,7 +110,9 @@ impl Member {
         }
         let holder = Holder::new(&home.node_id, home.endpoint.clone(), None)?;
         let channel = self.pool.to(&holder.endpoint).ok()?;
-        match ensure(channel, layer, image, until).await {
+        // Others on the way do not hear who asks: a home that needs to know refuses, and our own pulls.
+        let as_whom = image.lent.latest().filter(|_| self.pool.is_private());
+        match ensure(channel, layer, image, as_whom, until).await {
             Ok(()) => {
                 known.was_brought(holder.clone());
                 Some(Brought::Peer(holder))
@@ -138,7 +146,8 @@ impl Member {
         image: &Image,
         until: Instant,
     ) -> Option<Brought> {
-        match ensure(self.own.clone(), layer, image, until).await {
+        let as_whom = image.lent.latest();
+        match ensure(self.own.clone(), layer, image, as_whom, until).await {
             Ok(()) => Some(Brought::Own),
             Err(why) => {
                 tracing::warn!(%layer, why, "our own layerstore does not pull a layer");
@@ -152,10 +161,16 @@ async fn ensure(
     channel: Channel,
     layer: &Sha256Digest,
     image: &Image,
+    as_whom: Option<Arc<DockerConfig>>,
     until: Instant,
 ) -> Result<(), String> {
     let mut client = LayerStoreClient::new(channel);
     let mut request = tonic::Request::new(image.request(layer));
+    if let Some(config) = as_whom {
+        let mut config = MetadataValue::from_bytes(config.as_bytes());
+        config.set_sensitive(true);
+        request.metadata_mut().insert_bin(CONFIG_KEY, config);
+    }
     let left = until.saturating_duration_since(Instant::now());
     request.set_timeout(left.max(Duration::from_millis(1)));
     match timeout_at(until, client.ensure_layers(request)).await {

@@ -112,6 +112,7 @@ impl Agent {
             extra: extra.clone(),
             ready_us: 0.into(),
             upper: hold_upper(extra).map(Arc::new),
+            docker_config: None,
         }))
     }
 

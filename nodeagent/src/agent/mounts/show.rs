@@ -12,6 +12,7 @@ use crate::agent::kernel::View;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
 use crate::agent::{failure, kernel, overlap, stores};
 use crate::api::{FailureKind, MountCall, MountInfo};
+use crate::docker_config::DockerConfig;
 use crate::mountd::{BlobRegistration, MountRecord};
 use lamina_flist::{BlobId, FlistDigest};
 use lamina_mount::cache::Trust;
@@ -22,7 +23,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 impl Agent {
-    pub(super) fn mount_now(self: &Arc<Self>, call: &MountCall) -> Result<MountInfo> {
+    /// `call` is without credentials: it is put on record.
+    pub(super) fn mount_now(
+        self: &Arc<Self>,
+        call: &MountCall,
+        docker_config: Option<Arc<DockerConfig>>,
+    ) -> Result<MountInfo> {
         let start = Instant::now();
         let deadline = Deadline::of(call);
         deadline.check("waiting for other calls")?;
@@ -55,8 +61,11 @@ impl Agent {
             Some(live) => same_mode(live, call)?,
             None => self.go_live(admitted, call)?,
         };
+        if let Some(config) = &docker_config {
+            live.lend(config);
+        }
         let mount = self
-            .show(&live, call)
+            .show(&live, call, docker_config)
             .inspect_err(|_| self.close_if_unused(&live))?;
         if let Err(late) = deadline.check("mounting") {
             self.take_back(&mount);
@@ -186,7 +195,12 @@ impl Agent {
 
     /// Makes a live flist appear at the call's target. Which mount it will be is recorded before: a
     /// successor knows it from others.
-    fn show(&self, live: &Arc<LiveFlist>, call: &MountCall) -> Result<Arc<LiveMount>> {
+    fn show(
+        &self,
+        live: &Arc<LiveFlist>,
+        call: &MountCall,
+        docker_config: Option<Arc<DockerConfig>>,
+    ) -> Result<Arc<LiveMount>> {
         let view = View::build(live, call)?;
         let mut mountd = self.mountd()?;
         let union = view.union_path().map(|path| mountd.watch(&path));
@@ -217,6 +231,7 @@ impl Agent {
             flist: Arc::clone(live),
             extra,
             ready_us: 0.into(),
+            docker_config,
             // Nobody else can reach what ends with the union.
             upper: upper
                 .filter(|_| call.upper_bytes_max.is_none())

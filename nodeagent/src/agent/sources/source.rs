@@ -8,6 +8,7 @@ use crate::agent::foresight::Foresight;
 use crate::agent::holds::Holds;
 use crate::agent::lanes::Lane;
 use crate::agent::space::{Cold, Lease, Press};
+use crate::docker_config::DockerConfig;
 use lamina_flist::{BlobId, ChunkId, Flist, FlistDigest, Sha256Digest};
 use lamina_mount::cache::{BlobFile, CacheError, Swept};
 use lamina_store::url::Place;
@@ -82,6 +83,16 @@ impl Source {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The layer is pulled with these credentials for one of its flists.
+    pub(crate) fn lend(&self, digest: &FlistDigest, config: &Arc<DockerConfig>) {
+        let providers = self
+            .providers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = providers.iter().filter(|known| known.digest == *digest);
+        own.for_each(|provider| provider.image.lent.lend(config));
     }
 
     /// The way to the stores asked first; `None` once the blob is being closed.
