@@ -6,7 +6,7 @@ import unittest
 
 from e2e import __main__ as told
 from e2e import made, release
-from e2e.stories import bad_objects, documents, hostile_volumes, hundred_pods, private_image
+from e2e.stories import bad_objects, documents, hostile_volumes, hundred_pods, node_pod_deleted, private_image
 from e2e.story import pod
 
 FOLDER = pathlib.Path(told.__file__).parent / "stories"
@@ -63,6 +63,24 @@ class Helpers(unittest.TestCase):
         files = {"b": made.noise("seed", 1000), "a/c": b""}
         self.assertEqual(made.layer(files), made.layer(dict(reversed(files.items()))))
         self.assertNotEqual(made.noise("seed", 1000), made.noise("other", 1000))
+
+    def test_readers_expect_what_the_layers_show_together(self):
+        layers = node_pod_deleted.content("seed")
+        expected = node_pod_deleted.expected(layers)
+        sums = dict(reversed(line.split("  ")) for line in expected["files"].splitlines())
+        self.assertEqual(len(sums), node_pod_deleted.PARTS * (node_pod_deleted.PART_FILES + 1) + 2)
+        self.assertEqual(sums["parts/7/0"], node_pod_deleted.digest(layers[-1]["parts/7/0"]))
+        self.assertNotEqual(layers[-1]["parts/7/0"], layers[7 % 2]["parts/7/0"])
+        self.assertEqual(len(expected["held"].splitlines()), node_pod_deleted.PIECES)
+        # As much as a ConfigMap holds.
+        self.assertLess(sum(map(len, expected.values())), 900_000)
+        self.assertNotIn("PIECE", expected["reader"])
+
+    def test_what_is_killed_is_not_named_by_the_script_that_looks_for_it(self):
+        for process, pattern in node_pod_deleted.PROCESSES.items():
+            text = node_pod_deleted.KILL.replace("PATTERN", pattern)
+            words = pattern.replace('"', "").replace("\\", "").strip("*")
+            self.assertFalse(text.startswith("/var") or (not pattern.startswith("/") and words in text), process)
 
     def test_what_many_pods_say_is_told_apart(self):
         class Said:
