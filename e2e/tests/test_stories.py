@@ -1,6 +1,8 @@
 """Every story is told, says what happens, and its helpers read what they should."""
 
+import contextlib
 import importlib
+import io
 import pathlib
 import unittest
 
@@ -30,8 +32,17 @@ class Stories(unittest.TestCase):
             module = importlib.import_module(f"e2e.stories.{name}")
             self.assertIn(f"| `{name}` | {module.__doc__.splitlines()[0]} |", page)
 
+    def test_the_help_names_every_story_and_tells_none(self):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            self.assertEqual(told.main(["--help"]), 0)
+        self.assertTrue(said.getvalue().startswith("usage: python3 -m e2e [STORY...]"))
+        for name in told.STORIES:
+            self.assertRegex(said.getvalue(), rf"(?m)^  {name} +\S")
+
     def test_unknown_stories_are_refused_by_name(self):
-        self.assertEqual(told.main(["no_such_story"]), 2)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(told.main(["no_such_story"]), 2)
+        self.assertIn("no story no_such_story", said.getvalue())
 
 
 class Helpers(unittest.TestCase):
