@@ -4,7 +4,10 @@ import contextlib
 import importlib
 import io
 import pathlib
+import re
 import unittest
+
+import yaml
 
 from e2e import __main__ as told
 from e2e import made, release
@@ -62,10 +65,45 @@ class Helpers(unittest.TestCase):
     def test_commands_are_read_from_blocks_that_are_run(self):
         page = "a\n\n```console\n$ one\nprinted\n$ two\n```\n<!-- not run: no bucket -->\n```console\n$ three\n```\n```\n$ none\n```\n"
         self.assertEqual(documents.commands(page), (["one", "two"], ["no bucket"]))
+        self.assertEqual(documents.commands("```sh\nfour |\n  five\n```\n"), (["four |\n  five"], []))
 
     def test_the_pages_of_the_story_have_commands(self):
         for name in documents.PAGES:
             self.assertTrue(documents.commands((documents.DOCS / name).read_text())[0], name)
+
+    def test_every_block_of_every_page_is_tried_somewhere(self):
+        """`console`: here or by `cli/tests/cli/documents.rs`, which has a guard of its own; `python`: by the tests of the package."""
+        pages = [*documents.DOCS.rglob("*.md"), *(release.REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md"))]
+        languages = set()
+        for path in pages:
+            text, name = path.read_text(), path.relative_to(documents.DOCS).as_posix() if path.is_relative_to(documents.DOCS) else path.name
+            blocks = list(documents.BLOCK.finditer(text))
+            # Every fence is a block's first or last line: none is indented, or of a kind that the pattern does not know.
+            self.assertEqual(len(re.findall(r"^\s*```", text, re.MULTILINE)), 2 * len(blocks), name)
+            for block in blocks:
+                language = block["language"]
+                languages.add(language)
+                with self.subTest(page=name, block=block["text"].splitlines()[0]):
+                    if language == "yaml":
+                        self.assertIn(name, documents.OBJECTS)
+                    elif language == "sh":
+                        self.assertTrue(name in documents.PAGES or block["why"], "nobody runs it, and nothing says why")
+                    elif language == "python":
+                        self.assertEqual(name, "python-sdk.md")
+                    else:
+                        self.assertIn(language, ("console", "text", ""))
+                        # What is typed or applied is told so.
+                        if language != "console":
+                            self.assertNotRegex(block["text"], r"(?m)^(\$ |apiVersion:|kubectl |helm )")
+        self.assertLessEqual({"console", "yaml", "sh", "python"}, languages)
+
+    def test_parts_of_objects_are_made_whole(self):
+        for name in documents.OBJECTS:
+            for text in documents.objects((documents.DOCS / name).read_text()):
+                for item in yaml.safe_load_all(text):
+                    self.assertIn("kind", item, name)
+        with self.assertRaises(ValueError):
+            documents.objects("```yaml\nspec: {}\n```\n")
 
     def test_hostile_handles_are_hostile(self):
         self.assertTrue(any(".." in handle for handle in hostile_volumes.HANDLES))
