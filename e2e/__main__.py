@@ -1,4 +1,4 @@
-"""python3 -m e2e [STORY...]: tells stories on the cluster that is up (`make cluster`), all of them by default.
+"""Tells stories on the cluster that is up (`make cluster`), all of them by default.
 
 Installs the chart first, with the image of `make image`. Each story has a namespace of its own. When one fails,
 what can be found out lies in target/e2e/STORY/. Ends with cargo's line, so that scripts/test.py counts it.
@@ -17,13 +17,16 @@ from .story import SYSTEM, Failed, Story, diagnose, namespace, seconds_since
 # In the order they are told; the last one leaves nothing to tell about.
 STORIES = ("first_volume", "helm_test", "documents", "bad_objects", "storage_class", "writable", "subpath", "volume_statistics", "flist_object",
            "flist_from_archive", "flist_from_pvc", "image_object", "store_object", "private_image", "store_with_password",
-           "from_peers", "psa_restricted", "plugin", "hostile_volumes", "csi_sanity", "csi_sanity_kills", "csi_storm", "external_storage",
+           "from_peers", "psa_restricted", "rights", "plugin", "hostile_volumes", "csi_sanity", "csi_sanity_kills", "csi_storm", "external_storage",
            "commands", "network_policy", "hundred_pods", "interrupted_publish", "node_pod_deleted", "startup_taint", "uninstall")
 FOUND = pathlib.Path(__file__).resolve().parents[1] / "target/e2e"
 
 
 def main(names: list[str]) -> int:
     """0 when every story ended well."""
+    if {"-h", "--help"} & set(names):
+        print(usage())
+        return 0
     if unknown := [name for name in names if name not in STORIES]:
         print(f"no story {', '.join(unknown)}; there are {', '.join(STORIES)}", file=sys.stderr)
         return 2
@@ -44,6 +47,15 @@ def main(names: list[str]) -> int:
     told = len(names or STORIES)
     print(f"test result: {'FAILED' if failed else 'ok'}. {told - len(failed)} passed; {len(failed)} failed; 0 ignored")
     return 1 if failed else 0
+
+
+def usage() -> str:
+    """What `--help` shows."""
+    heads = {name: importlib.import_module(f"e2e.stories.{name}").__doc__.splitlines()[0] for name in STORIES}
+    width = max(map(len, STORIES))
+    return "\n".join(["usage: python3 -m e2e [STORY...]", "", __doc__.strip(), "", "Stories, in the order in which they are told:", "",
+                      *(f"  {name:{width}}  {head}" for name, head in heads.items()), "",
+                      "E2E_PODS, E2E_READERS, E2E_SEED and E2E_DOCS change some of them: see docs/cluster.md."])
 
 
 def tell(cluster, images: dict[str, str], name: str) -> bool:

@@ -24,12 +24,13 @@ def noise(seed: str, size: int) -> bytes:
 
 
 def tar(files: Files) -> bytes:
-    """A tar of files owned by root."""
+    """A tar of files owned by root; programs and scripts may be run."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path, content in sorted(files.items()):
             entry = tarfile.TarInfo(path)
             entry.size, entry.mtime = len(content), EPOCH
+            entry.mode = 0o755 if content.startswith((b"\x7fELF", b"#!")) else 0o644
             archive.addfile(entry, io.BytesIO(content))
     return out.getvalue()
 

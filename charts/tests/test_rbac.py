@@ -73,6 +73,27 @@ class Rbac(unittest.TestCase):
             self.assertIs(find(objects, "ServiceAccount", name)["automountServiceAccountToken"], False)
             self.assertEqual([line for line in lines(objects) if line.startswith(name)], [])
 
+    def test_the_driver_of_a_node_may_do_these_two_things(self):
+        mine = [line for line in lines(template(execution={"enabled": True})) if line.startswith("lamina-csi")]
+        # `patch`: an event that comes again is counted in the one that is there.
+        self.assertEqual(mine, ["lamina-csi (cluster): events.k8s.io/events: create patch", "lamina-csi (cluster): lamina.dev/flists: get"])
+
+    def test_no_pod_of_the_chart_is_privileged(self):
+        """Of those that the operator makes, `lamina-node` and `lamina-afslet` are: the story `rights` sees to it."""
+        seen = []
+        for item in template(execution={"enabled": True}):
+            spec = item["spec"] if item["kind"] == "Pod" else item.get("spec", {}).get("template", {}).get("spec")
+            if not spec:
+                continue
+            seen.append(item["metadata"]["name"])
+            self.assertFalse([name for name in ("hostPID", "hostIPC", "hostNetwork") if spec.get(name)], seen[-1])
+            for container in [*spec["containers"], *spec.get("initContainers", [])]:
+                context = container.get("securityContext", {})
+                self.assertFalse(context.get("privileged", False), seen[-1])
+                self.assertNotIn("add", context.get("capabilities", {}), seen[-1])
+        self.assertIn("lamina-operator", seen)
+        self.assertGreaterEqual(len(seen), 3)
+
     def test_only_the_operator_has_tokens_reviewed(self):
         found = [line for line in lines(template()) if "tokenreviews" in line]
         self.assertEqual(found, ["lamina-operator (cluster): authentication.k8s.io/tokenreviews: create"])

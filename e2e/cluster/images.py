@@ -70,12 +70,17 @@ def _busybox() -> Recipe:
     return Recipe(busybox, (hashlib.sha256(BUSYBOX.read_bytes()).hexdigest(),))
 
 
+def shell() -> Image:
+    """What pods of tests run."""
+    return Image("busybox", [_busybox()], config={"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]})
+
+
 def small() -> dict[str, Image]:
     """Every image by the name pods use."""
     dns = str(tools.program("coredns").parents[1])
     return {
         plan.PAUSE_IMAGE: Image("pause", [Recipe(pause, (PAUSE_SOURCE,))], config={"Entrypoint": ["/pause"]}),
-        plan.BUSYBOX_IMAGE: Image("busybox", [_busybox()], config={"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"]}),
+        plan.BUSYBOX_IMAGE: shell(),
         plan.COREDNS_IMAGE: Image("coredns", [Recipe(coredns, (dns,))], config={"Entrypoint": ["/coredns"]}),
     }
 

@@ -1,4 +1,4 @@
-"""Every object in docs/kubernetes.md is one the API server takes, and every command of the pages about Kubernetes works as typed."""
+"""Every object in the pages about Kubernetes is one the API server takes, and every command of theirs works as typed."""
 
 import os
 import pathlib
@@ -7,22 +7,27 @@ import shlex
 import subprocess
 import tempfile
 
+import yaml
+
 from e2e import release
-from e2e.story import Story
+from e2e.story import DRIVER, Story, pod
 
 DOCS = release.REPOSITORY / "docs"
-# A block is run unless this stands above it.
-CONSOLE = re.compile(r"^(?:<!-- not run: (?P<why>.+) -->\n)?```console\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE)
-# The pages whose commands are run here; `cli/tests/cli/documents.rs` sees to the others.
-PAGES = ("kubernetes.md", "kubectl-lamina.md")
+# A block is run unless this stands above it. In `console`, commands are what follows a prompt; `sh` is nothing else.
+BLOCK = re.compile(r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+# The pages whose commands are run here; `cli/tests/cli/documents.rs` sees to the console blocks of the others.
+PAGES = ("kubernetes.md", "kubectl-lamina.md", "execution.md")
+# The pages with objects.
+OBJECTS = ("kubernetes.md", "jobs.md", "volume-attributes.md")
 
 
 def run(it: Story) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "kubernetes.md").read_text(), re.DOTALL | re.MULTILINE)
-    it.check(len(blocks) >= 4, f"only {len(blocks)} blocks were found")
-    for block in blocks:
-        it.kubectl("create", "--dry-run=server", "-f", "-", text=block)
-    it.say(f"{len(blocks)} blocks of YAML")
+    for name in OBJECTS:
+        found = objects((DOCS / name).read_text())
+        it.check(bool(found), f"{name} has no objects")
+        for text in found:
+            it.kubectl("create", "--dry-run=server", "-f", "-", text=text)
+        it.say(f"{name}: {len(found)} blocks of YAML")
     # The page begins before anything is installed, and ends after it was uninstalled.
     release.helm(it.cluster, "uninstall", release.RELEASE, "--wait", "--timeout", "5m")
     try:
@@ -30,17 +35,50 @@ def run(it: Story) -> None:
     finally:
         release.install(it.cluster)
     typed(it, "kubectl-lamina.md")
+    try:
+        typed(it, "execution.md")
+    finally:
+        release.install(it.cluster)
 
 
 def commands(page: str) -> tuple[list[str], list[str]]:
-    """The commands of a page's console blocks in their order, and why some blocks are not run."""
+    """The commands of a page's blocks in their order, and why some blocks are not run."""
     found, left_out = [], []
-    for block in CONSOLE.finditer(page):
+    for block in BLOCK.finditer(page):
+        if block["language"] not in ("console", "sh"):
+            continue
         if block["why"]:
             left_out.append(block["why"])
+        elif block["language"] == "sh":
+            found.append(block["text"].rstrip())
         else:
             found += [line[2:] for line in block["text"].splitlines() if line.startswith("$ ")]
     return found, left_out
+
+
+def objects(page: str) -> list[str]:
+    """The YAML of a page's blocks; what is shown without the rest of its object is put into one."""
+    found: list[str] = []
+    for block in BLOCK.finditer(page):
+        if block["language"] == "yaml":
+            parts = list(yaml.safe_load_all(block["text"]))
+            # As it stands in the page, where that is possible: with what a reader would paste.
+            found.append(block["text"] if all("kind" in part for part in parts) else yaml.safe_dump(whole(parts[0], found)))
+    return found
+
+
+def whole(part: dict, before: list[str]) -> dict:
+    """An object with this part: of the page's first object, of a pod, or of a StorageClass."""
+    if set(part) == {"metadata"}:
+        return {**next(yaml.safe_load_all(before[0])), **part}
+    if set(part) == {"volumes"}:
+        made = pod("part")
+        made["spec"]["volumes"] = part["volumes"]
+        made["spec"]["containers"][0]["volumeMounts"] = [{"name": volume["name"], "mountPath": f"/{volume['name']}"} for volume in part["volumes"]]
+        return made
+    if set(part) == {"parameters"}:
+        return {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "part"}, "provisioner": DRIVER, **part}
+    raise ValueError(f"of what object is this a part: {part}")
 
 
 def typed(it: Story, name: str) -> None:

@@ -35,7 +35,11 @@ def run(it: Story) -> None:
             "csi-pod-deleted": lambda: kills.delete(it, "csi"),
             "agent-killed": lambda: kills.kill(it, "agent"),
             "mount-daemon-killed": lambda: kills.kill(it, "mountd"),
-            "kubelet-restarted": lambda: kills.restart_kubelet(it),
+            "csi-process-killed": lambda: kills.kill(it, "csi"),
+            "node-server-killed": lambda: kills.kill(it, "node"),
+            "kubelets-restarted": lambda: kills.restart_kubelets(it),
+            "helm-upgrade": lambda: kills.upgrade(it),
+            "helm-rollback": lambda: kills.roll_back(it),
         }.items():
             interrupted(it, node, what, disturb)
     it.kubectl("delete", "pod", "--all", "--wait=true", "--timeout=100s", seconds=110)
@@ -61,7 +65,8 @@ def interrupted(it: Story, node: str, what: str, disturb: Callable[[], object]) 
 
 def hold(it: Story, digest: str) -> None:
     """Keeps requests for this blob from now on, and lets others go."""
-    in_gate(it, f"echo '{digest}' > /gate/new && mv /gate/new /gate/hold")
+    # A kubelet that has just started does not know its pods yet.
+    it.wait("the gate takes orders", lambda: in_gate(it, f"echo '{digest}' > /gate/new && mv /gate/new /gate/hold") == "", 60)
 
 
 def in_gate(it: Story, script: str) -> str:

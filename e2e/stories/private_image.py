@@ -1,4 +1,4 @@
-"""An image behind a password: mounted with the pod's secret, refused without it, also when the node has it already."""
+"""An image behind a password: mounted with the secret of a pod, class or volume, refused without it, also when the node has it already."""
 
 import base64
 import contextlib
@@ -10,6 +10,7 @@ from bench.corpus import registry as corpus_registry
 from bench.corpus.layers import Recipe
 from e2e import release
 from e2e.cluster import ClusterError, archive, tools
+from e2e.stories import storage_class
 from e2e.story import Story, pod
 
 NAMESPACE = "e2e-private"
@@ -41,7 +42,31 @@ def run(it: Story) -> None:
         for name in ("wrong", "none"):
             it.wait(f"{name} is refused although the node has the image", lambda name=name: refused(it, name), 120)
             it.check(it.phase(name) == "Pending", f"{name} was mounted")
+        claims(it, reference)
         it.kubectl("delete", "pod", "--all", "--wait=true", seconds=120)
+
+
+def claims(it: Story, reference: str) -> None:
+    """Claims whose class, or whose PersistentVolume, names the secret; each with the right one and with a wrong one."""
+    image, own = {storage_class.IMAGE: reference}, it.namespace
+    parameters = {**image, "csi.storage.k8s.io/node-publish-secret-name": "${pvc.name}",
+                  "csi.storage.k8s.io/node-publish-secret-namespace": "${pvc.namespace}"}
+    try:
+        # The claims are called as the secrets.
+        it.apply(storage_class.storage_class(own, parameters), *(storage_class.claim(name, own) for name in ("right", "wrong")),
+                 *(item for name in ("right", "wrong")
+                   for item in storage_class.by_hand(f"{own}-{name}", own, image, claimed=f"by-hand-{name}", secret=name)))
+        storage_class.read(it, "right")
+        storage_class.read(it, "by-hand-right")
+        for name in ("wrong", "by-hand-wrong"):
+            it.apply(pod(f"claim-{name}", claim=name, script="true"))
+            it.wait(f"the claim {name} is refused", lambda name=name: refused(it, f"claim-{name}"), 120)
+            it.check(it.phase(f"claim-{name}") == "Pending", f"the claim {name} was mounted")
+    finally:
+        it.kubectl("delete", "pod", "--all", "--wait=true", seconds=120)
+        it.kubectl("delete", "pvc", "--all", "--wait=true")
+        it.kubectl("delete", "pv", f"{own}-right", f"{own}-wrong", "--ignore-not-found", "--wait=true")
+        it.kubectl("delete", "storageclass", own, "--ignore-not-found")
 
 
 def refused(it: Story, name: str) -> bool:

@@ -3,9 +3,11 @@
 import json
 
 from e2e import release
-from e2e.stories import commands
+from e2e.stories import commands, storage_class
 from e2e.story import DRIVER, SYSTEM, Story, pod
 
+# In every namespace of every cluster.
+EVERYWHERE = ("kube-root-ca.crt", "default")
 # Told apart by it from everything else that runs on a node.
 COMMAND = "sleep 98765"
 # With all that can be left: what runs commands, and policies that its own job has to get through.
@@ -34,6 +36,7 @@ def run(it: Story) -> None:
     names = [f"user-{number}" for number, _ in enumerate(nodes)]
     it.apply(*(pod(name, {"lamina.dev/image": it.images["base"]}, node=node) for name, node in zip(names, nodes)))
     it.running(*names)
+    people = objects(it)
     it.kubectl("delete", "pod", *names, "--wait=true")
     release.helm(it.cluster, "uninstall", release.RELEASE, "--wait", "--timeout", "5m")
     for node in nodes:
@@ -42,8 +45,9 @@ def run(it: Story) -> None:
         drivers = it.get("csinode", node)["spec"].get("drivers") or []
         it.check(DRIVER not in [driver["name"] for driver in drivers], f"CSINode {node} still lists the driver")
     it.wait("Lamina's pods are gone", lambda: not it.get("-n", SYSTEM, "pods")["items"], 60)
-    for kind in ("daemonset", "deployment", "job", "secret", "service", "lease", "poddisruptionbudget", "networkpolicy"):
-        items = [item["metadata"]["name"] for item in it.get("-n", SYSTEM, kind)["items"]]
+    for kind in ("daemonset", "deployment", "job", "secret", "service", "lease", "poddisruptionbudget", "networkpolicy", "configmap", "serviceaccount",
+                 "role", "rolebinding"):
+        items = [name for item in it.get("-n", SYSTEM, kind)["items"] if (name := item["metadata"]["name"]) not in EVERYWHERE]
         it.check(not items, f"left in {SYSTEM}: {kind} {items}")
     for kind in ("clusterrole", "clusterrolebinding", "csidriver", "storageclass"):
         names = [item["metadata"]["name"] for item in it.get(kind)["items"] if "lamina" in item["metadata"]["name"]]
@@ -51,4 +55,21 @@ def run(it: Story) -> None:
     kept = json.loads(it.kubectl("get", "crd", "-o", "json"))["items"]
     it.check(len([crd for crd in kept if crd["spec"]["group"] == "lamina.dev"]) == 5, "the definitions were not kept")
     # Nobody is there to take a finalizer off any more.
-    it.kubectl("delete", "ljob", "endless", "--wait=true", "--timeout=30s", seconds=40)
+    for kind, name in people:
+        it.kubectl("delete", kind, name, "--wait=true", "--timeout=30s", seconds=40)
+    it.say(f"deleted afterwards: {', '.join(kind for kind, _ in people)}")
+
+
+def objects(it: Story) -> list[tuple[str, str]]:
+    """People's own objects, of every kind, done with as far as they can be; kind and name, in the order in which they are deleted."""
+    image = {"reference": it.images["base"]}
+    it.apply({"apiVersion": "lamina.dev/v1alpha1", "kind": "Flist", "metadata": {"name": "tools"}, "spec": {"source": {"image": image}}},
+             {"apiVersion": "lamina.dev/v1alpha1", "kind": "Image", "metadata": {"name": "warm"}, "spec": image},
+             {"apiVersion": "lamina.dev/v1alpha1", "kind": "Store", "metadata": {"name": it.namespace}, "spec": {"url": "dir:///var/lib/lamina/store"}},
+             storage_class.claim("data", annotations={storage_class.IMAGE: it.images["base"]}))
+    it.ready("flist", "tools")
+    it.ready("image", "warm")
+    it.ready("store", it.namespace)
+    it.wait("the claim is bound", lambda: it.get("pvc", "data")["status"]["phase"] == "Bound", 60)
+    volume = it.get("pvc", "data")["spec"]["volumeName"]
+    return [("ljob", "endless"), ("image", "warm"), ("flist", "tools"), ("store", it.namespace), ("pvc", "data"), ("pv", volume)]

@@ -6,7 +6,8 @@ import re
 import tempfile
 import unittest
 
-from e2e.stories import csi_sanity_kills, external_storage
+from e2e.stories import csi_sanity, csi_sanity_kills, external_storage
+from e2e.story import Failed
 from e2e.suites import page, results
 
 
@@ -55,6 +56,12 @@ class Sanity(unittest.TestCase):
     def test_the_claimed_specs_are_those_that_passed_each_once(self):
         reports = [spec("passed", "a"), spec("passed", "a"), spec("skipped", "b"), spec("passed", "", kind="BeforeSuite")]
         self.assertEqual(len(csi_sanity_kills.names(reports)), 1)
+
+    def test_a_skipped_spec_is_counted_once_with_its_reason(self):
+        reports = [spec("skipped", "should fail", "Snapshot not supported"), spec("skipped", "ExpandVolume should work"), spec("passed", "Snapshot")]
+        self.assertEqual(csi_sanity.skips(reports), {"Snapshot": 1, "ExpandVolume": 1})
+        with self.assertRaises(Failed):
+            csi_sanity.skips([spec("skipped", "odd", "no idea")])
 
 
 if __name__ == "__main__":
