@@ -1,5 +1,9 @@
 """Commands run in the cluster without pods: Job objects, and lamina exec from a pod; nothing stays where that is not wanted any more."""
 
+import contextlib
+import json
+from typing import Iterator
+
 from e2e import release
 from e2e.story import SYSTEM, Story
 
@@ -8,13 +12,22 @@ WORKLOADS = ("daemonset/lamina-afslet", "deployment/lamina-proxy")
 
 
 def run(it: Story) -> None:
-    try:
-        release.install(it.cluster, more=VALUES)
-        it.wait("commands can be run", lambda: all(ready(it, name) for name in WORKLOADS), 180)
+    with enabled(it):
         succeeds(it)
         fails(it)
+        reads_secrets(it)
+        waits_until_it_is_let(it)
         stops(it)
         from_a_pod(it)
+
+
+@contextlib.contextmanager
+def enabled(it: Story, *more: str) -> Iterator[None]:
+    """Commands can be run while the block does, with more values of the chart; nothing of them stays."""
+    try:
+        release.install(it.cluster, more=(*VALUES, *more))
+        it.wait("commands can be run", lambda: all(ready(it, name) for name in WORKLOADS), 180)
+        yield
     finally:
         release.install(it.cluster)
     it.wait("what runs commands is gone", lambda: not it.kubectl("-n", SYSTEM, "get", *WORKLOADS, "--ignore-not-found"), 120)
@@ -70,31 +83,87 @@ def fails(it: Story) -> None:
     it.check(status.get("failed", 0) == 0 and status.get("succeeded", 0) == 0, f"what can never fit was run: {status}")
 
 
+def reads_secrets(it: Story) -> None:
+    """A key of a Secret becomes a file of the mode that is asked for; until it is there the job waits and says for what."""
+    file = {"path": "/in/key", "mode": 0o400, "secret": {"name": "keys", "key": "private"}}
+    it.apply(job(it, "reads", "cat /in/key; echo; stat -c %a /in/key; ls /in", files=[file]))
+    for reason, data in (("NoSuchSecret", {"other": "no"}), ("NoSuchKey", {"private": "well kept"})):
+        it.wait(f"it waits: {reason}", lambda reason=reason: it.condition("ljob", "reads", "Started")["reason"] == reason)
+        it.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": data})
+    status = ended(it, "reads")
+    it.check((status["outcome"], status["attempts"]) == ("Succeeded", 1), f"reads: {status}")
+    it.check(status["logTail"].split("\n")[:3] == ["well kept", "400", "key"], f"it read {status['logTail']!r}")
+
+
+def waits_until_it_is_let(it: Story) -> None:
+    """One with Kueue's label is suspended before anything runs; one that is suspended while it runs begins anew."""
+    held = job(it, "held", "echo let")
+    held["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team"}
+    it.apply(held, job(it, "paused", "sleep 100001"))
+    it.wait("it is suspended", lambda: it.condition("ljob", "held", "Admitted")["reason"] == "Suspended")
+    it.wait("its sandbox is there", lambda: runs_somewhere(it, "sleep 100001"))
+    suspend(it, "paused", True)
+    it.wait("its sandbox is gone", lambda: not runs_somewhere(it, "sleep 100001"), 30)
+    it.wait("nothing of it is active", lambda: it.condition("ljob", "paused", "Admitted")["reason"] == "Suspended")
+    # Others come and go meanwhile.
+    it.apply(job(it, "free", "true"))
+    ended(it, "free")
+    for name, attempts in (("held", 0), ("paused", 1)):
+        found = it.get("ljob", name)
+        counts = [found["status"].get(key, 0) for key in ("attempts", "active", "failed")]
+        it.check(found["spec"]["suspend"] is True and counts == [attempts, 0, 0], f"{name} is not held back: {found}")
+    suspend(it, "held", False)
+    status = ended(it, "held")
+    it.check((status["outcome"], status["attempts"], status["logTail"]) == ("Succeeded", 1, "let\n"), f"held: {status}")
+    suspend(it, "paused", False)
+    it.wait("it begins anew", lambda: runs_somewhere(it, "sleep 100001"))
+    it.kubectl("delete", "ljob", "paused", "--timeout=60s", seconds=70)
+    said = [event.partition(":")[0] for event in it.events("Job", "held")]
+    it.check({"Suspended", "Started", "Finished"} <= set(said), f"the events of held are {said}")
+
+
+def suspend(it: Story, name: str, is_suspended: bool) -> None:
+    it.kubectl("patch", "ljob", name, "--type=merge", "-p", json.dumps({"spec": {"suspend": is_suspended}}))
+
+
+def runs_somewhere(it: Story, command: str) -> bool:
+    return any(command in it.on_node(node, "ps ax -o args") for node in it.cluster.nodes())
+
+
 def stops(it: Story) -> None:
     """A job that is deleted ends on its node, too."""
     it.apply(job(it, "endless", "echo started; sleep 100000"))
     it.wait("it runs", lambda: it.get("ljob", "endless")["status"].get("active") == 1)
-    it.wait("its sandbox is there", lambda: any("sleep 100000" in it.on_node(node, "ps ax -o args") for node in it.cluster.nodes()))
+    it.wait("its sandbox is there", lambda: runs_somewhere(it, "sleep 100000"))
     it.kubectl("delete", "ljob", "endless", "--timeout=60s", seconds=70)
-    it.wait("its sandbox is gone", lambda: not any("sleep 100000" in it.on_node(node, "ps ax -o args") for node in it.cluster.nodes()), 30)
+    it.wait("its sandbox is gone", lambda: not runs_somewhere(it, "sleep 100000"), 30)
 
 
 def from_a_pod(it: Story) -> None:
     """Who is given the users' certificate has commands run from a pod."""
+    caller(it, "caller", f"lamina-proxy.{SYSTEM}.svc", "echo in a sandbox; exit 7")
+    code, said = answered(it, "caller")
+    it.check(code == 7 and "in a sandbox" in said, f"lamina exec ended with {code}: {said}")
+    it.kubectl("delete", "pod", "caller", "--wait=true", seconds=120)
+
+
+def caller(it: Story, name: str, proxy: str, script: str) -> None:
+    """A pod that has a script run through a proxy."""
     secret = it.get("-n", SYSTEM, "secret", "lamina-user-tls")
     it.apply({"apiVersion": "v1", "kind": "Secret", "type": secret["type"], "metadata": {"name": "runs"}, "data": secret["data"]})
     image = it.get("laminacluster", "default")["spec"]["image"]
-    words = ["exec", f"--proxy=lamina-proxy.{SYSTEM}.svc:7180", "--tls-dir=/tls", "--memory=64MiB", it.images["busybox"], "--",
-             "/bin/sh", "-c", "echo in a sandbox; exit 7"]
+    words = ["exec", f"--proxy={proxy}:7180", "--tls-dir=/tls", "--memory=64MiB", it.images["busybox"], "--", "/bin/sh", "-c", script]
     container = {"name": "main", "image": image, "command": ["/usr/local/bin/lamina", *words],
                  "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": True}]}
     spec = {"restartPolicy": "Never", "containers": [container], "volumes": [{"name": "tls", "secret": {"secretName": "runs"}}]}
-    it.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "caller"}, "spec": spec})
-    it.wait("the caller ends", lambda: it.phase("caller") in ("Succeeded", "Failed"))
-    said = it.kubectl("logs", "caller")
-    code = it.get("pod", "caller")["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
-    it.check(code == 7 and "in a sandbox" in said, f"lamina exec ended with {code}: {said}")
-    it.kubectl("delete", "pod", "caller", "--wait=true", seconds=120)
+    it.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+
+
+def answered(it: Story, name: str) -> tuple[int, str]:
+    """How a caller ended, and what it was told."""
+    it.wait(f"the pod {name} ends", lambda: it.phase(name) in ("Succeeded", "Failed"))
+    ended_as = it.get("pod", name)["status"]["containerStatuses"][0]["state"]["terminated"]
+    return ended_as["exitCode"], it.kubectl("logs", name)
 
 
 def left(it: Story) -> list[str]:
