@@ -15,8 +15,10 @@ def run(it: Story) -> None:
         it.apply(claim("by-image", annotations={IMAGE: base}), claim("by-flist", annotations={FLIST: "tools"}),
                  storage_class(own, {FLIST: "tools"}), claim("by-class", own),
                  # What the claim says replaces what the class shows.
-                 claim("over-class", own, annotations={IMAGE: base}))
-        sums = {read(it, name) for name in ("by-image", "by-flist", "by-class", "over-class")}
+                 claim("over-class", own, annotations={IMAGE: base}),
+                 claim("copied", own, origin="by-image"))
+        it.wait("the copy is bound before its origin goes", lambda: it.get("pvc", "copied")["status"]["phase"] == "Bound", 60)
+        sums = {read(it, name) for name in ("by-image", "by-flist", "by-class", "over-class", "copied")}
         it.apply(*by_hand(own, it.namespace, {IMAGE: base}))
         sums.add(read(it, "by-hand"))
         it.check(len(sums) == 1, "claims of one image show different bytes")
@@ -46,10 +48,12 @@ def read(it: Story, name: str) -> str:
     return sums.pop()
 
 
-def claim(name: str, by: str = "lamina", *, annotations: dict[str, str] | None = None, volume: str = "") -> dict:
-    """A claim of a class, or for a PersistentVolume of this name."""
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "annotations": annotations or {}},
-            "spec": {"storageClassName": by, "accessModes": ["ReadOnlyMany"], "resources": {"requests": SIZE}, "volumeName": volume}}
+def claim(name: str, by: str = "lamina", *, annotations: dict[str, str] | None = None, volume: str = "", origin: str = "") -> dict:
+    """A claim of a class, or for a PersistentVolume of this name; it may be a copy of another claim."""
+    spec = {"storageClassName": by, "accessModes": ["ReadOnlyMany"], "resources": {"requests": SIZE}, "volumeName": volume}
+    if origin:
+        spec["dataSource"] = {"kind": "PersistentVolumeClaim", "name": origin}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "annotations": annotations or {}}, "spec": spec}
 
 
 def storage_class(name: str, parameters: dict[str, str]) -> dict:
