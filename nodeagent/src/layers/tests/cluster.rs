@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use lamina_discovery::Limits;
 use lamina_image::convert::{ConvertOptions, assemble_image};
 use lamina_proto::discovery::v1::service_discovery_server::ServiceDiscovery as _;
 use lamina_proto::discovery::v1::{FindImageProviderRequest, FindProviderRequest};
 use tonic::Request;
 
 use super::support::{
-    Node, certificates, digest, discovery, docker_config, ensure, gets, know_each_other, ready,
-    wanted,
+    Node, certificates, digest, discovery, discovery_with, docker_config, ensure, gets,
+    know_each_other, ready, wanted,
 };
 use crate::layers::{Layerstore, Origin, WantedImage, WholeLayers as _};
 use crate::test_registry::{Server, noise, tar};
@@ -131,7 +132,9 @@ async fn the_registry_is_read_once_per_layer_for_all_nodes() {
 async fn what_comes_and_goes_is_told_at_once() {
     let server = Server::start();
     let layers = push(&server);
-    let (service, at) = discovery();
+    // The regular heartbeat would come after an hour.
+    let limits = Limits::with_ttl(std::time::Duration::from_secs(3 * 3600));
+    let (service, at) = discovery_with(limits);
     let node = Node::start("node", at.at, &server);
     know_each_other(&service, 1).await;
     let image = wanted(&server, ":t", "").await;
