@@ -22,7 +22,7 @@ pub const FRAME_MAX: usize = 64 << 20;
 #[serde(tag = "call", rename_all = "snake_case")]
 pub enum Request {
     /// Mount a flist; answers when the mount is ready.
-    Mount(MountCall),
+    Mount(Box<MountCall>),
     /// Unmount a target.
     Umount(UmountCall),
     /// List this instance's mounts.

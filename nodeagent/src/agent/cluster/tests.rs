@@ -185,7 +185,7 @@ fn wrong_bytes_are_never_delivered_and_their_giver_is_left() {
         let member = scene.cluster.member().unwrap();
         assert_eq!(member.choices.in_disgrace(), 1, "{wrong:?}");
         let counts = scene.cluster.counts();
-        assert!((1..=asked as u64).contains(&counts.wrong), "{counts:?}");
+        assert!((1..=asked).contains(&counts.wrong), "{counts:?}");
         assert!(counts.good > 0, "{counts:?}");
         assert_eq!(
             (counts.busy, counts.failed),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use lamina_discovery::Limits;
 use lamina_image::convert::{ConvertOptions, assemble_image};
 use lamina_proto::discovery::v1::service_discovery_server::ServiceDiscovery as _;
 use lamina_proto::discovery::v1::{FindImageProviderRequest, FindProviderRequest};
@@ -133,8 +132,7 @@ async fn what_comes_and_goes_is_told_at_once() {
     let server = Server::start();
     let layers = push(&server);
     // The regular heartbeat would come after an hour.
-    let limits = Limits::with_ttl(std::time::Duration::from_secs(3 * 3600));
-    let (service, at) = discovery_with(limits);
+    let (service, at) = discovery_with(std::time::Duration::from_secs(3 * 3600));
     let node = Node::start("node", at.at, &server);
     know_each_other(&service, 1).await;
     let image = wanted(&server, ":t", "").await;

@@ -158,11 +158,11 @@ pub(crate) fn certificates(dir: &Path) -> PathBuf {
 
 /// A replica of discovery that believes whatever it is told.
 pub(crate) fn discovery() -> (Service, Served) {
-    discovery_with(Limits::default())
+    discovery_with(Limits::default().ttl)
 }
 
-/// One that remembers nodes as long as these limits say.
-pub(crate) fn discovery_with(limits: Limits) -> (Service, Served) {
+/// One that believes a node for so long.
+pub(crate) fn discovery_with(ttl: Duration) -> (Service, Served) {
     let upstream = RegistryUpstream {
         credentials: CredentialSource::Explicit(Credentials::Anonymous),
         insecure: Vec::new(),
@@ -172,7 +172,7 @@ pub(crate) fn discovery_with(limits: Limits) -> (Service, Served) {
     let resolver = Resolver::new(upstream, ResolveConfig::default(), clock.clone());
     let limits = Limits {
         warm_up: Duration::ZERO,
-        ..limits
+        ..Limits::with_ttl(ttl)
     };
     let service = Service::new(limits, Identity::Anyone, resolver, clock, "test").unwrap();
     let served = service.clone();
