@@ -68,6 +68,8 @@ class Metrics(unittest.TestCase):
                      "lamina_served_stalled_total", "lamina_node_certificate_not_after_seconds"):
             self.assertIn(name, alerts)
             self.assertIn(name, dashboard)
+        # Wrong bytes of a peer are nothing to draw, and something to hear of.
+        self.assertIn('increase(lamina_peer_requests_total{outcome="wrong"}[', alerts)
         for name in ("lamina_fetched_bytes_total", "lamina_waited_bytes_total", "lamina_resident_bytes", "lamina_prefetched_bytes_total",
                      "lamina_prefetched_used_bytes_total", "lamina_layers_pulled_total", "lamina_served_bytes_total"):
             self.assertIn(name, dashboard)

@@ -22,7 +22,7 @@ pub const FRAME_MAX: usize = 64 << 20;
 #[serde(tag = "call", rename_all = "snake_case")]
 pub enum Request {
     /// Mount a flist; answers when the mount is ready.
-    Mount(MountCall),
+    Mount(Box<MountCall>),
     /// Unmount a target.
     Umount(UmountCall),
     /// List this instance's mounts.
@@ -304,6 +304,26 @@ pub struct CacheInfo {
     pub bytes_max: u64,
     /// Age after which unused data goes, seconds; none: never.
     pub expire_s: Option<u64>,
+    /// What other nodes were asked for it.
+    pub peers: PeerCounts,
+}
+
+/// Requests to other nodes for what is missing in the cache, since the agent was started, by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerCounts {
+    /// With right bytes.
+    pub good: u64,
+    /// The node had no time.
+    pub busy: u64,
+    /// Without an answer, with a broken one, or too slowly.
+    pub failed: u64,
+    /// With bytes that are not what was asked for.
+    pub wrong: u64,
+    /// Before their end: another node was faster, or it had nothing of it.
+    pub dropped: u64,
+    /// Of all of them, those that were begun beside another one that was slow.
+    pub hedges: u64,
 }
 
 /// What kind of failure a call met; decides the exit code.

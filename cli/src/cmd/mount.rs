@@ -24,7 +24,7 @@ pub(crate) fn mount(args: &args::Mount) -> Result<()> {
     let foreground = args.foreground.then(Foreground::new).transpose()?;
     let call = mount_call(args)?;
     let target = call.target.clone();
-    let request = Request::Mount(call);
+    let request = Request::Mount(Box::new(call));
     let (instance, answer) = daemon::call(
         &args.instance.run_dir,
         &args.instance.cache,

@@ -94,7 +94,32 @@ async fn a_replica_that_starts_again_is_rebuilt_with_nothing_lost() {
 }
 
 #[tokio::test]
-async fn a_node_that_falls_silent_expires_and_one_that_changes_is_known_at_once() {
+async fn a_change_is_known_at_once() {
+    // The regular heartbeat would come after an hour.
+    let limits = Limits {
+        warm_up: Duration::ZERO,
+        ..Limits::with_ttl(Duration::from_secs(3 * 3600))
+    };
+    let replica = Replica::start(plain(limits), None);
+    let node = client(&[replica.at]);
+    let holds_it = async |layer: u32| {
+        let found = node.find_provider(&digest(layer)).await.unwrap();
+        found.len() == 1
+    };
+    node.report(holds("a", [1]));
+    until("it is known", async || holds_it(1).await).await;
+    // The first heartbeat said how long it is believed; the next ones are changes.
+    for layer in 2..5 {
+        node.report(holds("a", [layer]));
+        until("the change is known", async || {
+            holds_it(layer).await && !holds_it(layer - 1).await
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_expires() {
     let hands = Hands::default();
     let service = service(warm(), Identity::Anyone, hands.clock());
     let replica = Replica::start(service, None);

@@ -81,7 +81,7 @@ async fn read(stream: &mut UnixStream) -> io::Result<Request> {
 async fn answer(request: Request, agent: &Arc<Agent>) -> Result<Answer, Failure> {
     match request {
         Request::Mount(call) => {
-            let mounted = agent.mount(call).await;
+            let mounted = agent.mount(*call).await;
             mounted.map(|info| Answer::Mounted(info.into()))
         }
         Request::Umount(call) => agent.umount(call).await.map(|()| Answer::Done),

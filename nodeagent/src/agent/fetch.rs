@@ -17,6 +17,7 @@ mod counts;
 use crate::agent::cluster::{Cluster, Member};
 use crate::agent::sources::Source;
 use crate::agent::space::{NoRoom, Space};
+use crate::api::PeerCounts;
 use batch::Batch;
 pub(crate) use batch::Patience;
 pub(crate) use counts::{FetchCounts, Via};
@@ -114,6 +115,11 @@ impl Fetcher {
     /// This machine's place among other nodes, if there are any.
     pub(crate) fn member(&self) -> Option<Arc<Member>> {
         self.cluster.member()
+    }
+
+    /// Requests to other nodes so far.
+    pub(crate) fn peer_counts(&self) -> PeerCounts {
+        self.cluster.counts()
     }
 
     /// Whether there are other nodes to ask, even since a moment ago. Inside a runtime.

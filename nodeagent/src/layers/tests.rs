@@ -62,6 +62,78 @@ async fn a_hundred_pulls_read_each_layer_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_images_at_once_share_the_room_for_a_few() {
+    const IMAGES: u64 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for n in 0..IMAGES {
+        let layer = tar(&format!("f{n}"), &noise(n, 100_000));
+        server.push(&format!("t{n}"), &[layer]);
+    }
+    let store = alone(LayersConfig {
+        bytes_max: Some(600_000),
+        ..config(dir.path())
+    });
+    let pulls = (0..IMAGES).map(|n| {
+        let (store, server) = (store.clone(), &server);
+        async move {
+            let image = wanted(server, &format!(":t{n}"), "").await;
+            let found = ensure(&store, &image).await;
+            // Let go of at once: what somebody holds stays.
+            found.map(drop)
+        }
+    });
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let watch = async {
+        let mut looks = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let (used, max) = store.shelf().bytes();
+            assert!(used <= max, "{used} of {max}");
+            looks += 1;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        looks
+    };
+    let all = async {
+        let all = futures::future::join_all(pulls).await;
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        all
+    };
+    let (all, looks) = tokio::join!(all, watch);
+    assert!(looks > 0);
+    let failed = all.iter().filter_map(|pulled| pulled.as_ref().err());
+    for error in failed {
+        let kind = error.kind();
+        assert_eq!(kind, EnsureErrorKind::ResourceExhausted, "{error}");
+    }
+    assert!(all.iter().any(Result::is_ok), "nobody got anything");
+    // What is left is whole layers and their records, and nothing else.
+    let here = store.shelf().layers();
+    assert!((1..=6).contains(&here.len()), "{}", here.len());
+    let named = here.iter().flat_map(|(layer, _)| {
+        let name = layer.to_string().replace("sha256:", "");
+        [format!("{name}.afslyr"), format!("{name}.rec")]
+    });
+    let files = support::files(dir.path());
+    assert_eq!(files, named.collect::<BTreeSet<_>>());
+    let path = |name: &String| dir.path().join("layers").join(name);
+    let sizes = files
+        .iter()
+        .map(|name| std::fs::metadata(path(name)).unwrap().len());
+    let on_disk: u64 = sizes.sum();
+    assert_eq!(store.shelf().bytes().0, on_disk, "no room is lost");
+    for (layer, _) in &here {
+        let open = store.shelf().open(layer).unwrap();
+        open.flist.verify_sections().unwrap();
+    }
+    // And there is room for each of them again.
+    for n in [0, IMAGES - 1] {
+        let image = wanted(&server, &format!(":t{n}"), "").await;
+        ensure(&store, &image).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_goes_on_when_its_callers_leave() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start();

@@ -1,6 +1,6 @@
 //! Figures of the node, in Prometheus' text format (`docs/metrics.md` lists them).
 //!
-//! Those of mounts: [`super::mount_metrics`].
+//! Those of mounts: [`super::mount_metrics`]; of requests to other nodes: [`super::peer_metrics`].
 
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +9,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Regis
 use tonic::Code;
 
 use super::mount_metrics::MountMetrics;
+use super::peer_metrics::PeerMetrics;
 use super::volumes::Record;
 use crate::api::{CacheInfo, MountInfo, MountState};
 use crate::holder::ChildStatus;
@@ -30,6 +31,7 @@ pub(super) struct Metrics {
     agent_up: IntGauge,
     restarts: IntGaugeVec,
     mounts: MountMetrics,
+    peers: PeerMetrics,
     certificate: IntGauge,
 }
 
@@ -66,6 +68,7 @@ impl Metrics {
                 "daemon",
             )?,
             mounts: MountMetrics::new(&registry)?,
+            peers: PeerMetrics::new(&registry)?,
             certificate: gauge(
                 "lamina_node_certificate_not_after_seconds",
                 "When the node's certificate ends, in Unix time; 0 while there is none",
@@ -144,6 +147,7 @@ impl Metrics {
             gauge.set(whole(published.count() as u64));
         }
         self.mounts.count(mounts);
+        self.peers.count(&cache.peers);
     }
 
     pub(super) fn text(&self) -> prometheus::Result<String> {

@@ -28,6 +28,7 @@ mod metrics;
 mod mount_metrics;
 mod order;
 pub mod partials;
+mod peer_metrics;
 mod publish;
 mod server;
 mod source;

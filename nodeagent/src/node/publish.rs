@@ -266,7 +266,7 @@ impl Publisher {
         };
         let answer = blocking(&self.parts.daemons, move |daemons| {
             Ok(daemons.call(
-                &Request::Mount(call),
+                &Request::Mount(Box::new(call)),
                 MOUNT_TIMEOUT + Duration::from_secs(2),
             )?)
         });

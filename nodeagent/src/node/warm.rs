@@ -100,7 +100,7 @@ pub(super) fn clear(daemons: &Daemons, state: &Path) -> Result<(), NodeError> {
 async fn mount(parts: &Parts, have: &Have, at: &Path) -> Result<(), NodeError> {
     std::fs::create_dir_all(at)
         .map_err(|error| NodeError::disk(&format!("make {}", at.display()), &error))?;
-    let mount = Request::Mount(mount_call(parts, have, at.to_owned()));
+    let mount = Request::Mount(Box::new(mount_call(parts, have, at.to_owned())));
     let mounted = blocking(&parts.daemons, move |daemons| {
         Ok(daemons.call(&mount, MOUNT_TIMEOUT)?)
     });

@@ -32,7 +32,7 @@ impl Mounted {
             target,
             run_dir: args.instance.run_dir.clone(),
         };
-        let call = Request::Mount(call(args, flist, &mounted.target)?);
+        let call = Request::Mount(Box::new(call(args, flist, &mounted.target)?));
         let (run_dir, cache) = (&args.instance.run_dir, &args.instance.cache);
         let (_, answer) = daemon::call(run_dir, cache, &call, MOUNT_PATIENCE)
             .with_context(|| format!("mount {}", flist.display()))?;

@@ -8,6 +8,7 @@ use lamina_discovery::choose::{Attempt, ChoiceConfig, Chooser, Offer, Outcome, P
 use lamina_discovery::{NodeId, Random};
 
 use super::pulse::Pulse;
+use crate::api::PeerCounts;
 
 /// The choices of this node, whoever it is.
 pub(super) struct Choices {
@@ -20,6 +21,7 @@ struct State {
     random: Random,
     /// Of those that somebody waits for.
     pulses: HashMap<NodeId, Weak<Pulse>>,
+    counts: PeerCounts,
 }
 
 impl Default for Choices {
@@ -32,6 +34,7 @@ impl Default for Choices {
                 chooser: Chooser::new(nobody, ChoiceConfig::default()),
                 random: Random::new(),
                 pulses: HashMap::new(),
+                counts: PeerCounts::default(),
             }),
         }
     }
@@ -49,7 +52,9 @@ impl Choices {
     pub(super) fn hedge(&self, attempt: &mut Attempt, providers: &[Provider]) -> Option<NodeId> {
         self.with(|state, now| {
             let random = &mut state.random;
-            state.chooser.hedge(attempt, providers, now, random)
+            let second = state.chooser.hedge(attempt, providers, now, random);
+            state.counts.hedges += u64::from(second.is_some());
+            second
         })
     }
 
@@ -67,9 +72,22 @@ impl Choices {
 
     pub(super) fn finished(&self, id: &NodeId, outcome: Outcome) {
         self.with(|state, now| {
+            let counts = &mut state.counts;
+            *match outcome {
+                Outcome::Good(_) => &mut counts.good,
+                Outcome::Busy => &mut counts.busy,
+                Outcome::Failed => &mut counts.failed,
+                Outcome::Wrong => &mut counts.wrong,
+                Outcome::Dropped => &mut counts.dropped,
+            } += 1;
             let random = &mut state.random;
             state.chooser.finished(id, outcome, now, random);
         });
+    }
+
+    /// Requests so far.
+    pub(super) fn counts(&self) -> PeerCounts {
+        self.with(|state, _| state.counts)
     }
 
     /// What comes from a node.

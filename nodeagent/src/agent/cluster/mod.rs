@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::api::PeerCounts;
 use crate::cluster_file::ClusterFile;
 pub(crate) use ask::{Giver, Piece, Want};
 use choices::Choices;
@@ -78,6 +79,11 @@ impl Cluster {
     /// Who we are in it; `None` outside of any.
     pub(crate) fn member(&self) -> Option<Arc<Member>> {
         self.member.borrow().clone()
+    }
+
+    /// Requests to other nodes so far.
+    pub(crate) fn counts(&self) -> PeerCounts {
+        self.choices.counts()
     }
 
     /// Looks at the file and the certificates again and again.

@@ -40,6 +40,7 @@ impl Agent {
             bytes,
             bytes_max,
             expire_s: expire.map(|time| time.as_secs()),
+            peers: self.fetcher.peer_counts(),
         };
         Ok(Answer::Mounts { mounts, cache })
     }

@@ -8,8 +8,8 @@ use lamina_proto::discovery::v1::{FindImageProviderRequest, FindProviderRequest}
 use tonic::Request;
 
 use super::support::{
-    Node, certificates, digest, discovery, docker_config, ensure, gets, know_each_other, ready,
-    wanted,
+    Node, certificates, digest, discovery, discovery_with, docker_config, ensure, gets,
+    know_each_other, ready, wanted,
 };
 use crate::layers::{Layerstore, Origin, WantedImage, WholeLayers as _};
 use crate::test_registry::{Server, noise, tar};
@@ -131,7 +131,8 @@ async fn the_registry_is_read_once_per_layer_for_all_nodes() {
 async fn what_comes_and_goes_is_told_at_once() {
     let server = Server::start();
     let layers = push(&server);
-    let (service, at) = discovery();
+    // The regular heartbeat would come after an hour.
+    let (service, at) = discovery_with(std::time::Duration::from_secs(3 * 3600));
     let node = Node::start("node", at.at, &server);
     know_each_other(&service, 1).await;
     let image = wanted(&server, ":t", "").await;

@@ -158,6 +158,11 @@ pub(crate) fn certificates(dir: &Path) -> PathBuf {
 
 /// A replica of discovery that believes whatever it is told.
 pub(crate) fn discovery() -> (Service, Served) {
+    discovery_with(Limits::default().ttl)
+}
+
+/// One that believes a node for so long.
+pub(crate) fn discovery_with(ttl: Duration) -> (Service, Served) {
     let upstream = RegistryUpstream {
         credentials: CredentialSource::Explicit(Credentials::Anonymous),
         insecure: Vec::new(),
@@ -167,7 +172,7 @@ pub(crate) fn discovery() -> (Service, Served) {
     let resolver = Resolver::new(upstream, ResolveConfig::default(), clock.clone());
     let limits = Limits {
         warm_up: Duration::ZERO,
-        ..Limits::default()
+        ..Limits::with_ttl(ttl)
     };
     let service = Service::new(limits, Identity::Anyone, resolver, clock, "test").unwrap();
     let served = service.clone();
