@@ -423,6 +423,15 @@ impl Drop for Afslet {
             kill(child.id().cast_signed());
             let _ = child.wait();
         }
+        // Those of sandboxes that were ready are left to the next afslet of the machine; there is none.
+        let _ = wait_until(|| {
+            let left = self.cgroups();
+            for at in &left {
+                // Busy until its processes, which are killed, are gone.
+                let _ = std::fs::remove_dir(at);
+            }
+            left.is_empty()
+        });
     }
 }
 
