@@ -50,11 +50,11 @@ class Helpers(unittest.TestCase):
 
     def test_commands_are_read_from_blocks_that_are_run(self):
         page = "a\n\n```console\n$ one\nprinted\n$ two\n```\n<!-- not run: no bucket -->\n```console\n$ three\n```\n```\n$ none\n```\n"
-        self.assertEqual(documents.commands(page), (["one", "two"], ["no bucket"]))
+        self.assertEqual(documents.typeable(page), (["one", "two"], ["no bucket"]))
 
     def test_the_pages_of_the_story_have_commands(self):
         for name in documents.PAGES:
-            self.assertTrue(documents.commands((documents.DOCS / name).read_text())[0], name)
+            self.assertTrue(documents.typeable((documents.DOCS / name).read_text())[0], name)
 
     def test_hostile_handles_are_hostile(self):
         self.assertTrue(any(".." in handle for handle in hostile_volumes.HANDLES))
