@@ -18,7 +18,7 @@ from .story import SYSTEM, Failed, Story, diagnose, namespace, seconds_since
 STORIES = ("first_volume", "helm_test", "documents", "bad_objects", "storage_class", "writable", "subpath", "flist_object",
            "flist_from_archive", "flist_from_pvc", "image_object", "store_object", "private_image", "store_with_password",
            "from_peers", "psa_restricted", "plugin", "hostile_volumes", "csi_sanity", "csi_sanity_kills", "csi_storm", "external_storage",
-           "commands", "kept_changes", "command_restarts", "network_policy", "hundred_pods", "interrupted_publish", "node_pod_deleted", "startup_taint", "uninstall")
+           "commands", "kept_changes", "command_restarts", "command_places", "network_policy", "hundred_pods", "interrupted_publish", "node_pod_deleted", "startup_taint", "uninstall")
 FOUND = pathlib.Path(__file__).resolve().parents[1] / "target/e2e"
 
 
