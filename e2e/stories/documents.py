@@ -10,6 +10,7 @@ import tempfile
 import yaml
 
 from e2e import release
+from e2e.stories import commands, kept_changes
 from e2e.story import DRIVER, Story, pod
 
 DOCS = release.REPOSITORY / "docs"
@@ -34,14 +35,19 @@ def run(it: Story) -> None:
         typed(it, "kubernetes.md")
     finally:
         release.install(it.cluster)
-    typed(it, "kubectl-lamina.md")
+    with kept_changes.store(it) as (store, _), commands.enabled(it):
+        it.apply(kept_changes.keeping(it, "tools", "mkdir /data; echo 42 > /data/answer", store))
+        commands.ended(it, "tools")
+        it.ready("flist", "tools-0")
+        typed(it, "kubectl-lamina.md", it.namespace)
+        it.kubectl("delete", "ljob", "tools", "--wait=true", "--timeout=100s", seconds=110)
     try:
         typed(it, "execution.md")
     finally:
         release.install(it.cluster)
 
 
-def commands(page: str) -> tuple[list[str], list[str]]:
+def typeable(page: str) -> tuple[list[str], list[str]]:
     """The commands of a page's blocks in their order, and why some blocks are not run."""
     found, left_out = [], []
     for block in BLOCK.finditer(page):
@@ -81,9 +87,9 @@ def whole(part: dict, before: list[str]) -> dict:
     raise ValueError(f"of what object is this a part: {part}")
 
 
-def typed(it: Story, name: str) -> None:
-    """Types a page's commands in one shell, at the top of the repository, as its reader would."""
-    found, _ = commands((DOCS / name).read_text())
+def typed(it: Story, name: str, namespace: str = "default") -> None:
+    """Types a page's commands in one shell, at the top of the repository, as its reader would who works in a namespace."""
+    found, _ = typeable((DOCS / name).read_text())
     it.check(bool(found), f"{name} has no commands")
     with tempfile.TemporaryDirectory() as folder:
         own = pathlib.Path(folder)
@@ -92,11 +98,20 @@ def typed(it: Story, name: str) -> None:
         # Not the machine's own.
         script = "\n".join(found).replace("/usr/local/bin", str(own))
         path = [str(own), *programs(it), os.environ["PATH"]]
-        env = {**os.environ, "PATH": ":".join(path), "KUBECONFIG": str(it.cluster.kubeconfig())}
+        env = {**os.environ, "PATH": ":".join(path), "KUBECONFIG": str(config(it, own, namespace))}
         done = subprocess.run(["bash", "-exc", script], cwd=release.REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=900, check=False)
     it.check(done.returncode == 0, f"{name}: ended with {done.returncode}: {done.stdout[-3000:]}")
     it.say(f"{name}: {len(found)} commands")
+
+
+def config(it: Story, folder: pathlib.Path, namespace: str) -> pathlib.Path:
+    """A kubeconfig of this namespace."""
+    whole = yaml.safe_load(it.cluster.kubeconfig().read_text())
+    for item in whole["contexts"]:
+        item["context"]["namespace"] = namespace
+    (folder / "kubeconfig").write_text(yaml.safe_dump(whole))
+    return folder / "kubeconfig"
 
 
 def programs(it: Story) -> list[str]:

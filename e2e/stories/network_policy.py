@@ -1,9 +1,15 @@
-"""Where NetworkPolicies are kept, the chart's shut Lamina's ports to strangers, and everything works as without them."""
+"""Where NetworkPolicies are kept, the chart's shut Lamina's ports to strangers, and everything works as without them.
+
+Of the stories that take less than a minute, all those that go a way of their own between Lamina's parts are told again.
+Left out: `startup_taint`, which installs the chart with values of its own (and takes two minutes); `store_with_password`,
+which does, too; and what differs from those told on one node alone, where no policy holds (`writable`, `subpath`, `hostile_volumes`).
+"""
 
 import json
 
 from e2e import release
-from e2e.stories import commands, flist_object, from_peers, image_object, plugin, storage_class
+from e2e.stories import (commands, flist_from_archive, flist_from_pvc, flist_object, from_peers, helm_test, image_object, plugin,
+                         private_image, storage_class, store_object)
 from e2e.story import BUSYBOX, SYSTEM, Story, namespace
 
 # Who may read metrics, by the chart's values.
@@ -13,7 +19,7 @@ METRICS = {"operator": 8080, "discovery": 7071, "afslet": 7171, "proxy": 7181}
 SHUT = [*METRICS.items(), ("afslet", 7170)]
 PORT = 8080
 # Between them they take every way between Lamina's parts: nodes, discovery, operator, controller, API server, registry.
-PATHS = (flist_object, image_object, storage_class, from_peers, plugin)
+PATHS = (helm_test, flist_object, flist_from_archive, flist_from_pvc, image_object, store_object, private_image, storage_class, from_peers, plugin)
 OUTSIDER = "e2e-outsider"
 
 

@@ -64,12 +64,12 @@ class Helpers(unittest.TestCase):
 
     def test_commands_are_read_from_blocks_that_are_run(self):
         page = "a\n\n```console\n$ one\nprinted\n$ two\n```\n<!-- not run: no bucket -->\n```console\n$ three\n```\n```\n$ none\n```\n"
-        self.assertEqual(documents.commands(page), (["one", "two"], ["no bucket"]))
-        self.assertEqual(documents.commands("```sh\nfour |\n  five\n```\n"), (["four |\n  five"], []))
+        self.assertEqual(documents.typeable(page), (["one", "two"], ["no bucket"]))
+        self.assertEqual(documents.typeable("```sh\nfour |\n  five\n```\n"), (["four |\n  five"], []))
 
     def test_the_pages_of_the_story_have_commands(self):
         for name in documents.PAGES:
-            self.assertTrue(documents.commands((documents.DOCS / name).read_text())[0], name)
+            self.assertTrue(documents.typeable((documents.DOCS / name).read_text())[0], name)
 
     def test_every_block_of_every_page_is_tried_somewhere(self):
         """`console`: here or by `cli/tests/cli/documents.rs`, which has a guard of its own; `python`: by the tests of the package."""
