@@ -26,7 +26,7 @@ use crate::node::Node;
 use crate::parts::Parts;
 use crate::sandboxes::{Sandboxes, SpawnerProgram};
 use crate::service::Service;
-use crate::sweep::sweep;
+use crate::sweep::{let_go, sweep};
 
 /// How long runs that were killed may take to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -99,7 +99,11 @@ async fn serve(config: AfsletConfig) -> Result<()> {
     }
     let keeping = tokio::spawn(Arc::clone(&parts.sandboxes).keep_ready());
     let cleaning = tokio::spawn(Arc::clone(&parts.sandboxes).keep_clean());
-    let sweeping = tokio::spawn(sweep(parts.images.clone()));
+    let images = parts.images.clone();
+    let sweeping = tokio::spawn(async move {
+        sweep(images.clone()).await;
+        let_go(images).await;
+    });
     let (asked, asks) = watch::channel(false);
     tokio::spawn(daemon::asked_to_end(asked));
     let served = tokio::select! {

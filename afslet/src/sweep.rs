@@ -1,4 +1,4 @@
-//! Taking down what an earlier life left mounted, once `lamina node` answers.
+//! Taking down what an earlier life left mounted, once `lamina node` answers, and then what somebody wants to forget.
 //!
 //! Both are started together, so that the node does not answer at first is no news: it is said only when it lasts.
 
@@ -12,6 +12,8 @@ use crate::images::Images;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks for what is to be forgotten; who deletes an object waits a minute for all that shows it.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a node may take to start: it looks through all that it mounted.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two warnings of the same.
@@ -28,6 +30,16 @@ pub(crate) async fn sweep(images: Images) {
             tracing::debug!("waiting for lamina node: {why}");
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// For as long as it is polled: what is kept warm and is to be forgotten is let go.
+pub(crate) async fn let_go(images: Images) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if let Err(error) = images.let_go().await {
+            tracing::debug!("look for what is to be forgotten: {}", chain(&error));
+        }
     }
 }
 

@@ -18,12 +18,27 @@ pub(crate) async fn say<K>(
 ) where
     K: Resource<DynamicType = ()>,
 {
+    say_of(recorder, object, kind, reason, note, "Reconcile").await;
+}
+
+/// The same of what may happen to an object several times: the recorder counts events of one reason and action as
+/// repetitions of the first, whose note is the only one to be read.
+pub(crate) async fn say_of<K>(
+    recorder: &Recorder,
+    object: &K,
+    kind: EventType,
+    reason: &str,
+    note: &str,
+    action: &str,
+) where
+    K: Resource<DynamicType = ()>,
+{
     let note: String = note.chars().take(NOTE_BYTES_MAX / 4).collect();
     let event = Event {
         type_: kind,
         reason: reason.to_owned(),
         note: Some(note),
-        action: "Reconcile".to_owned(),
+        action: action.to_owned(),
         secondary: None,
     };
     if let Err(error) = recorder.publish(&event, &object.object_ref(&())).await {

@@ -128,6 +128,20 @@ impl Books {
         idle.sort_unstable();
         let too_many = idle.len() - self.idle_max;
         let digests: Vec<String> = idle.into_iter().take(too_many).map(|(_, d)| d).collect();
+        self.take(&digests)
+    }
+
+    /// Takes out those of these digests that are idle.
+    pub(super) fn take_idle(&mut self, digests: &[String]) -> Vec<Arc<Mounted>> {
+        let is_idle = |digest: &&String| {
+            let entry = self.mounts.get(*digest);
+            entry.is_some_and(|entry| entry.mounted.is_idle())
+        };
+        let idle: Vec<String> = digests.iter().filter(is_idle).cloned().collect();
+        self.take(&idle)
+    }
+
+    fn take(&mut self, digests: &[String]) -> Vec<Arc<Mounted>> {
         self.names.retain(|_, name| !digests.contains(&name.digest));
         let taken = digests
             .iter()
@@ -201,6 +215,18 @@ mod tests {
         assert_eq!(gone[0].digest(), "a");
         assert!(books.evict().is_empty());
         assert!(!books.keys().contains(&"a|latest".to_owned()));
+    }
+
+    #[test]
+    fn of_what_is_unwanted_the_idle_goes() {
+        let mut books = books(9, &["a", "b", "c"]);
+        let used = Lease::new(books.of_digest("a").unwrap(), || {});
+        let unwanted = ["a", "b", "x"].map(str::to_owned);
+        let gone = books.take_idle(&unwanted);
+        assert_eq!((gone.len(), gone[0].digest()), (1, "b"));
+        assert_eq!(books.keys(), ["c|latest", "a|latest"]);
+        drop(used);
+        assert_eq!(books.take_idle(&unwanted)[0].digest(), "a");
     }
 
     #[test]

@@ -237,6 +237,19 @@ impl Images {
         }
     }
 
+    /// Has those taken down that nobody uses and somebody wants to forget: an `Image` or `Flist` is deleted.
+    pub(crate) async fn let_go(&self) -> Result<(), RunError> {
+        if self.count() == 0 {
+            return Ok(());
+        }
+        let volumes = self.inner.node.volumes().await?.into_iter();
+        let unwanted = volumes.filter(|volume| volume.unwanted);
+        let digests: Vec<String> = unwanted.map(|volume| volume.digest).collect();
+        let gone = lock(&self.inner.books).take_idle(&digests);
+        futures::future::join_all(gone.iter().map(|mounted| self.inner.unmount(mounted))).await;
+        Ok(())
+    }
+
     /// Takes everything down; nobody runs any more.
     pub(crate) async fn close(&self) {
         let all = lock(&self.inner.books).take_all();

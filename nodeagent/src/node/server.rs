@@ -153,6 +153,7 @@ impl Service {
             .iter()
             .find(|record| record.digest == request.digest);
         if let Some(record) = shown {
+            self.parts.volumes.unwant(&request.digest);
             let message = format!("volume {} shows it", record.volume_id.as_str());
             return Err(NodeError::new(Code::FailedPrecondition, message));
         }

@@ -32,7 +32,11 @@ pub(super) async fn volumes(parts: &Parts) -> Result<Vec<Volume>, NodeError> {
     Ok(records
         .map(|record| {
             let mount = by_target.get(&record.target).cloned();
-            volume(record, mount)
+            let unwanted = parts.volumes.is_unwanted(&record.digest);
+            Volume {
+                unwanted,
+                ..volume(record, mount)
+            }
         })
         .collect())
 }
@@ -87,6 +91,7 @@ fn volume(record: Record, mount: Option<MountInfo>) -> Volume {
         published_unix_ms: record.published_unix_ms,
         took_us: record.took_us,
         ensure_us: record.ensure_us,
+        unwanted: false,
     }
 }
 

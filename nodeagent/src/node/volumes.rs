@@ -10,12 +10,13 @@
 //! from another one, and what to undo. It is written before anything is mounted and removed after
 //! everything is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lamina_flist::ChunkId;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ use super::error::NodeError;
 use crate::api::Medium;
 use crate::rundir;
 
+/// Who wants something forgotten asks again sooner, or has given up.
+const UNWANTED_FOR: Duration = Duration::from_secs(30);
 /// Longest volume id.
 const ID_MAX: usize = 128;
 
@@ -117,11 +120,12 @@ impl Record {
     }
 }
 
-/// Every record, in memory and on disk.
+/// Every record, in memory and on disk, and what of them somebody wants forgotten.
 #[derive(Debug)]
 pub(super) struct Volumes {
     dir: PathBuf,
     records: Mutex<BTreeMap<Key, Record>>,
+    unwanted: Mutex<HashMap<String, Instant>>,
 }
 
 impl Volumes {
@@ -144,8 +148,25 @@ impl Volumes {
                 }
             }
         }
-        let records = Mutex::new(records);
-        Ok(Self { dir, records })
+        Ok(Self {
+            dir,
+            records: Mutex::new(records),
+            unwanted: Mutex::default(),
+        })
+    }
+
+    /// Notes that somebody wants this flist forgotten, which volumes show.
+    pub(super) fn unwant(&self, digest: &str) {
+        let mut unwanted = self.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+        unwanted.retain(|_, asked| asked.elapsed() < UNWANTED_FOR);
+        unwanted.insert(digest.to_owned(), Instant::now());
+    }
+
+    /// Whether somebody lately did.
+    pub(super) fn is_unwanted(&self, digest: &str) -> bool {
+        let unwanted = self.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = unwanted.get(digest);
+        asked.is_some_and(|asked| asked.elapsed() < UNWANTED_FOR)
     }
 
     pub(super) fn put(&self, record: Record) -> Result<(), NodeError> {

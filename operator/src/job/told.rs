@@ -7,7 +7,7 @@ use lamina_crds::{Job, JobOutcome, JobPhase, JobStatus};
 
 use super::plan::Next;
 use crate::context::Ctx;
-use crate::events::say;
+use crate::events::{say, say_of};
 use crate::fault::Fault;
 use crate::status::Conditions;
 
@@ -111,11 +111,13 @@ pub(super) async fn tell(
     new: &JobStatus,
     fault: Option<&Fault>,
 ) {
-    for note in failed(old, new) {
-        say(&ctx.recorder, job, EventType::Warning, "RunFailed", &note).await;
+    for (attempt, note) in failed(old, new) {
+        let (kind, action) = (EventType::Warning, format!("Attempt{attempt}"));
+        say_of(&ctx.recorder, job, kind, "RunFailed", &note, &action).await;
     }
-    for note in kept(old, new) {
-        say(&ctx.recorder, job, EventType::Normal, "Kept", &note).await;
+    for (attempt, note) in kept(old, new) {
+        let (kind, action) = (EventType::Normal, format!("Attempt{attempt}"));
+        say_of(&ctx.recorder, job, kind, "Kept", &note, &action).await;
     }
     let is_told = old.reason.as_deref() == fault.map(|fault| fault.reason);
     if let (Some(fault), false) = (fault, is_told) {
@@ -133,33 +135,35 @@ fn is_known(old: &JobStatus, attempt: i32) -> bool {
     before.is_none_or(|run| run.outcome.is_some())
 }
 
-/// Runs that failed.
-fn failed(old: &JobStatus, new: &JobStatus) -> impl Iterator<Item = String> {
+/// Runs that failed, by attempt.
+fn failed(old: &JobStatus, new: &JobStatus) -> impl Iterator<Item = (i32, String)> {
     let failed = new
         .runs
         .iter()
         .filter(|run| run.message.is_some() && !is_known(old, run.attempt));
     failed.take(TOLD_MAX).map(|run| {
         let node = run.node.as_ref().map(|node| format!(" on {node}"));
-        format!(
+        let note = format!(
             "Run {}, attempt {}{}: {}",
             run.index,
             run.attempt,
             node.unwrap_or_default(),
             run.message.as_deref().unwrap_or_default(),
-        )
+        );
+        (run.attempt, note)
     })
 }
 
-/// Runs whose changes were kept.
-fn kept(old: &JobStatus, new: &JobStatus) -> impl Iterator<Item = String> {
+/// Runs whose changes were kept, by attempt.
+fn kept(old: &JobStatus, new: &JobStatus) -> impl Iterator<Item = (i32, String)> {
     let kept = new
         .runs
         .iter()
         .filter(|run| run.flist.is_some() && !is_known(old, run.attempt));
     kept.take(TOLD_MAX).map(|run| {
         let flist = run.flist.as_deref().unwrap_or_default();
-        format!("Run {}: what it changed is Flist {flist}", run.index)
+        let note = format!("Run {}: what it changed is Flist {flist}", run.index);
+        (run.attempt, note)
     })
 }
 
