@@ -11,7 +11,7 @@ import tempfile
 
 import yaml
 
-from e2e import release
+from e2e import made, release
 from e2e.story import Story, pod
 
 SECRET = "e2e-hidden-value"
@@ -22,6 +22,7 @@ def run(it: Story) -> None:
         link = plugin(pathlib.Path(folder))
         whole(it, link)
         inside(it, link)
+        explained(it, link)
         one_pod(it, link)
         bundle(it, link, pathlib.Path(folder))
         refused(it, link, pathlib.Path(folder))
@@ -76,6 +77,19 @@ def inside(it: Story, link: pathlib.Path) -> None:
     lamina(it, link, "cat", f"{base}:/no/such/file", ends=3)
 
 
+def explained(it: Story, link: pathlib.Path) -> None:
+    """Of a pod that reads what is not on its node yet."""
+    reference = made.push(it.cluster, f"e2e/{it.namespace}:1", {"blob": made.noise(it.namespace, 8 << 20)})
+    it.apply(pod("first", {"lamina.dev/image": reference, "prefetch": "none"}, "sha256sum < /data/blob; sleep 100000", node=it.cluster.nodes()[0]))
+    it.running("first")
+    it.wait("the pod has read", lambda: bool(it.kubectl("logs", "first").strip()), 60)
+    steps = json.loads(lamina(it, link, "explain", "first", "-o", "json"))["steps"]
+    whats = [step["what"] for step in steps]
+    told = [what for what in whats if what in ("scheduled", "mounted", "started", "first read", "read", "warm", "warming")]
+    it.check(told[:5] == ["scheduled", "mounted", "started", "first read", "read"] and told[5:] in (["warm"], ["warming"]), f"explain told {steps}")
+    it.check(all("B" in step["detail"] for step in steps[-2:]), f"explain tells nothing of bytes: {steps}")
+
+
 def one_pod(it: Story, link: pathlib.Path) -> None:
     node = it.cluster.nodes()[0]
     script = "sha256sum /data/usr/bin/dpkg | cut -c1-64; sleep 100000"
@@ -84,11 +98,6 @@ def one_pod(it: Story, link: pathlib.Path) -> None:
     it.wait("the pod has read", lambda: len(it.kubectl("logs", "reader").strip()) == 64, 60)
     direct, _ = called(it, link, ("cat", f"{it.images['base']}:/usr/bin/dpkg"), 0, 120)
     it.check(hashlib.sha256(direct).hexdigest() == it.kubectl("logs", "reader").strip(), "cat prints other bytes than the pod reads")
-    steps = json.loads(lamina(it, link, "explain", "reader", "-o", "json"))["steps"]
-    whats = [step["what"] for step in steps]
-    told = [what for what in whats if what in ("scheduled", "mounted", "started", "first read", "read", "warm", "warming")]
-    it.check(told[:5] == ["scheduled", "mounted", "started", "first read", "read"] and told[5:] in (["warm"], ["warming"]), f"explain told {steps}")
-    it.check(all("B" in step["detail"] for step in steps[-2:]), f"explain tells nothing of bytes: {steps}")
     volumes = json.loads(lamina(it, link, "top", "volumes", "-o", "json"))["volumes"]
     it.check(f"{it.namespace}/reader" in [volume["pod"] for volume in volumes], f"top volumes: {volumes}")
     it.check(re.search(rf"^ *{node}\s", lamina(it, link, "top"), re.MULTILINE) is not None, "top has no line of the node")
