@@ -112,12 +112,12 @@ pub(super) async fn tell(
     fault: Option<&Fault>,
 ) {
     for (attempt, note) in failed(old, new) {
-        let (kind, action) = (EventType::Warning, format!("Attempt{attempt}"));
-        say_of(&ctx.recorder, job, kind, "RunFailed", &note, &action).await;
+        let (to, action) = (&ctx.recorder, format!("Attempt{attempt}"));
+        say_of(to, job, EventType::Warning, "RunFailed", &note, &action).await;
     }
     for (attempt, note) in kept(old, new) {
-        let (kind, action) = (EventType::Normal, format!("Attempt{attempt}"));
-        say_of(&ctx.recorder, job, kind, "Kept", &note, &action).await;
+        let (to, action) = (&ctx.recorder, format!("Attempt{attempt}"));
+        say_of(to, job, EventType::Normal, "Kept", &note, &action).await;
     }
     let is_told = old.reason.as_deref() == fault.map(|fault| fault.reason);
     if let (Some(fault), false) = (fault, is_told) {

@@ -224,7 +224,7 @@ class ListVolumesResponse(_message.Message):
     def __init__(self, volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ...) -> None: ...
 
 class Volume(_message.Message):
-    __slots__ = ("volume_id", "target", "digest", "reference", "pod", "writable", "mode", "bytes_total", "bytes_local", "bytes_fetched", "bytes_transferred", "reads", "reads_local", "reads_failed", "last_error", "state", "published_unix_ms", "took_us", "ensure_us", "bytes_from_peers", "bytes_from_stores", "bytes_from_registry", "bytes_waited_peers", "bytes_waited_stores", "bytes_waited_registry", "bytes_read", "bytes_read_local", "bytes_resident", "bytes_prefetched", "bytes_prefetched_used", "profile", "first_read_unix_ms")
+    __slots__ = ("volume_id", "target", "digest", "reference", "pod", "writable", "mode", "bytes_total", "bytes_local", "bytes_fetched", "bytes_transferred", "reads", "reads_local", "reads_failed", "last_error", "state", "published_unix_ms", "took_us", "ensure_us", "bytes_from_peers", "bytes_from_stores", "bytes_from_registry", "bytes_waited_peers", "bytes_waited_stores", "bytes_waited_registry", "bytes_read", "bytes_read_local", "bytes_resident", "bytes_prefetched", "bytes_prefetched_used", "profile", "first_read_unix_ms", "unwanted")
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +257,7 @@ class Volume(_message.Message):
     BYTES_PREFETCHED_USED_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     FIRST_READ_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    UNWANTED_FIELD_NUMBER: _ClassVar[int]
     volume_id: str
     target: str
     digest: str
@@ -289,7 +290,8 @@ class Volume(_message.Message):
     bytes_prefetched_used: int
     profile: str
     first_read_unix_ms: int
-    def __init__(self, volume_id: _Optional[str] = ..., target: _Optional[str] = ..., digest: _Optional[str] = ..., reference: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., writable: _Optional[bool] = ..., mode: _Optional[str] = ..., bytes_total: _Optional[int] = ..., bytes_local: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_transferred: _Optional[int] = ..., reads: _Optional[int] = ..., reads_local: _Optional[int] = ..., reads_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., state: _Optional[str] = ..., published_unix_ms: _Optional[int] = ..., took_us: _Optional[int] = ..., ensure_us: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., bytes_from_stores: _Optional[int] = ..., bytes_from_registry: _Optional[int] = ..., bytes_waited_peers: _Optional[int] = ..., bytes_waited_stores: _Optional[int] = ..., bytes_waited_registry: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_read_local: _Optional[int] = ..., bytes_resident: _Optional[int] = ..., bytes_prefetched: _Optional[int] = ..., bytes_prefetched_used: _Optional[int] = ..., profile: _Optional[str] = ..., first_read_unix_ms: _Optional[int] = ...) -> None: ...
+    unwanted: bool
+    def __init__(self, volume_id: _Optional[str] = ..., target: _Optional[str] = ..., digest: _Optional[str] = ..., reference: _Optional[str] = ..., pod: _Optional[_Union[Pod, _Mapping]] = ..., writable: _Optional[bool] = ..., mode: _Optional[str] = ..., bytes_total: _Optional[int] = ..., bytes_local: _Optional[int] = ..., bytes_fetched: _Optional[int] = ..., bytes_transferred: _Optional[int] = ..., reads: _Optional[int] = ..., reads_local: _Optional[int] = ..., reads_failed: _Optional[int] = ..., last_error: _Optional[str] = ..., state: _Optional[str] = ..., published_unix_ms: _Optional[int] = ..., took_us: _Optional[int] = ..., ensure_us: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., bytes_from_stores: _Optional[int] = ..., bytes_from_registry: _Optional[int] = ..., bytes_waited_peers: _Optional[int] = ..., bytes_waited_stores: _Optional[int] = ..., bytes_waited_registry: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_read_local: _Optional[int] = ..., bytes_resident: _Optional[int] = ..., bytes_prefetched: _Optional[int] = ..., bytes_prefetched_used: _Optional[int] = ..., profile: _Optional[str] = ..., first_read_unix_ms: _Optional[int] = ..., unwanted: _Optional[bool] = ...) -> None: ...
 
 class GetVolumeStatsRequest(_message.Message):
     __slots__ = ("volume_id", "target")
