@@ -33,18 +33,22 @@ impl Discovery {
 
     /// Whether it knows two nodes, and is sure that nobody holds a layer: else each would read it for itself.
     fn knows_both(&self, runtime: &tokio::runtime::Runtime, layer: &str) -> bool {
-        let asked = async {
+        let (all, holders) = (self.nodes(runtime, ""), self.nodes(runtime, layer));
+        all == Some(2) && holders.is_some()
+    }
+
+    /// How many nodes hold a layer, or there are, if it is sure of that.
+    fn nodes(&self, runtime: &tokio::runtime::Runtime, layer: &str) -> Option<usize> {
+        runtime.block_on(async {
             let at = format!("http://{}", self.1);
             let channel = Channel::from_shared(at).unwrap().connect().await.ok()?;
             let mut client = ServiceDiscoveryClient::new(channel);
-            let all = client.find_provider(FindProviderRequest::default()).await;
-            let of_layer = FindProviderRequest {
+            let asked = FindProviderRequest {
                 layer_digest: layer.to_owned(),
             };
-            client.find_provider(of_layer).await.ok()?;
-            Some(all.ok()?.into_inner().services.len())
-        };
-        runtime.block_on(asked) == Some(2)
+            let answer = client.find_provider(asked).await.ok()?;
+            Some(answer.into_inner().services.len())
+        })
     }
 }
 
@@ -161,6 +165,10 @@ fn an_image_is_read_from_its_registry_once_for_all_nodes() {
     // Data comes from whichever node has it.
     let mut origins = Vec::new();
     for node in [&one, &two] {
+        // Who does not know that it has the layer itself asks whoever reads it.
+        assert!(wait_until(
+            || discovery.nodes(&one.runtime, &digest) == Some(1)
+        ));
         let order = api::PublishRequest {
             source: Some(source(&server)),
             ..node.order("volume")

@@ -43,6 +43,8 @@ pub(super) struct Part {
     /// Where those are reached who pulled it, and homes.
     endpoints: HashMap<NodeId, String>,
     own_was_asked: bool,
+    /// Those in disgrace are asked, for want of others.
+    is_at_last: bool,
     /// Who is to fetch it for all that read the blob now: to be asked before anybody else.
     pub(super) first: Option<NodeId>,
 }
@@ -79,6 +81,7 @@ impl Part {
             began: Instant::now(),
             endpoints: HashMap::new(),
             own_was_asked: false,
+            is_at_last: false,
             first: None,
         }
     }
@@ -105,7 +108,7 @@ impl Part {
             self.layer.doubt();
             (self.attempt, self.homes) = (self.member.choices.begin(), None);
             self.without.clear();
-            self.own_was_asked = false;
+            (self.own_was_asked, self.is_at_last) = (false, false);
         }
     }
 
@@ -155,6 +158,7 @@ impl Part {
         if self.is_done() {
             return;
         }
+        self.is_at_last = true;
         for provider in self.offer(offered).providers {
             if !self.is_done() {
                 let nobody = Offer::default();
@@ -354,7 +358,8 @@ impl Part {
                 false => self.member.choices.pulse(&peer),
             },
             is_own,
-            is_demand: self.how.is_demand,
+            // Who is slow because all ask is not left where there is nobody faster.
+            is_demand: self.how.is_demand && !self.is_at_last,
             wait: match whose {
                 Whose::Waiting(time) => time,
                 Whose::Own | Whose::Peers => Duration::ZERO,
