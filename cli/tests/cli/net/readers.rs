@@ -15,7 +15,7 @@ const BLOCK: usize = 64 << 10;
 /// The files of an image: names and bytes.
 pub(crate) type Files = Arc<Vec<(String, Vec<u8>)>>;
 
-/// Many of them, each of whom reads everything once, in an order of its own.
+/// Many of them, each of whom reads everything once, in an order of its own, until one of them fails.
 pub(crate) struct Readers {
     reading: Vec<JoinHandle<()>>,
     told: Arc<Mutex<Told>>,
@@ -79,5 +79,8 @@ fn read(root: &Path, files: &Files, seed: u64, told: &Mutex<Told>) {
         told.longest = told.longest.max(took);
         let wrong = what.map(|what| format!("{}/{name} at {offset}: {what}", root.display()));
         told.wrong.extend(wrong);
+        if !told.wrong.is_empty() {
+            return;
+        }
     }
 }

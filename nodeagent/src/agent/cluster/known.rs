@@ -1,9 +1,10 @@
 //! Who has which layer, as discovery said last.
 //!
 //! Always: discovery is asked once for a layer however many want to know; what it said stays, however old, while it
-//! cannot be asked; names and addresses that make no sense are left out.
+//! cannot be asked, and then who had a layer without being named for it is asked as well; names and addresses that make
+//! no sense are left out.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ const FRESH_FEW: Duration = Duration::from_secs(2);
 /// At the beginning, while nobody else seems to read it: who began at the same time is about to be known.
 const FRESH_ALONE: Duration = Duration::from_millis(250);
 const BEGINNING: Duration = Duration::from_secs(3);
+/// Nodes remembered that had a layer and are not named for it.
+const ONCE_MAX: usize = 8;
 /// Who asks about it after so long begins anew.
 const ANEW: Duration = Duration::from_secs(30);
 
@@ -60,10 +63,12 @@ struct Said {
     in_doubt: bool,
     /// Discovery did not answer the last time.
     failed: bool,
+    /// Who had all of it and is not named: it pulled it for us a moment ago, or discovery lost sight of it.
+    once: VecDeque<Holder>,
 }
 
 /// Who has a layer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Offered {
     holders: Vec<Holder>,
     /// Our own layerstore has it.
@@ -144,6 +149,7 @@ impl Layer {
 
     /// This node has pulled it.
     pub(super) fn was_brought(&self, holder: Holder) {
+        lock(&self.said).remember(&holder);
         *lock(&self.brought) = Some((holder, Instant::now()));
     }
 
@@ -184,10 +190,7 @@ impl Layer {
                 Some(Offered::of(member.node(), whole, parts, false))
             }
             Err(error) if error.is_rationed() => {
-                let named = before
-                    .holders
-                    .iter()
-                    .filter(|holder| holder.parts.is_none());
+                let named = before.whole();
                 let named = named.map(|holder| (holder.id.to_string(), holder.endpoint.clone()));
                 Some(Offered::of(member.node(), named, parts, true))
             }
@@ -201,10 +204,46 @@ impl Layer {
             said.began = Some(Instant::now());
         }
         (said.asked, said.failed) = (Some(Instant::now()), offered.is_none());
-        if let Some(offered) = offered {
-            said.offered = Arc::new(offered);
-            said.in_doubt = false;
+        match offered {
+            Some(offered) => {
+                said.replace(offered);
+                said.in_doubt = false;
+            }
+            None => said.name_all(),
         }
+    }
+}
+
+impl Said {
+    fn replace(&mut self, offered: Offered) {
+        let before = std::mem::replace(&mut self.offered, Arc::new(offered));
+        let named = Arc::clone(&self.offered);
+        self.once.retain(|holder| !named.names(&holder.id));
+        before.whole().for_each(|holder| self.remember(holder));
+    }
+
+    /// It had all of it, whether it is named or not.
+    fn remember(&mut self, holder: &Holder) {
+        if self.offered.names(&holder.id) {
+            return;
+        }
+        self.once.retain(|other| other.id != holder.id);
+        self.once.push_back(holder.clone());
+        if self.once.len() > ONCE_MAX {
+            self.once.pop_front();
+        }
+    }
+
+    /// Nobody says who has it now: whoever had it may have it still.
+    fn name_all(&mut self) {
+        if self.once.is_empty() {
+            return;
+        }
+        let mut offered = Offered::clone(&self.offered);
+        let ids: HashSet<NodeId> = self.once.iter().map(|holder| holder.id.clone()).collect();
+        offered.holders.retain(|holder| !ids.contains(&holder.id));
+        offered.holders.extend(self.once.drain(..));
+        self.offered = Arc::new(offered);
     }
 }
 
@@ -234,9 +273,17 @@ impl Offered {
         }
     }
 
+    /// Whether this node is said to have all of it.
+    fn names(&self, id: &NodeId) -> bool {
+        self.whole().any(|holder| holder.id == *id)
+    }
+
+    fn whole(&self) -> impl Iterator<Item = &Holder> {
+        self.holders.iter().filter(|holder| holder.parts.is_none())
+    }
+
     fn fresh(&self, is_beginning: bool) -> Duration {
-        let whole = self.holders.iter().filter(|holder| holder.parts.is_none());
-        match whole.count() {
+        match self.whole().count() {
             _ if self.rationed => ASK_GAP,
             few @ 0..=FEW if is_beginning && few == self.holders.len() => FRESH_ALONE,
             0..=FEW => FRESH_FEW,
@@ -251,8 +298,7 @@ impl Offered {
         entries: &BTreeSet<u32>,
         without: &HashSet<NodeId>,
     ) -> Vec<Provider> {
-        let whole = self.holders.iter().filter(|holder| holder.parts.is_none());
-        let are_few = whole.count() <= FEW;
+        let are_few = self.whole().count() <= FEW;
         let usable = self
             .holders
             .iter()
@@ -271,8 +317,7 @@ impl Offered {
     /// Who reads this blob as well and may have it pass on what it has: nobody while enough nodes have the layer whole, or
     /// we do.
     pub(super) fn readers(&self, blob: &BlobId) -> Vec<&NodeId> {
-        let whole = self.holders.iter().filter(|holder| holder.parts.is_none());
-        if self.own || whole.count() > FEW {
+        if self.own || self.whole().count() > FEW {
             return Vec::new();
         }
         let reads = |holder: &&Holder| {

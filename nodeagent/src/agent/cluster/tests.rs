@@ -11,7 +11,7 @@ use crate::agent::space::Space;
 use crate::cluster_file::ServerNames;
 use crate::sample::Sample;
 use lamina_discovery::service::{Identity, Service};
-use lamina_discovery::{Clock, Limits};
+use lamina_discovery::{Clock, Limits, NodeId};
 use lamina_flist::{BlobId, FlistDigest, ProfileRange};
 use lamina_mount::cache::{CacheDir, Trust};
 use lamina_store::{ChunkReader, ReadOptions, StoreOptions, StoreSet};
@@ -266,6 +266,43 @@ fn without_discovery_the_nodes_known_so_far_are_asked() {
     scene.runtime.block_on(first).unwrap();
     scene.discovery.end();
     scene.assert_reads(&source);
+}
+
+#[test]
+fn without_discovery_those_are_asked_that_it_did_not_name_but_had_it() {
+    // One that has just pulled it for us, and one that discovery lost sight of.
+    for lost_sight in [false, true] {
+        let mut scene = Scene::new(&[]);
+        let inside = scene.runtime.enter();
+        let node = Node::start("n0", &scene.sample, Fault::Empty);
+        let told = |has| scene.discovery.told(&node, &scene.sample.layer, has);
+        scene.runtime.block_on(told(false));
+        drop(inside);
+        let source = scene.source();
+        let read = |entry| {
+            let read = scene
+                .fetcher
+                .ensure(&source, entry..entry + 1, Urgency::Demand);
+            scene.runtime.block_on(read).unwrap();
+        };
+        read(0);
+        let member = scene.cluster.member().unwrap();
+        let layer = member.known.layer(&scene.sample.layer);
+        let ask = || {
+            let asked = layer.offered(&member, &scene.sample.layer, true);
+            scene.runtime.block_on(asked)
+        };
+        if lost_sight {
+            for has in [true, false] {
+                scene.runtime.block_on(told(has));
+                std::thread::sleep(Duration::from_millis(250));
+                assert_eq!(ask().endpoint(&NodeId::parse("n0").unwrap()).is_some(), has);
+            }
+        }
+        scene.nodes.push(node);
+        scene.discovery.end();
+        scene.assert_reads(&source);
+    }
 }
 
 #[test]
