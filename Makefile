@@ -50,7 +50,7 @@ deny: $(CARGO_DENY)
 	"$(CARGO_DENY)" check bans licenses sources
 
 $(CARGO_DENY):
-	nice cargo install --locked cargo-deny --version $(CARGO_DENY_VERSION) --root "$(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)"
+	nice cargo install --locked --debug cargo-deny --version $(CARGO_DENY_VERSION) --root "$(CACHE)/cargo-deny-$(CARGO_DENY_VERSION)"
 
 helm: ## helm as the test cluster has it, for the chart's tests
 	@python3 -m e2e.cluster build helm

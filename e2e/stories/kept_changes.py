@@ -95,6 +95,12 @@ def shown(it: Story, link: pathlib.Path) -> None:
     kept = json.loads(plugin.lamina(it, link, "diff", "tools", "-o", "json"))["flists"]
     it.check([(one["index"], one["flist"], one["ready"]) for one in kept] == [(0, "tools-0", True), (1, "tools-1", True)], f"diff: {kept}")
     it.check("INDEX" in plugin.lamina(it, link, "diff", "tools"), "diff prints no table")
+    made_by = json.loads(plugin.lamina(it, link, "diff", "tools", "--index", "1", "-o", "json"))["differences"]
+    told = {(one["change"], one["path"]) for one in made_by if one.get("aspects") != ["time"]}
+    expected = {("added", "/data"), ("added", "/data/part"), ("added", "/data/link"), ("changed", "/etc/group"), ("removed", "/etc/passwd")}
+    it.check(told == expected, f"diff of run 1: {made_by}")
+    it.check("~ /etc/group" in plugin.lamina(it, link, "diff", "tools", "--index", "0"), "diff prints no changes")
+    it.check("those of 0, 1" in plugin.lamina(it, link, "diff", "tools", "--index", "7", ends=3), "diff of no run does not say which there are")
     digest = kept[1]["digest"]
     it.check(plugin.lamina(it, link, "ls", f"{digest}:/data").split() == ["link", "part"], "ls lists something else")
     it.check(plugin.lamina(it, link, "cat", f"{digest}:/data/part") == "of 1\n", "cat prints something else")

@@ -57,6 +57,35 @@ pub enum Aspect {
     Links,
 }
 
+impl Aspect {
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Mode => "mode",
+            Self::Owner => "owner",
+            Self::Time => "time",
+            Self::Xattrs => "xattrs",
+            Self::Content => "content",
+            Self::Target => "target",
+            Self::Device => "device",
+            Self::Links => "links",
+        }
+    }
+}
+
+impl Change {
+    /// In one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::RenamedFrom(_) => "renamed",
+            Self::Changed(_) => "changed",
+        }
+    }
+}
+
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {

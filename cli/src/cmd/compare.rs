@@ -5,22 +5,41 @@ use crate::args;
 use crate::output::{self, Show};
 use anyhow::{Context, Result};
 use lamina_flist::Flist;
-use lamina_image::diff::{Aspect, Change, Difference};
+use lamina_image::diff::{Change, Difference};
 use serde::Serialize;
 
+/// What differs between two flists.
 #[derive(Serialize)]
-struct DiffReport {
-    differences: Vec<DiffLine>,
+pub(crate) struct DiffReport {
+    pub(crate) differences: Vec<DiffLine>,
 }
 
 #[derive(Serialize)]
-struct DiffLine {
+pub(crate) struct DiffLine {
     path: String,
-    change: &'static str,
+    change: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    aspects: Vec<&'static str>,
+    aspects: Vec<String>,
+}
+
+impl DiffLine {
+    /// Of paths as they are in flists.
+    pub(crate) fn new(
+        path: &[u8],
+        change: &str,
+        from: Option<&[u8]>,
+        aspects: Vec<String>,
+    ) -> Self {
+        let absolute = |path| format!("/{}", shown(path));
+        Self {
+            path: absolute(path),
+            change: change.to_owned(),
+            from: from.map(absolute),
+            aspects,
+        }
+    }
 }
 
 impl Show for DiffReport {
@@ -34,7 +53,7 @@ impl Show for DiffReport {
 }
 
 fn diff_line(line: &DiffLine) -> String {
-    let sign = match line.change {
+    let sign = match line.change.as_str() {
         "added" => '+',
         "removed" => '-',
         "renamed" => '>',
@@ -55,38 +74,19 @@ fn diff_line(line: &DiffLine) -> String {
 pub(crate) fn diff(args: &args::Diff) -> Result<()> {
     let (from, to) = (open_checked(&args.from)?, open_checked(&args.to)?);
     let found = lamina_image::diff::diff(&from, &to).context("compare the flists")?;
-    let differences = found.into_iter().map(described).collect();
+    let differences = found.iter().map(described).collect();
     output::print(&DiffReport { differences }, args.output.output)
 }
 
-fn described(difference: Difference) -> DiffLine {
-    let path = format!("/{}", shown(&difference.path));
-    let (change, from, aspects) = match difference.change {
-        Change::Added => ("added", None, Vec::new()),
-        Change::Removed => ("removed", None, Vec::new()),
-        Change::RenamedFrom(from) => ("renamed", Some(format!("/{}", shown(&from))), Vec::new()),
-        Change::Changed(aspects) => ("changed", None, aspects.into_iter().map(aspect).collect()),
+fn described(difference: &Difference) -> DiffLine {
+    let (from, aspects) = match &difference.change {
+        Change::RenamedFrom(from) => (Some(from.as_slice()), Vec::new()),
+        Change::Changed(aspects) => (None, aspects.clone()),
+        Change::Added | Change::Removed => (None, Vec::new()),
     };
-    DiffLine {
-        path,
-        change,
-        from,
-        aspects,
-    }
-}
-
-fn aspect(aspect: Aspect) -> &'static str {
-    match aspect {
-        Aspect::Type => "type",
-        Aspect::Mode => "mode",
-        Aspect::Owner => "owner",
-        Aspect::Time => "time",
-        Aspect::Xattrs => "xattrs",
-        Aspect::Content => "content",
-        Aspect::Target => "target",
-        Aspect::Device => "device",
-        Aspect::Links => "links",
-    }
+    let aspects = aspects.into_iter().map(|aspect| aspect.as_str().to_owned());
+    let change = difference.change.as_str();
+    DiffLine::new(&difference.path, change, from, aspects.collect())
 }
 
 #[derive(Serialize)]

@@ -25,6 +25,7 @@ mod stores;
 mod up;
 mod write;
 
+pub(crate) use compare::{DiffLine, DiffReport};
 pub(crate) use explore::{mode_text, shown, time_text};
 pub(crate) use run::sandbox_spawner;
 

@@ -64,7 +64,7 @@ pub(crate) enum Verb {
     Explain(Explain),
     /// Print the last lines that a Job's command wrote
     Logs(Logs),
-    /// List the Flists that a Job's runs left (keepDiff)
+    /// List the Flists that a Job's runs left (keepDiff), or what one of them changed
     Diff(Diff),
     /// Collect what is needed to find a fault into one file, without secrets
     Report(Report),
@@ -175,6 +175,12 @@ pub(crate) struct Logs {
 pub(crate) struct Diff {
     /// Name of the Job
     pub(crate) job: String,
+    /// Show what the run of this index changed
+    #[arg(long, value_name = "N")]
+    pub(crate) index: Option<i32>,
+    /// Node to compare on (default: the one it ran on)
+    #[arg(long, requires = "index")]
+    pub(crate) node: Option<String>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -1,14 +1,19 @@
-//! `diff`: the Flists that a Job's runs left. What is in them, `ls` and `cat` show by their digest.
+//! `diff`: the Flists that a Job's runs left, and what is different in them from what a run began with. What is in
+//! them, `ls` and `cat` show by their digest.
 
 use super::args::Diff;
 use super::cluster::{Cluster, get, list};
-use super::fault::{Fault, Kind};
+use super::fault::{Fault, Kind, of_node};
+use super::node::Nodes;
+use super::tree::{FIRST, NEXT, docker_config, late, named, server};
+use crate::cmd::{DiffLine, DiffReport};
 use crate::output::{self, Show};
 use anyhow::Result;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use lamina_crds::conditions::find;
 use lamina_crds::{Flist, Job};
+use lamina_proto::lamina::v1::{CompareTreesRequest, Source, TreeDifference};
 use serde::Serialize;
 
 /// By this label the operator marks what a Job left, by the other whose it is of its runs.
@@ -63,7 +68,110 @@ pub(crate) async fn diff(cluster: &Cluster, args: &Diff) -> Result<()> {
     let marked = ListParams::default().labels(INDEX_LABEL);
     let flists = list(&api, &what, &marked).await?;
     let kept = kept(&job, &flists)?;
-    output::print(&kept, args.output.output)
+    let Some(index) = args.index else {
+        return output::print(&kept, args.output.output);
+    };
+    let line = kept.of(index)?;
+    let from = began_with(cluster, &job).await?;
+    let node = args.node.as_deref();
+    let differences = compare(cluster, &job, line, from, node).await?;
+    output::print(&DiffReport { differences }, args.output.output)
+}
+
+/// What the runs of a Job began with.
+async fn began_with(cluster: &Cluster, job: &Job) -> Result<Source, Fault> {
+    let source = &job.spec.source;
+    if let Some(image) = &source.image {
+        let secret = match source.pull_secrets.first() {
+            Some(secret) => docker_config(cluster, &secret.name).await?,
+            None => Vec::new(),
+        };
+        return Ok(named(image, None, secret));
+    }
+    let name = source.flist.clone().unwrap_or_default();
+    let api = Api::<Flist>::namespaced(cluster.client.clone(), &cluster.namespace);
+    let what = format!("flists.lamina.dev {name} in {}", cluster.namespace);
+    let flist = get(&api, &what, &name).await?;
+    let status = flist.status.unwrap_or_default();
+    let source = flist.spec.source.flist.map(|from| from.digest);
+    match status.digest.or(source) {
+        Some(digest) => Ok(named(&digest, None, Vec::new())),
+        None => Err(Fault::new(
+            Kind::NotFound,
+            format!("the Flist {name}, on which the Job runs, has no digest yet"),
+        )),
+    }
+}
+
+/// Asks the node that ran it, which has both, or another one.
+async fn compare(
+    cluster: &Cluster,
+    job: &Job,
+    line: &Line,
+    from: Source,
+    node: Option<&str>,
+) -> Result<Vec<DiffLine>, Fault> {
+    let nodes = Nodes::find(cluster).await?;
+    let ran = node.is_none().then(|| ran_on(job, &line.flist)).flatten();
+    let ran: Vec<String> = ran.into_iter().collect();
+    let server = match nodes.ready(&ran) {
+        Ok(mut ready) if !ran.is_empty() => ready.swap_remove(0),
+        _ => server(&nodes, &line.digest, node).await?,
+    };
+    let mut dialled = nodes.dial(&server).await?;
+    let what = format!("compare {} with what it was made of", line.flist);
+    let request = CompareTreesRequest {
+        from: Some(from),
+        to: Some(named(&line.digest, None, Vec::new())),
+    };
+    let failed = |status: tonic::Status| of_node(&server.node, &what, &status);
+    let slow = |_| late(&server.node, &what);
+    let answer = tokio::time::timeout(FIRST, dialled.client.compare_trees(request)).await;
+    let mut answers = answer.map_err(slow)?.map_err(failed)?.into_inner();
+    let mut lines = Vec::new();
+    loop {
+        let next = tokio::time::timeout(NEXT, answers.message()).await;
+        match next.map_err(slow)?.map_err(failed)? {
+            Some(answer) => lines.extend(answer.differences.into_iter().map(changed)),
+            None => return Ok(lines),
+        }
+    }
+}
+
+/// The node where the run was that left it.
+fn ran_on(job: &Job, flist: &str) -> Option<String> {
+    let runs = job.status.as_ref().map(|status| status.runs.as_slice());
+    let mut runs = runs.unwrap_or_default().iter();
+    let run = runs.find(|run| run.flist.as_deref() == Some(flist))?;
+    run.node.clone()
+}
+
+fn changed(difference: TreeDifference) -> DiffLine {
+    let from = (difference.change == "renamed").then_some(difference.renamed_from.as_slice());
+    DiffLine::new(
+        &difference.path,
+        &difference.change,
+        from,
+        difference.aspects,
+    )
+}
+
+impl Kept {
+    fn of(&self, index: i32) -> Result<&Line, Fault> {
+        let line = self.flists.iter().find(|line| line.index == index);
+        line.ok_or_else(|| {
+            let known: Vec<String> = self
+                .flists
+                .iter()
+                .map(|line| line.index.to_string())
+                .collect();
+            let why = format!(
+                "no run of index {index} has left a Flist; there are those of {}",
+                known.join(", ")
+            );
+            Fault::new(Kind::NotFound, why)
+        })
+    }
 }
 
 /// Those of this very Job, and those that it was told to let go of.
@@ -159,6 +267,48 @@ mod tests {
             .map(|line| line.split_whitespace().collect())
             .collect();
         assert_eq!(rows[2], ["2", "work-2", "True", "3", "2.00", "KiB", "d2"]);
+    }
+
+    #[test]
+    fn the_run_of_an_index_is_found_and_where_it_ran() {
+        let flists = [flist(2, Some("u1"), "work")];
+        let kept = kept(&job(true), &flists).unwrap();
+        assert_eq!(kept.of(2).unwrap().flist, "work-2");
+        let none = kept.of(1).unwrap_err();
+        assert!(
+            none.message.contains("index 1") && none.message.ends_with('2'),
+            "{none}"
+        );
+        let mut job = job(true);
+        assert_eq!(ran_on(&job, "work-2"), None);
+        let status = json!({ "runs": [
+            { "attempt": 1, "index": 2, "node": "n1" },
+            { "attempt": 2, "index": 2, "node": "n2", "flist": "work-2" },
+        ] });
+        job.status = Some(serde_json::from_value(status).unwrap());
+        assert_eq!(ran_on(&job, "work-2").as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn changes_are_shown_with_names_that_harm_no_terminal() {
+        let line = |change: &str, aspects: &[&str]| {
+            changed(TreeDifference {
+                path: b"a/\x1bb".to_vec(),
+                change: change.into(),
+                renamed_from: b"old".to_vec(),
+                aspects: aspects.iter().map(|&aspect| aspect.into()).collect(),
+            })
+        };
+        let differences = vec![
+            line("added", &[]),
+            line("renamed", &[]),
+            line("changed", &["mode", "content"]),
+        ];
+        let table = DiffReport { differences }.table();
+        assert_eq!(
+            table,
+            "+ /a/\\u{1b}b\n> /a/\\u{1b}b (was /old)\n~ /a/\\u{1b}b (mode, content)"
+        );
     }
 
     #[test]

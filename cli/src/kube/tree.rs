@@ -21,9 +21,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// A node that has to convert the image first takes this long at most.
-const FIRST: Duration = Duration::from_secs(900);
+pub(crate) const FIRST: Duration = Duration::from_secs(900);
 /// Between two pieces.
-const NEXT: Duration = Duration::from_secs(60);
+pub(crate) const NEXT: Duration = Duration::from_secs(60);
 
 /// `IMAGE:/PATH`, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(crate) async fn source(cluster: &Cluster, image: &str, pull: &Pull) -> Resul
     Ok(named(image, pull.platform.as_deref(), docker_config_json))
 }
 
-fn named(image: &str, platform: Option<&str>, docker_config_json: Vec<u8>) -> Source {
+pub(crate) fn named(image: &str, platform: Option<&str>, docker_config_json: Vec<u8>) -> Source {
     let from = match is_digest(image) {
         true => From::Flist(FlistSource {
             digest: image.to_owned(),
@@ -80,7 +80,7 @@ fn is_digest(image: &str) -> bool {
     image.len() == 64 && image.chars().all(hex)
 }
 
-async fn docker_config(cluster: &Cluster, name: &str) -> Result<Vec<u8>, Fault> {
+pub(crate) async fn docker_config(cluster: &Cluster, name: &str) -> Result<Vec<u8>, Fault> {
     let api = Api::<Secret>::namespaced(cluster.client.clone(), &cluster.namespace);
     let what = format!("secrets {name} in {}", cluster.namespace);
     let secret = get(&api, &what, name).await?;
@@ -92,7 +92,11 @@ async fn docker_config(cluster: &Cluster, name: &str) -> Result<Vec<u8>, Fault> 
 }
 
 /// A ready node: the one named, else one that has the image, else the first.
-async fn server(nodes: &Nodes, image: &str, node: Option<&str>) -> Result<Server, Fault> {
+pub(crate) async fn server(
+    nodes: &Nodes,
+    image: &str,
+    node: Option<&str>,
+) -> Result<Server, Fault> {
     let names: Vec<String> = node.map(str::to_owned).into_iter().collect();
     let mut ready = nodes.ready(&names)?;
     for (place, server) in ready.iter().enumerate().take(4) {
@@ -163,7 +167,7 @@ impl Reading {
     }
 }
 
-fn late(node: &str, what: &str) -> Fault {
+pub(crate) fn late(node: &str, what: &str) -> Fault {
     Fault::new(
         Kind::Timeout,
         format!("node {node} took too long to {what}"),

@@ -566,6 +566,54 @@ fn a_node_that_is_asked_to_end_ends_and_mounts_stay() {
 }
 
 #[test]
+fn two_flists_are_compared_without_a_volume() {
+    let node = Node::new();
+    std::fs::write(node.machine.path("source/a/hello"), "hello again\n").unwrap();
+    std::fs::remove_file(node.machine.path("source/a/nothing")).unwrap();
+    std::fs::write(node.machine.path("source/a/new"), "new\n").unwrap();
+    let store = node.machine.store();
+    let packed = ["pack", "source", "-o", "y.fl", "-s", &store, "--publish"];
+    node.machine.ok(&packed);
+    let mut second = node.source();
+    if let Some(api::source::From::Flist(flist)) = &mut second.from {
+        let inspected = node.machine.json(&["inspect", "y.fl"]);
+        flist.digest = inspected["digest"].as_str().unwrap().into();
+    }
+    let compared = |to: Option<api::Source>| {
+        let mut client = node.client().unwrap();
+        let request = api::CompareTreesRequest {
+            from: Some(node.source()),
+            to,
+        };
+        node.runtime.block_on(async {
+            let mut answers = client.compare_trees(request).await?.into_inner();
+            let mut all = Vec::new();
+            while let Some(answer) = answers.message().await? {
+                all.extend(answer.differences);
+            }
+            Ok::<_, Status>(all)
+        })
+    };
+    let found = compared(Some(second)).unwrap();
+    let told: Vec<String> = found
+        .iter()
+        .filter(|one| one.aspects != ["time"])
+        .map(|one| format!("{} {}", one.change, text(&one.path)))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "changed a/b/c/hard",
+            "changed a/hello",
+            "added a/new",
+            "removed a/nothing"
+        ]
+    );
+    assert_eq!(compared(Some(node.source())).unwrap(), []);
+    assert_eq!(compared(None).unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[test]
 fn a_flist_can_be_looked_into_and_warmed_without_a_volume() {
     let node = Node::new();
     let names: Vec<String> = node

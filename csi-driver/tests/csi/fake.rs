@@ -10,10 +10,11 @@ use std::{
 
 use futures::Stream;
 use lamina_proto::lamina::v1::{
-    EnsureProgress, EnsureRequest, FlistInfo, ForgetRequest, ForgetResponse, GetInfoRequest,
-    GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse, ListFlistsRequest,
-    ListFlistsResponse, ListVolumesRequest, ListVolumesResponse, PublishRequest, PublishResponse,
-    ReadTreeRequest, ReadTreeResponse, UnpublishRequest, UnpublishResponse, Usage, Volume,
+    CompareTreesRequest, CompareTreesResponse, EnsureProgress, EnsureRequest, FlistInfo,
+    ForgetRequest, ForgetResponse, GetInfoRequest, GetInfoResponse, GetVolumeStatsRequest,
+    GetVolumeStatsResponse, ListFlistsRequest, ListFlistsResponse, ListVolumesRequest,
+    ListVolumesResponse, PublishRequest, PublishResponse, ReadTreeRequest, ReadTreeResponse,
+    UnpublishRequest, UnpublishResponse, Usage, Volume,
     node_server::{Node, NodeServer},
 };
 use tokio::{net::UnixListener, sync::Semaphore, task::JoinHandle};
@@ -123,6 +124,7 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Node for Service {
     type EnsureStream = Streamed<EnsureProgress>;
     type ReadTreeStream = Streamed<ReadTreeResponse>;
+    type CompareTreesStream = Streamed<CompareTreesResponse>;
 
     async fn get_info(
         &self,
@@ -229,6 +231,13 @@ impl Node for Service {
         &self,
         _: Request<ReadTreeRequest>,
     ) -> Result<Response<Self::ReadTreeStream>, Status> {
+        Err(Status::unimplemented("not asked for by the driver"))
+    }
+
+    async fn compare_trees(
+        &self,
+        _: Request<CompareTreesRequest>,
+    ) -> Result<Response<Self::CompareTreesStream>, Status> {
         Err(Status::unimplemented("not asked for by the driver"))
     }
 }

@@ -14,6 +14,7 @@ mod care;
 mod certificate;
 pub mod chunks;
 mod commit;
+mod compare;
 mod daemons;
 mod error;
 mod guard;

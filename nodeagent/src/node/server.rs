@@ -8,17 +8,19 @@ use futures::Stream;
 use lamina_flist::FlistDigest;
 use lamina_proto::lamina::v1::node_server::Node;
 use lamina_proto::lamina::v1::{
-    EnsureProgress, EnsureRequest, ForgetRequest, ForgetResponse, GetInfoRequest, GetInfoResponse,
-    GetVolumeStatsRequest, GetVolumeStatsResponse, ListFlistsRequest, ListFlistsResponse,
-    ListVolumesRequest, ListVolumesResponse, PublishRequest, PublishResponse, ReadTreeRequest,
-    ReadTreeResponse, UnpublishRequest, UnpublishResponse, Warm,
+    CompareTreesRequest, CompareTreesResponse, EnsureProgress, EnsureRequest, ForgetRequest,
+    ForgetResponse, GetInfoRequest, GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse,
+    ListFlistsRequest, ListFlistsResponse, ListVolumesRequest, ListVolumesResponse, PublishRequest,
+    PublishResponse, ReadTreeRequest, ReadTreeResponse, Source, UnpublishRequest,
+    UnpublishResponse, Warm,
 };
 use lamina_proto::timeout;
 use tokio::sync::mpsc;
 use tonic::{Code, Request, Response, Status};
 
+use super::compare::Comparing;
 use super::error::NodeError;
-use super::library::Phase;
+use super::library::{Have, Phase};
 use super::order::Order;
 use super::publish::Publisher;
 use super::source::{Named, stores_digest};
@@ -41,6 +43,7 @@ pub(super) struct Service {
     pub(super) parts: Parts,
     pub(super) publisher: Arc<Publisher>,
     warming: Arc<Warming>,
+    comparing: Arc<Comparing>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -50,6 +53,7 @@ impl Service {
         Self {
             publisher: Arc::new(Publisher::new(parts.clone())),
             warming: Arc::default(),
+            comparing: Arc::default(),
             parts,
         }
     }
@@ -128,6 +132,14 @@ impl Service {
         Ok(())
     }
 
+    /// The flist of what somebody wants to look into.
+    async fn have(&self, source: Option<Source>) -> Result<Have, NodeError> {
+        self.publisher.check_open()?;
+        let named = Named::parse(source)?;
+        let ensured = self.parts.library.ensure(named.source, &[], |_, _, _| ());
+        ensured.await.map_err(NodeError::from)
+    }
+
     /// A volume and, where one is named, its target.
     fn volume(&self, id: &str, target: &str) -> Result<(VolumeId, Option<Target>), NodeError> {
         let id = VolumeId::parse(id)?;
@@ -185,6 +197,7 @@ fn stream<T: Send + 'static>(answers: mpsc::Receiver<Result<T, Status>>) -> Answ
 impl Node for Service {
     type EnsureStream = Answers<EnsureProgress>;
     type ReadTreeStream = Answers<ReadTreeResponse>;
+    type CompareTreesStream = Answers<CompareTreesResponse>;
 
     async fn get_info(
         &self,
@@ -284,16 +297,8 @@ impl Node for Service {
     ) -> Result<Response<Self::ReadTreeStream>, Status> {
         let began = Instant::now();
         let request = request.into_inner();
-        let open = self.publisher.check_open();
-        let have = match open.and_then(|()| Named::parse(request.source)) {
-            Ok(named) => {
-                let ensured = self.parts.library.ensure(named.source, &[], |_, _, _| ());
-                ensured.await.map_err(NodeError::from)
-            }
-            Err(error) => Err(error),
-        };
         let (tell, told) = mpsc::channel(STREAM_BUFFER);
-        let begun = have.map(|have| {
+        let begun = self.have(request.source).await.map(|have| {
             let look = Look {
                 parts: self.parts.clone(),
                 warming: Arc::clone(&self.warming),
@@ -304,6 +309,26 @@ impl Node for Service {
             stream(told)
         });
         self.answer("ReadTree", began, begun)
+    }
+
+    async fn compare_trees(
+        &self,
+        request: Request<CompareTreesRequest>,
+    ) -> Result<Response<Self::CompareTreesStream>, Status> {
+        let began = Instant::now();
+        let CompareTreesRequest { from, to } = request.into_inner();
+        let both = async { Ok((self.have(from).await?, self.have(to).await?)) };
+        let (tell, told) = mpsc::channel(STREAM_BUFFER);
+        let begun = both.await.map(|(from, to)| {
+            let comparing = Arc::clone(&self.comparing);
+            tokio::spawn(async move {
+                if let Err(error) = comparing.send(&from, &to, tell.clone()).await {
+                    let _ = tell.send(Err(error.into())).await;
+                }
+            });
+            stream(told)
+        });
+        self.answer("CompareTrees", began, begun)
     }
 }
 

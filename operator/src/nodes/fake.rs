@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use lamina_proto::lamina::v1::node_care_server::{NodeCare, NodeCareServer};
 use lamina_proto::lamina::v1::node_server::{Node, NodeServer};
 use lamina_proto::lamina::v1::{
-    CheckStoreRequest, CheckStoreResponse, EnsureProgress, EnsureRequest, FlistInfo, ForgetRequest,
-    ForgetResponse, GetInfoRequest, GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse,
-    LeaveRequest, LeaveResponse, ListFlistsRequest, ListFlistsResponse, ListVolumesRequest,
-    ListVolumesResponse, PublishRequest, PublishResponse, ReadTreeRequest, ReadTreeResponse,
-    UnpublishRequest, UnpublishResponse, Volume,
+    CheckStoreRequest, CheckStoreResponse, CompareTreesRequest, CompareTreesResponse,
+    EnsureProgress, EnsureRequest, FlistInfo, ForgetRequest, ForgetResponse, GetInfoRequest,
+    GetInfoResponse, GetVolumeStatsRequest, GetVolumeStatsResponse, LeaveRequest, LeaveResponse,
+    ListFlistsRequest, ListFlistsResponse, ListVolumesRequest, ListVolumesResponse, PublishRequest,
+    PublishResponse, ReadTreeRequest, ReadTreeResponse, UnpublishRequest, UnpublishResponse,
+    Volume,
 };
 use tokio_stream::Stream;
 use tonic::transport::ServerTlsConfig;
@@ -100,6 +101,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Node for Served {
     type EnsureStream = Answers<EnsureProgress>;
     type ReadTreeStream = Answers<ReadTreeResponse>;
+    type CompareTreesStream = Answers<CompareTreesResponse>;
 
     async fn ensure(
         &self,
@@ -160,6 +162,13 @@ impl Node for Served {
         &self,
         _: Request<ReadTreeRequest>,
     ) -> Result<Response<Self::ReadTreeStream>, Status> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn compare_trees(
+        &self,
+        _: Request<CompareTreesRequest>,
+    ) -> Result<Response<Self::CompareTreesStream>, Status> {
         Err(Status::unimplemented("not faked"))
     }
 

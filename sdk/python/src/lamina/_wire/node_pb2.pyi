@@ -383,6 +383,31 @@ class TreeEntry(_message.Message):
     link_target: bytes
     def __init__(self, name: _Optional[bytes] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., size: _Optional[int] = ..., mtime_s: _Optional[int] = ..., link_target: _Optional[bytes] = ...) -> None: ...
 
+class CompareTreesRequest(_message.Message):
+    __slots__ = ("to",)
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    to: Source
+    def __init__(self, to: _Optional[_Union[Source, _Mapping]] = ..., **kwargs) -> None: ...
+
+class CompareTreesResponse(_message.Message):
+    __slots__ = ("differences",)
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    differences: _containers.RepeatedCompositeFieldContainer[TreeDifference]
+    def __init__(self, differences: _Optional[_Iterable[_Union[TreeDifference, _Mapping]]] = ...) -> None: ...
+
+class TreeDifference(_message.Message):
+    __slots__ = ("path", "change", "renamed_from", "aspects")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    RENAMED_FROM_FIELD_NUMBER: _ClassVar[int]
+    ASPECTS_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    change: str
+    renamed_from: bytes
+    aspects: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[bytes] = ..., change: _Optional[str] = ..., renamed_from: _Optional[bytes] = ..., aspects: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class CheckStoreRequest(_message.Message):
     __slots__ = ("store",)
     STORE_FIELD_NUMBER: _ClassVar[int]
