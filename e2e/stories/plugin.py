@@ -54,11 +54,17 @@ def lamina(it: Story, link: pathlib.Path, *words: str, ends: int = 0, seconds: f
 
 
 def whole(it: Story, link: pathlib.Path) -> None:
-    said = json.loads(lamina(it, link, "status", "-o", "json"))
+    def status() -> dict:
+        return json.loads(lamina(it, link, "status", "-o", "json"))
+
+    def known() -> set[int | None]:
+        return {replica.get("nodes") for replica in status()["discovery"]}
+
+    # A node is ready before it has a certificate, which it needs there.
+    it.wait("discovery knows every node", lambda: known() == {len(it.cluster.nodes())})
+    said = status()
     names = {workload["name"] for workload in said["workloads"]}
     it.check(said["ready"] and len(names) == 5 and "lamina-discovery" in names, f"status: {said}")
-    known = [replica.get("nodes") for replica in said["discovery"]]
-    it.check(bool(known) and set(known) == {len(it.cluster.nodes())}, f"discovery does not know every node: {said['discovery']}")
     silent = [node for node in said["nodes"] if node.get("problem")]
     it.check(len(said["nodes"]) == len(it.cluster.nodes()) and not silent, f"nodes: {said['nodes']}")
     checks = json.loads(lamina(it, link, "doctor", "-o", "json"))["checks"]
