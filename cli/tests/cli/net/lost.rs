@@ -62,12 +62,13 @@ fn without_discovery_mounts_go_on_and_known_images_are_mounted() {
         ["running", "known", "new"].map(|tag| cluster.registry.push(tag, 2, 2 << 20));
     cluster.nodes[0].pull(&running);
     cluster.nodes[0].pull(&known);
+    cluster.wait_for_layers(4);
     let reading = [1, 2];
     let mounted = cluster.publish(&reading, "running", &running);
     for node in reading {
         cluster.nodes[node].ensure(&known);
     }
-    // Something of each layer: then it is known who has it.
+    // Something of each layer: then it is known to who reads who has it.
     for root in &mounted {
         for (name, bytes) in running.files.iter() {
             let mut first = [0; 4096];

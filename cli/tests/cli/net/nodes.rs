@@ -126,6 +126,11 @@ impl Cluster {
         self.wait_for_metrics(&[&count, "lamina_discovery_warm 1"]);
     }
 
+    /// Until it knows who has so many layers.
+    pub(crate) fn wait_for_layers(&self, count: usize) {
+        self.wait_for_metrics(&[&format!("lamina_discovery_layers {count}")]);
+    }
+
     /// Until it knows so many blobs that nodes read, each of each node.
     pub(crate) fn wait_for_parts(&self, count: usize) {
         self.wait_for_metrics(&[&format!("lamina_discovery_parts {count}")]);

@@ -1,8 +1,8 @@
 //! Who has which layer, as discovery said last.
 //!
 //! Always: discovery is asked once for a layer however many want to know; what it said stays, however old, while it
-//! cannot be asked, and then who had a layer without being named for it is asked as well; names and addresses that make
-//! no sense are left out.
+//! cannot be asked, and then those are asked as well who had a layer without being named for it, and who had only parts:
+//! they may have more by now; names and addresses that make no sense are left out.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,6 +75,8 @@ pub(super) struct Offered {
     pub(super) own: bool,
     /// Discovery asks us to come again.
     pub(super) rationed: bool,
+    /// Discovery is silent since.
+    unheard: bool,
 }
 
 /// A node that has a layer.
@@ -236,10 +238,11 @@ impl Said {
 
     /// Nobody says who has it now: whoever had it may have it still.
     fn name_all(&mut self) {
-        if self.once.is_empty() {
+        if self.offered.unheard && self.once.is_empty() {
             return;
         }
         let mut offered = Offered::clone(&self.offered);
+        offered.unheard = true;
         let ids: HashSet<NodeId> = self.once.iter().map(|holder| holder.id.clone()).collect();
         offered.holders.retain(|holder| !ids.contains(&holder.id));
         offered.holders.extend(self.once.drain(..));
@@ -270,6 +273,7 @@ impl Offered {
             holders,
             own,
             rationed,
+            unheard: false,
         }
     }
 
@@ -302,13 +306,15 @@ impl Offered {
         let usable = self
             .holders
             .iter()
-            .filter(|holder| !without.contains(&holder.id) && holder.may_have(blob, entries));
-        let provider = |holder: &Holder| Provider {
+            .filter(|holder| !without.contains(&holder.id))
+            .map(|holder| (holder, holder.may_have(blob, entries)))
+            .filter(|(_, may_have)| *may_have || self.unheard);
+        let provider = |(holder, may_have): (&Holder, bool)| Provider {
             id: holder.id.clone(),
-            distance: if holder.parts.is_none() && are_few {
-                2
-            } else {
-                1
+            distance: match may_have {
+                true if holder.parts.is_none() && are_few => 2,
+                true => 1,
+                false => 3,
             },
         };
         usable.map(provider).collect()

@@ -270,15 +270,33 @@ fn without_discovery_the_nodes_known_so_far_are_asked() {
 
 #[test]
 fn without_discovery_those_are_asked_that_it_did_not_name_but_had_it() {
-    // One that has just pulled it for us, and one that discovery lost sight of.
-    for lost_sight in [false, true] {
+    #[derive(PartialEq)]
+    enum Known {
+        /// Has just pulled it for us.
+        Brought,
+        /// Discovery lost sight of it.
+        LostSight,
+        /// Discovery knew only a part of what it has.
+        Part,
+    }
+    for known in [Known::Brought, Known::LostSight, Known::Part] {
         let mut scene = Scene::new(&[]);
         let inside = scene.runtime.enter();
-        let node = Node::start("n0", &scene.sample, Fault::Empty);
+        let fault = match known {
+            Known::Part => Fault::None,
+            _ => Fault::Empty,
+        };
+        let node = Node::start("n0", &scene.sample, fault);
         let told = |has| scene.discovery.told(&node, &scene.sample.layer, has);
         scene.runtime.block_on(told(false));
         drop(inside);
         let source = scene.source();
+        if known == Known::Part {
+            let parts = scene
+                .discovery
+                .has_part(&node, &scene.sample, source.entries());
+            scene.runtime.block_on(parts);
+        }
         let read = |entry| {
             let read = scene
                 .fetcher
@@ -292,13 +310,14 @@ fn without_discovery_those_are_asked_that_it_did_not_name_but_had_it() {
             let asked = layer.offered(&member, &scene.sample.layer, true);
             scene.runtime.block_on(asked)
         };
-        if lost_sight {
+        if known == Known::LostSight {
             for has in [true, false] {
                 scene.runtime.block_on(told(has));
                 std::thread::sleep(Duration::from_millis(250));
                 assert_eq!(ask().endpoint(&NodeId::parse("n0").unwrap()).is_some(), has);
             }
         }
+        assert_eq!(node.pulls(), u64::from(known != Known::Part));
         scene.nodes.push(node);
         scene.discovery.end();
         scene.assert_reads(&source);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
+use lamina_discovery::sections::Sections;
 use lamina_discovery::tls;
 use lamina_flist::{BlobId, Sha256Digest};
 use lamina_mount::cache::CacheDir;
@@ -16,8 +17,8 @@ use lamina_proto::discovery::v1::service_discovery_server::ServiceDiscovery as _
 use lamina_proto::lamina::v1::layers_server::{Layers, LayersServer};
 use lamina_proto::lamina::v1::partials_server::Partials as _;
 use lamina_proto::lamina::v1::{
-    Chunk, FindPartialsRequest, ReadChunksRequest, ReadChunksResponse, ReadRecordRequest,
-    ReadRecordResponse,
+    Chunk, FindPartialsRequest, PartialBlob, PutPartialsRequest, ReadChunksRequest,
+    ReadChunksResponse, ReadRecordRequest, ReadRecordResponse,
 };
 use lamina_proto::layerstore::v1 as ls;
 use lamina_proto::layerstore::v1::layer_store_server::{LayerStore, LayerStoreServer};
@@ -419,6 +420,22 @@ impl Discovery {
             ..HeartbeatRequest::default()
         };
         self.service.heartbeat(Request::new(beat)).await.unwrap();
+    }
+
+    /// It hears that a node has the first of so many entries.
+    pub(super) async fn has_part(&self, node: &Node, sample: &Sample, entries: u32) {
+        let sections = Sections::of(entries, |entry| entry == 0);
+        let request = PutPartialsRequest {
+            node_id: node.id.clone(),
+            blobs: vec![PartialBlob {
+                layer_digest: sample.layer.to_string(),
+                blob: sample.blob.as_bytes().to_vec(),
+                entries,
+                sections: sections.as_bytes().to_vec(),
+            }],
+        };
+        let told = self.service.put_partials(Request::new(request));
+        told.await.unwrap();
     }
 
     /// Waits until it has heard of so many nodes' parts.
