@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::agent::{cache_lock, trouble};
 use crate::api::{self, Answer, CallError, Request};
-use crate::holder::{ChildSpec, HolderClient};
+use crate::holder::{ChildSpec, HolderClient, HolderError};
 use crate::instance::Instance;
 
 /// How long another instance of the same cache is waited for: it ends soon after its last mount.
@@ -197,7 +197,38 @@ pub fn ask(
     }
 }
 
-/// Whether an instance's holder answers.
+/// Whether an instance's holder answers, or hangs. One that is being killed takes connections until the kernel
+/// closes its socket, and does neither.
 pub fn is_running(instance: &Instance) -> bool {
-    HolderClient::connect(instance.dir()).is_ok()
+    let asked = HolderClient::connect(instance.dir()).and_then(|holder| holder.status());
+    match asked {
+        Ok(_) | Err(HolderError::Refused(_)) => true,
+        Err(HolderError::Io { source, .. }) => source.kind() == io::ErrorKind::WouldBlock,
+        Err(HolderError::Peer { .. }) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::holder::HOLDER_SOCKET;
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+    };
+
+    #[test]
+    fn a_holder_that_takes_a_connection_and_goes_is_not_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::at(dir.path().to_owned());
+        let flags = SocketFlags::CLOEXEC;
+        let dying = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let path = dir.path().join(HOLDER_SOCKET);
+        bind(&dying, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&dying, 8).unwrap();
+        let asking = std::thread::spawn(move || is_running(&instance));
+        // It is connected, or about to be refused: both are right.
+        std::thread::sleep(Duration::from_millis(50));
+        drop(dying);
+        assert!(!asking.join().unwrap());
+    }
 }

@@ -24,6 +24,8 @@ const ARRIVED_MAX: usize = 4;
 /// Between two rounds through everybody; doubles.
 const ROUND: Duration = Duration::from_millis(100);
 const ROUND_MAX: Duration = Duration::from_secs(2);
+/// While our own layerstore pulls, others are asked again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long whoever pulls a layer for all is waited for before our own layerstore does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -168,9 +170,26 @@ impl Part {
         if self.is_done() {
             return;
         }
-        let (member, want, until) = (&self.member, &self.want, self.how.until);
-        let pulled = member.pull_own(&want.layer, &want.image, until).await;
+        // A registry that is away may take all the time there is.
+        let (member, want) = (Arc::clone(&self.member), Arc::clone(&self.want));
+        let pulled = tokio::select! {
+            pulled = member.pull_own(&want.layer, &want.image, self.how.until) => pulled,
+            () = self.ask_again_and_again(offered) => None,
+        };
         self.brought(pulled).await;
+    }
+
+    /// Asks everybody once a second, until everything came.
+    async fn ask_again_and_again(&mut self, offered: &Offered) {
+        while !self.is_done() {
+            tokio::time::sleep(AGAIN).await;
+            self.without.clear();
+            for provider in self.offer(offered).providers {
+                if !self.is_done() {
+                    self.ask_peer(provider.id, offered, &Offer::default()).await;
+                }
+            }
+        }
     }
 
     async fn find_homes(&mut self, offered: &Offered) {
