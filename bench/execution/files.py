@@ -1,6 +1,8 @@
 """D4: files put into a run, and changes got out of it."""
 
+import pathlib
 import statistics
+import sysconfig
 
 from ..cluster.nodes import cluster, place, push
 from ..corpus import images
@@ -12,6 +14,8 @@ IMAGE = "base"
 BYTES = 256 << 20
 MEMORY_MB = 1024
 TARGETS = {"noise": 800, "text": 300}
+# What a program in a run may have written: sources. Far more than the 32 KiB over which gzip finds again what it saw.
+TEXT_BYTES = 16 << 20
 
 
 def run(bench) -> None:
@@ -27,8 +31,10 @@ def run(bench) -> None:
             return cpu_seconds(service.process.pid) - before, ran
 
         cost()
+        text = here.work / "text"
+        text.write_bytes(sources())
         for kind, target in TARGETS.items():
-            more = ["--text"] if kind == "text" else []
+            more = ["--text", text] if kind == "text" else []
             found = {"files in": [], "changes out": []}
             for _ in range(bench.rounds):
                 into, _ran = cost("--no-diff", "--file-bytes", BYTES, *more)
@@ -40,4 +46,11 @@ def run(bench) -> None:
                 note = f"; {ran['diff_bytes'][0] / 1e6:.0f} MB as tar.gz" if what == "changes out" else ""
                 bench.rows.append(Row("D4", f"{what}, {kind}", speed, "MB per core-second", f">= {target}", speed >= target,
                                       note=f"{min(speeds):.0f}-{max(speeds):.0f}{note}", samples={kind: speeds}))
-    bench.notes.append(f"one file of {BYTES >> 20} MiB; what goes in is a change, too, so changes out is the difference of two runs")
+    bench.notes.append(f"one file of {BYTES >> 20} MiB; text is sources of Python's own library; what goes in is a change, too, so changes out is the difference of two runs")
+
+
+def sources() -> bytes:
+    """Of the Python that runs this, in the order of their names."""
+    library = pathlib.Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
+    return b"".join(path.read_bytes() for path in files)[:TEXT_BYTES]

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,9 +55,9 @@ pub(crate) struct Runs {
     /// Put a file of this size at /in
     #[arg(long, default_value_t = 0)]
     file_bytes: usize,
-    /// That file is text, not noise
+    /// That file is this one, over and over, not noise
     #[arg(long)]
-    text: bool,
+    text: Option<PathBuf>,
     #[arg(trailing_var_arg = true, required = true)]
     command: Vec<String>,
 }
@@ -84,7 +85,7 @@ struct Ran {
 pub(crate) fn execute(runs: &Runs) -> Result<Value> {
     runtime()?.block_on(async {
         let clients = connect(runs).await?;
-        let file = runs.file();
+        let file = runs.file()?;
         let began = Instant::now();
         let all: Vec<Ran> = stream::iter(0..runs.count)
             .map(|number| run(clients[number % clients.len()].clone(), runs, file.clone()))
@@ -184,36 +185,35 @@ impl Runs {
     }
 
     /// Frames of the file, made before anything is measured.
-    fn file(&self) -> Vec<ExecuteRequest> {
+    fn file(&self) -> Result<Vec<ExecuteRequest>> {
         if self.file_bytes == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let begin = FileEntryBegin {
             path: "/in".to_owned(),
             r#type: FileType::File.into(),
             ..FileEntryBegin::default()
         };
-        let mut random = crate::measure::Random::new(1);
-        let mut bytes = Vec::with_capacity(self.file_bytes);
-        while bytes.len() < self.file_bytes {
-            let number = random.below(u64::MAX);
-            match self.text {
-                true => bytes.extend(format!("line {} of {number}: ok\n", bytes.len()).bytes()),
-                false => bytes.extend(number.to_le_bytes()),
-            }
-        }
-        bytes.truncate(self.file_bytes);
+        let bytes: Vec<u8> = if let Some(path) = &self.text {
+            let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+            ensure!(!text.is_empty(), "{} is empty", path.display());
+            text.into_iter().cycle().take(self.file_bytes).collect()
+        } else {
+            let mut random = crate::measure::Random::new(1);
+            let numbers = std::iter::repeat_with(|| random.below(u64::MAX).to_le_bytes());
+            numbers.flatten().take(self.file_bytes).collect()
+        };
         let chunks = bytes.chunks(CHUNK).map(|chunk| {
             let data = chunk.to_vec();
             Asked::FileChunk(FileChunk { data })
         });
-        std::iter::once(Asked::FileBegin(begin))
+        let frames = std::iter::once(Asked::FileBegin(begin))
             .chain(chunks)
             .chain([Asked::FileEnd(FileEntryEnd {})])
             .map(|payload| ExecuteRequest {
                 payload: Some(payload),
-            })
-            .collect()
+            });
+        Ok(frames.collect())
     }
 }
 
@@ -338,6 +338,8 @@ mod tests {
         while std::net::TcpStream::connect(at).is_err() {
             std::thread::yield_now();
         }
+        let text = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(text.path(), "all is well\n").unwrap();
         let runs = Runs {
             at,
             image: "x".into(),
@@ -347,7 +349,7 @@ mod tests {
             memory_mb: 1,
             no_diff: false,
             file_bytes: 3 << 20,
-            text: true,
+            text: Some(text.path().to_owned()),
             command: vec!["true".into()],
         };
         let found = execute(&runs).unwrap();
