@@ -145,6 +145,13 @@ impl Attempt {
         self.brought.push(id.clone());
     }
 
+    /// This node has no more of what is wanted, also if it pulled it: it is asked again when somebody names it, and
+    /// to pull it never.
+    pub fn has_no_more(&mut self, id: &NodeId) {
+        self.tried.retain(|tried| tried != id);
+        self.brought.retain(|brought| brought != id);
+    }
+
     /// This node had only no time: it may be asked again.
     pub fn was_busy(&mut self, id: &NodeId) {
         self.tried.retain(|tried| tried != id);

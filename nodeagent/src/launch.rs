@@ -17,6 +17,9 @@ use crate::api::{self, Answer, CallError, Request};
 use crate::holder::{ChildSpec, HolderClient, HolderError};
 use crate::instance::Instance;
 
+/// How often a holder that hangs up is dialled again, and after how long.
+const HUNG_UP_MAX: u32 = 20;
+const HUNG_UP_PAUSE: Duration = Duration::from_millis(50);
 /// How long another instance of the same cache is waited for: it ends soon after its last mount.
 const CACHE_PATIENCE: Duration = Duration::from_secs(6);
 /// The children of a holder in the order of their start.
@@ -197,15 +200,22 @@ pub fn ask(
     }
 }
 
-/// Whether an instance's holder answers, or hangs. One that is being killed takes connections until the kernel
-/// closes its socket, and does neither.
+/// Whether an instance has a holder. One that is being killed takes connections until the kernel closes its socket;
+/// one with too many clients takes them and hangs up for as long as it has: so who is hung up on dials again.
 pub fn is_running(instance: &Instance) -> bool {
-    let asked = HolderClient::connect(instance.dir()).and_then(|holder| holder.status());
-    match asked {
-        Ok(_) | Err(HolderError::Refused(_)) => true,
-        Err(HolderError::Io { source, .. }) => source.kind() == io::ErrorKind::WouldBlock,
-        Err(HolderError::Peer { .. }) => false,
+    for _ in 0..HUNG_UP_MAX {
+        let Ok(holder) = HolderClient::connect(instance.dir()) else {
+            return false;
+        };
+        match holder.status() {
+            Err(HolderError::Io { source, .. }) if source.kind() != io::ErrorKind::WouldBlock => {
+                std::thread::sleep(HUNG_UP_PAUSE);
+            }
+            // It answers, or hangs.
+            _ => return true,
+        }
     }
+    true
 }
 
 #[cfg(test)]
@@ -213,22 +223,30 @@ mod tests {
     use super::*;
     use crate::holder::HOLDER_SOCKET;
     use rustix::net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
     };
 
     #[test]
-    fn a_holder_that_takes_a_connection_and_goes_is_not_running() {
+    fn a_holder_that_hangs_up_is_running_until_it_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let instance = Instance::at(dir.path().to_owned());
         let flags = SocketFlags::CLOEXEC;
-        let dying = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let holder = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let path = dir.path().join(HOLDER_SOCKET);
-        bind(&dying, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-        listen(&dying, 8).unwrap();
-        let asking = std::thread::spawn(move || is_running(&instance));
-        // It is connected, or about to be refused: both are right.
-        std::thread::sleep(Duration::from_millis(50));
-        drop(dying);
-        assert!(!asking.join().unwrap());
+        bind(&holder, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&holder, 8).unwrap();
+        let hangs_up = |times: u32| {
+            let (holder, instance) = (holder.try_clone().unwrap(), instance.clone());
+            let hanging_up = std::thread::spawn(move || {
+                (0..times).for_each(|_| drop(accept(&holder).unwrap()));
+            });
+            let is_running = is_running(&instance);
+            hanging_up.join().unwrap();
+            is_running
+        };
+        assert!(hangs_up(HUNG_UP_MAX));
+        let dying = std::thread::spawn(move || drop((accept(&holder).unwrap(), holder)));
+        assert!(!is_running(&instance));
+        dying.join().unwrap();
     }
 }

@@ -149,13 +149,12 @@ impl Dispatch {
     ) -> Result<Option<Passage>, Status> {
         let waiting = self.metrics.waiting();
         loop {
-            tokio::select! {
+            let heard = tokio::select! {
                 () = tokio::time::sleep_until(again) => return Ok(None),
-                () = self.afslets.freed.told() => {}
-            }
+                heard = self.afslets.freed.told() => heard,
+            };
             let found = self.look(wanted).await;
-            // There may be more than this one took, or room that is enough for a smaller one.
-            self.afslets.freed.pass_on();
+            drop(heard);
             match found {
                 Ok(passage) => {
                     drop(waiting);

@@ -22,8 +22,7 @@ impl Freed {
         self.news.notify_one();
     }
 
-    /// The next one may look, too; from who has heard of it and looked.
-    pub(crate) fn pass_on(&self) {
+    fn pass_on(&self) {
         let one_less = |left: u32| left.checked_sub(1);
         let passed = self
             .hearers
@@ -34,8 +33,20 @@ impl Freed {
     }
 
     /// Returns when there may be room.
-    pub(crate) async fn told(&self) {
+    pub(crate) async fn told(&self) -> Heard<'_> {
         self.news.notified().await;
+        Heard(self)
+    }
+}
+
+/// Held while one that was told looks. Then the next one may, too, also if this one was called off meanwhile: there may
+/// be more than it took, or room that is enough for a smaller one.
+#[derive(Debug)]
+pub(crate) struct Heard<'a>(&'a Freed);
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        self.0.pass_on();
     }
 }
 
@@ -43,16 +54,15 @@ impl Freed {
 mod tests {
     use super::*;
 
-    /// How many of those that wait hear of room, when each passes it on.
+    /// How many of those that wait hear of room.
     async fn hear(freed: &Freed) -> u32 {
         let mut heard = 0;
         loop {
             tokio::select! {
                 biased;
-                () = freed.told() => heard += 1,
+                _heard = freed.told() => heard += 1,
                 () = std::future::ready(()) => return heard,
             }
-            freed.pass_on();
         }
     }
 

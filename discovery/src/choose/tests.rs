@@ -236,6 +236,30 @@ fn who_pulled_it_for_us_is_asked_before_discovery_knows_of_it() {
 }
 
 #[test]
+fn who_pulled_it_and_has_nothing_is_asked_once() {
+    let mut node = Node::new();
+    let mut attempt = Attempt::new(node.now);
+    let homes = [id("h1"), id("h2")];
+    for home in &homes {
+        assert_eq!(
+            node.next(&mut attempt, &[], &homes),
+            Step::Pull(home.clone())
+        );
+        attempt.has_pulled(home);
+        assert_eq!(
+            node.next(&mut attempt, &[], &homes),
+            Step::Peer(home.clone())
+        );
+        node.ended(home.as_str(), Outcome::Dropped);
+        attempt.has_no_more(home);
+    }
+    assert_eq!(node.next(&mut attempt, &[], &homes), Step::Registry);
+    // Somebody names it after all.
+    let step = node.next(&mut attempt, &near(&["h1"]), &homes);
+    assert_eq!(step, Step::Peer(id("h1")));
+}
+
+#[test]
 fn second_requests_follow_the_p95_and_stay_few() {
     let mut node = Node::new();
     assert_eq!(node.chooser.hedge_after(), 250 * MS);

@@ -194,7 +194,8 @@ impl Layer {
             Err(error) if error.is_rationed() => {
                 let named = before.whole();
                 let named = named.map(|holder| (holder.id.to_string(), holder.endpoint.clone()));
-                Some(Offered::of(member.node(), named, parts, true))
+                let offered = Offered::of(member.node(), named, parts, true);
+                Some(offered.with_own(before.own))
             }
             Err(error) => {
                 note(&error, digest);
@@ -242,7 +243,8 @@ impl Said {
             return;
         }
         let mut offered = Offered::clone(&self.offered);
-        offered.unheard = true;
+        // Nobody will say more however long that is waited for.
+        (offered.unheard, offered.rationed) = (true, false);
         let ids: HashSet<NodeId> = self.once.iter().map(|holder| holder.id.clone()).collect();
         offered.holders.retain(|holder| !ids.contains(&holder.id));
         offered.holders.extend(self.once.drain(..));
@@ -275,6 +277,12 @@ impl Offered {
             rationed,
             unheard: false,
         }
+    }
+
+    /// As before: who asks is left out of the names.
+    fn with_own(mut self, own: bool) -> Self {
+        self.own = own;
+        self
     }
 
     /// Whether this node is said to have all of it.
@@ -378,4 +386,22 @@ impl Holder {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_ask_again_does_not_wait_for_a_discovery_that_is_gone() {
+        let me = NodeId::parse("me").unwrap();
+        let named = [("me", "127.0.0.1:1"), ("other", "127.0.0.1:2")];
+        let named = named.map(|(id, endpoint)| (id.to_owned(), endpoint.to_owned()));
+        let mut said = Said::default();
+        said.replace(Offered::of(&me, named.into_iter(), Vec::new(), true));
+        assert!(said.offered.rationed && said.offered.own);
+        said.name_all();
+        assert!(!said.offered.rationed && said.offered.own);
+        assert!(said.offered.names(&NodeId::parse("other").unwrap()));
+    }
 }

@@ -377,6 +377,24 @@ fn our_own_layerstore_is_the_last_to_be_asked_and_its_bytes_are_no_peers() {
 }
 
 #[test]
+fn a_home_that_says_it_pulled_and_gives_nothing_keeps_nobody_from_the_data() {
+    let mut scene = Scene::new(&[]);
+    let inside = scene.runtime.enter();
+    let home = Node::start("home", &scene.sample, Fault::Forgets);
+    let own = Node::own(&scene.dir.path().join("node.sock"), &scene.sample);
+    scene
+        .runtime
+        .block_on(scene.discovery.told(&home, &scene.sample.layer, false));
+    drop(inside);
+    scene.nodes.push(home);
+    let source = scene.source();
+    scene.assert_reads(&source);
+    assert_eq!(own.pulls(), 1);
+    // Not for as long as somebody waits.
+    assert!(scene.nodes[0].asked() < 100, "{}", scene.nodes[0].asked());
+}
+
+#[test]
 fn when_nobody_has_it_readers_hear_so_in_time() {
     let patience = Patience {
         another: Duration::from_millis(50),

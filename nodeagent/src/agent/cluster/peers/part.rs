@@ -91,7 +91,7 @@ impl Part {
     /// Gives what could not be had.
     pub(super) async fn bring(mut self) -> BTreeSet<u32> {
         if let Some(first) = self.first.take() {
-            self.ask_first(first).await;
+            let _ = tokio::time::timeout_at(self.how.until, self.ask_first(first)).await;
             if self.is_done() {
                 return self.missing;
             }
@@ -174,19 +174,23 @@ impl Part {
         let (member, want) = (Arc::clone(&self.member), Arc::clone(&self.want));
         let pulled = tokio::select! {
             pulled = member.pull_own(&want.layer, &want.image, self.how.until) => pulled,
-            () = self.ask_again_and_again(offered) => None,
+            () = self.ask_again_and_again() => None,
         };
         self.brought(pulled).await;
     }
 
-    /// Asks everybody once a second, until everything came.
-    async fn ask_again_and_again(&mut self, offered: &Offered) {
+    /// Asks everybody once a second, whoever that is by then, until everything came.
+    async fn ask_again_and_again(&mut self) {
+        let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
         while !self.is_done() {
             tokio::time::sleep(AGAIN).await;
             self.without.clear();
-            for provider in self.offer(offered).providers {
+            layer.doubt();
+            let offered = layer.offered(&member, &self.want.layer, false).await;
+            for provider in self.offer(&offered).providers {
                 if !self.is_done() {
-                    self.ask_peer(provider.id, offered, &Offer::default()).await;
+                    let nobody = Offer::default();
+                    self.ask_peer(provider.id, &offered, &nobody).await;
                 }
             }
         }
@@ -415,7 +419,7 @@ impl Part {
             Outcome::Busy => self.attempt.was_busy(peer),
             Outcome::Good(_) | Outcome::Dropped => {
                 // It has no more of it. That is no failure, and does not count as a try.
-                self.attempt.was_busy(peer);
+                self.attempt.has_no_more(peer);
                 self.without.insert(peer.clone());
             }
             Outcome::Failed | Outcome::Wrong => {
@@ -426,13 +430,46 @@ impl Part {
     }
 
     async fn take(&mut self, piece: Piece) {
-        if self.missing.remove(&piece.entry) {
-            // Nobody takes it any more: the blob was closed.
-            let _ = self.pieces.send(piece).await;
-        }
+        hand_over(&mut self.missing, &self.pieces, piece).await;
     }
 
     fn is_done(&self) -> bool {
         self.missing.is_empty()
+    }
+}
+
+/// Hands a piece over that is missing. It is so until that is done: who is called off while it waits has not got it.
+async fn hand_over(missing: &mut BTreeSet<u32>, pieces: &mpsc::Sender<Piece>, piece: Piece) {
+    let entry = piece.entry;
+    if missing.contains(&entry) {
+        // An error: the blob was closed, and nobody takes it any more.
+        let _ = pieces.send(piece).await;
+        missing.remove(&entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::ask::Giver;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_piece_that_was_not_taken_in_time_is_still_missing() {
+        let (sender, mut taken) = mpsc::channel(1);
+        let mut missing = BTreeSet::from([1, 2]);
+        let piece = |entry| Piece {
+            entry,
+            plain: Vec::new().into(),
+            stored_len: 0,
+            giver: Giver::Peer,
+        };
+        hand_over(&mut missing, &sender, piece(1)).await;
+        let waits = hand_over(&mut missing, &sender, piece(2));
+        let called_off = tokio::time::timeout(Duration::ZERO, waits).await;
+        assert!(called_off.is_err());
+        assert_eq!(missing, BTreeSet::from([2]));
+        assert_eq!(taken.recv().await.unwrap().entry, 1);
+        hand_over(&mut missing, &sender, piece(2)).await;
+        assert!(missing.is_empty());
     }
 }

@@ -59,6 +59,8 @@ pub(super) enum Fault {
     Busy(u64),
     /// Has nothing before it was told to pull.
     Empty,
+    /// Says that it pulled, and has nothing.
+    Forgets,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<ReadChunksResponse, Status>> + Send>>;
@@ -100,7 +102,7 @@ impl Server {
     }
 
     fn of(shelf: Arc<Shelf>, cache: CacheDir, bring: Arc<dyn Bring>, fault: Fault) -> Self {
-        let has = fault != Fault::Empty;
+        let has = !matches!(fault, Fault::Empty | Fault::Forgets);
         Self {
             chunks: Chunks::new(shelf, cache, bring, ChunkLimits::default()),
             fault,
@@ -256,7 +258,7 @@ impl Layers for Server {
             Fault::Busy(times) if asked < times => {
                 return Err(Status::resource_exhausted("not now"));
             }
-            Fault::Empty if !self.has.load(Ordering::Relaxed) => {
+            Fault::Empty | Fault::Forgets if !self.has.load(Ordering::Relaxed) => {
                 return Ok(Response::new(Box::pin(futures::stream::empty())));
             }
             _ => {}
@@ -319,7 +321,8 @@ impl LayerStore for Server {
         let request = request.into_inner();
         assert_eq!(request.image, "registry.test/a/b:1");
         assert_eq!(request.layers.len(), 1);
-        if !self.has.swap(true, Ordering::Relaxed) {
+        let brings = self.fault != Fault::Forgets;
+        if !self.has.swap(brings, Ordering::Relaxed) {
             self.pulls.fetch_add(1, Ordering::Relaxed);
         }
         let layers = request.layers;
