@@ -324,6 +324,10 @@ pub struct JobRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]
     pub node: Option<String>,
+    /// Digest of the flist it began with: of what the image was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "text::short")]
+    pub base: Option<String>,
     /// Flist of what it left, if kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "text::short")]

@@ -16,6 +16,7 @@ mod generate;
 mod image;
 mod job;
 mod lamina_cluster;
+pub mod pull_secrets;
 mod reference;
 pub mod schema;
 mod size;

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import re
 import tempfile
 from typing import Iterator
 
@@ -55,6 +56,8 @@ def read_by_others(it: Story, store: str) -> None:
     status = commands.ended(it, "tools")
     kept = sorted(run["flist"] for run in status["runs"] if run.get("flist"))
     it.check(kept == ["tools-0", "tools-1"] and status["diff"] in kept, f"tools: {status}")
+    bases = {run["base"] for run in status["runs"]}
+    it.check(len(bases) == 1 and all(re.fullmatch("[0-9a-f]{64}", base) for base in bases), f"what runs began with: {status['runs']}")
     it.ready("flist", *kept)
     for name, index in (("tools-0", "0"), ("tools-1", "1")):
         labels = it.get("flist", name)["metadata"]["labels"]

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lamina_flist::{ChunkId, FileContent, FileData, Flist, FlistError, NodeId, NodeKind, Tree};
+use lamina_flist::{
+    ChunkId, FileContent, FileData, Flist, FlistError, Limits, NodeId, NodeKind, Tree,
+};
 
 use crate::content_map::{ContentMap, MissingError};
 
@@ -19,6 +21,18 @@ pub enum DiffError {
     /// A flist.
     #[error(transparent)]
     Missing(#[from] MissingError),
+    /// More than may be held in memory.
+    #[error("its paths have more than {0} bytes together")]
+    TooLarge(u64),
+}
+
+/// How much of each side may be held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiffLimits {
+    /// Names; one takes about half a kibibyte.
+    pub entries_max: u64,
+    /// Bytes of all paths together; each takes twice as much.
+    pub path_bytes_max: u64,
 }
 
 /// What happened to a path.
@@ -108,9 +122,16 @@ struct Side<'f> {
 }
 
 impl<'f> Side<'f> {
-    fn new(flist: &'f Flist) -> Result<Self, DiffError> {
+    fn new(flist: &'f Flist, path_bytes_max: u64) -> Result<Self, DiffError> {
         let tree = flist.to_tree()?;
-        let paths: BTreeMap<Vec<u8>, NodeId> = tree.walk().collect();
+        let (mut paths, mut bytes) = (BTreeMap::new(), 0);
+        for (path, id) in tree.walk() {
+            bytes += path.len() as u64;
+            if bytes > path_bytes_max {
+                return Err(DiffError::TooLarge(path_bytes_max));
+            }
+            paths.insert(path, id);
+        }
         let mut first = HashMap::new();
         for (path, id) in &paths {
             first.entry(*id).or_insert_with(|| path.clone());
@@ -148,17 +169,39 @@ impl<'f> Side<'f> {
     }
 }
 
+/// As [`diff`], of flists that anybody made.
+///
+/// # Errors
+/// When a flist is damaged, or has more than the limits allow.
+pub fn diff_within(
+    old: &Flist,
+    new: &Flist,
+    limits: &DiffLimits,
+) -> Result<Vec<Difference>, DiffError> {
+    for flist in [old, new] {
+        flist.check(&Limits {
+            entries_max: limits.entries_max,
+            ..Limits::default()
+        })?;
+    }
+    let side = |flist| Side::new(flist, limits.path_bytes_max);
+    differences(&side(old)?, &side(new)?)
+}
+
 /// The differences from `old` to `new`, in path order.
 ///
 /// # Errors
 /// When a flist is damaged.
 pub fn diff(old: &Flist, new: &Flist) -> Result<Vec<Difference>, DiffError> {
-    let (old, new) = (Side::new(old)?, Side::new(new)?);
+    differences(&Side::new(old, u64::MAX)?, &Side::new(new, u64::MAX)?)
+}
+
+fn differences(old: &Side<'_>, new: &Side<'_>) -> Result<Vec<Difference>, DiffError> {
     let mut out = BTreeMap::new();
     for (path, id) in &old.paths {
         let change = match new.paths.get(path) {
             None => Change::Removed,
-            Some(other) => match compare(&old, *id, &new, *other)? {
+            Some(other) => match compare(old, *id, new, *other)? {
                 aspects if aspects.is_empty() => continue,
                 aspects => Change::Changed(aspects),
             },
@@ -170,7 +213,7 @@ pub fn diff(old: &Flist, new: &Flist) -> Result<Vec<Difference>, DiffError> {
         .keys()
         .filter(|path| !old.paths.contains_key(*path));
     out.extend(added.map(|path| (path.clone(), Change::Added)));
-    find_renames(&old, &new, &mut out)?;
+    find_renames(old, new, &mut out)?;
     Ok(out
         .into_iter()
         .map(|(path, change)| Difference { path, change })
@@ -280,7 +323,7 @@ pub struct Usage {
 /// # Errors
 /// When a flist is damaged.
 pub fn usage(flist: &Flist, others: &[Flist]) -> Result<Usage, DiffError> {
-    let side = Side::new(flist)?;
+    let side = Side::new(flist, u64::MAX)?;
     let mut usage = Usage {
         entries: side.paths.len() as u64,
         ..Usage::default()

@@ -3,12 +3,10 @@
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use lamina_crds::LocalName;
-use serde_json::{Map, Value, json};
+use lamina_crds::pull_secrets::{KEY, merged};
 
 use crate::context::Ctx;
 use crate::fault::Fault;
-
-const KEY: &str = ".dockerconfigjson";
 
 /// The merged configuration; empty without secrets.
 pub(crate) async fn docker_config(
@@ -34,49 +32,5 @@ pub(crate) async fn docker_config(
         })?;
         configs.push((name.clone(), bytes.0.clone()));
     }
-    merged(&configs)
-}
-
-/// The first secret that knows a registry wins.
-fn merged(configs: &[(String, Vec<u8>)]) -> Result<Vec<u8>, Fault> {
-    if configs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut auths = Map::new();
-    for (name, bytes) in configs {
-        let config: Value = serde_json::from_slice(bytes)
-            .map_err(|_| Fault::new("BadSecret", format!("Secret {name}: {KEY} is not JSON")))?;
-        for (registry, auth) in config["auths"].as_object().into_iter().flatten() {
-            auths
-                .entry(registry.clone())
-                .or_insert_with(|| auth.clone());
-        }
-    }
-    Ok(json!({ "auths": auths }).to_string().into_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_secret_that_knows_a_registry_wins() {
-        let secret = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec());
-        let bytes = merged(&[
-            secret("a", r#"{"auths":{"one":{"auth":"YQ=="}}}"#),
-            secret(
-                "b",
-                r#"{"auths":{"one":{"auth":"Yg=="},"two":{"auth":"Yw=="}}}"#,
-            ),
-        ])
-        .unwrap();
-        let config: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(config["auths"]["one"]["auth"], "YQ==");
-        assert_eq!(config["auths"]["two"]["auth"], "Yw==");
-        assert_eq!(
-            merged(&[secret("c", "no")]).unwrap_err().reason,
-            "BadSecret"
-        );
-        assert!(merged(&[]).unwrap().is_empty());
-    }
+    merged(&configs).map_err(|bad| Fault::new("BadSecret", bad.to_string()))
 }

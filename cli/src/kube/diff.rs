@@ -5,14 +5,15 @@ use super::args::Diff;
 use super::cluster::{Cluster, get, list};
 use super::fault::{Fault, Kind, of_node};
 use super::node::Nodes;
-use super::tree::{FIRST, NEXT, docker_config, late, named, server};
+use super::tree::{FIRST, NEXT, docker_config, is_digest, late, named, server};
 use crate::cmd::{DiffLine, DiffReport};
 use crate::output::{self, Show};
 use anyhow::Result;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use lamina_crds::conditions::find;
-use lamina_crds::{Flist, Job};
+use lamina_crds::pull_secrets::merged;
+use lamina_crds::{Flist, Job, JobRun};
 use lamina_proto::lamina::v1::{CompareTreesRequest, Source, TreeDifference};
 use serde::Serialize;
 
@@ -72,21 +73,28 @@ pub(crate) async fn diff(cluster: &Cluster, args: &Diff) -> Result<()> {
         return output::print(&kept, args.output.output);
     };
     let line = kept.of(index)?;
-    let from = began_with(cluster, &job).await?;
+    let from = began_with(cluster, &job, &line.flist).await?;
     let node = args.node.as_deref();
     let differences = compare(cluster, &job, line, from, node).await?;
     output::print(&DiffReport { differences }, args.output.output)
 }
 
-/// What the runs of a Job began with.
-async fn began_with(cluster: &Cluster, job: &Job) -> Result<Source, Fault> {
+/// What the run began with that left this Flist. Of one that an older operator watched, what the Job names now.
+async fn began_with(cluster: &Cluster, job: &Job, flist: &str) -> Result<Source, Fault> {
+    let base = run_that_left(job, flist).and_then(|run| run.base.as_deref());
+    if let Some(base) = base.filter(|base| is_digest(base)) {
+        return Ok(named(base, None, Vec::new()));
+    }
     let source = &job.spec.source;
     if let Some(image) = &source.image {
-        let secret = match source.pull_secrets.first() {
-            Some(secret) => docker_config(cluster, &secret.name).await?,
-            None => Vec::new(),
-        };
-        return Ok(named(image, None, secret));
+        let mut configs = Vec::with_capacity(source.pull_secrets.len());
+        for secret in &source.pull_secrets {
+            let config = docker_config(cluster, &secret.name).await?;
+            configs.push((secret.name.clone(), config));
+        }
+        let merged = merged(&configs);
+        let merged = merged.map_err(|bad| Fault::new(Kind::Usage, bad.to_string()))?;
+        return Ok(named(image, None, merged));
     }
     let name = source.flist.clone().unwrap_or_default();
     let api = Api::<Flist>::namespaced(cluster.client.clone(), &cluster.namespace);
@@ -112,8 +120,10 @@ async fn compare(
     node: Option<&str>,
 ) -> Result<Vec<DiffLine>, Fault> {
     let nodes = Nodes::find(cluster).await?;
-    let ran = node.is_none().then(|| ran_on(job, &line.flist)).flatten();
-    let ran: Vec<String> = ran.into_iter().collect();
+    let ran = node
+        .is_none()
+        .then(|| run_that_left(job, &line.flist)?.node.clone());
+    let ran: Vec<String> = ran.flatten().into_iter().collect();
     let server = match nodes.ready(&ran) {
         Ok(mut ready) if !ran.is_empty() => ready.swap_remove(0),
         _ => server(&nodes, &line.digest, node).await?,
@@ -121,8 +131,8 @@ async fn compare(
     let mut dialled = nodes.dial(&server).await?;
     let what = format!("compare {} with what it was made of", line.flist);
     let request = CompareTreesRequest {
-        from: Some(from),
-        to: Some(named(&line.digest, None, Vec::new())),
+        old: Some(from),
+        new: Some(named(&line.digest, None, Vec::new())),
     };
     let failed = |status: tonic::Status| of_node(&server.node, &what, &status);
     let slow = |_| late(&server.node, &what);
@@ -138,12 +148,9 @@ async fn compare(
     }
 }
 
-/// The node where the run was that left it.
-fn ran_on(job: &Job, flist: &str) -> Option<String> {
-    let runs = job.status.as_ref().map(|status| status.runs.as_slice());
-    let mut runs = runs.unwrap_or_default().iter();
-    let run = runs.find(|run| run.flist.as_deref() == Some(flist))?;
-    run.node.clone()
+fn run_that_left<'a>(job: &'a Job, flist: &str) -> Option<&'a JobRun> {
+    let runs = &job.status.as_ref()?.runs;
+    runs.iter().find(|run| run.flist.as_deref() == Some(flist))
 }
 
 fn changed(difference: TreeDifference) -> DiffLine {
@@ -280,13 +287,17 @@ mod tests {
             "{none}"
         );
         let mut job = job(true);
-        assert_eq!(ran_on(&job, "work-2"), None);
+        assert_eq!(run_that_left(&job, "work-2"), None);
         let status = json!({ "runs": [
             { "attempt": 1, "index": 2, "node": "n1" },
-            { "attempt": 2, "index": 2, "node": "n2", "flist": "work-2" },
+            { "attempt": 2, "index": 2, "node": "n2", "flist": "work-2", "base": "b" },
         ] });
         job.status = Some(serde_json::from_value(status).unwrap());
-        assert_eq!(ran_on(&job, "work-2").as_deref(), Some("n2"));
+        let run = run_that_left(&job, "work-2").unwrap();
+        assert_eq!(
+            (run.node.as_deref(), run.base.as_deref()),
+            (Some("n2"), Some("b"))
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use anyhow::Result;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use lamina_crds::pull_secrets::KEY;
 use lamina_proto::lamina::v1::read_tree_response::Part;
 use lamina_proto::lamina::v1::source::From;
 use lamina_proto::lamina::v1::{
@@ -75,7 +76,7 @@ pub(crate) fn named(image: &str, platform: Option<&str>, docker_config_json: Vec
     Source { from: Some(from) }
 }
 
-fn is_digest(image: &str) -> bool {
+pub(crate) fn is_digest(image: &str) -> bool {
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     image.len() == 64 && image.chars().all(hex)
 }
@@ -84,9 +85,9 @@ pub(crate) async fn docker_config(cluster: &Cluster, name: &str) -> Result<Vec<u
     let api = Api::<Secret>::namespaced(cluster.client.clone(), &cluster.namespace);
     let what = format!("secrets {name} in {}", cluster.namespace);
     let secret = get(&api, &what, name).await?;
-    let data = secret.data.unwrap_or_default().remove(".dockerconfigjson");
+    let data = secret.data.unwrap_or_default().remove(KEY);
     data.map(|bytes| bytes.0).ok_or_else(|| {
-        let why = format!("Secret {name} is not a pull secret: it has no key .dockerconfigjson");
+        let why = format!("Secret {name} is not a pull secret: it has no key {KEY}");
         Fault::new(Kind::Usage, why)
     })
 }

@@ -582,8 +582,8 @@ fn two_flists_are_compared_without_a_volume() {
     let compared = |to: Option<api::Source>| {
         let mut client = node.client().unwrap();
         let request = api::CompareTreesRequest {
-            from: Some(node.source()),
-            to,
+            old: Some(node.source()),
+            new: to,
         };
         node.runtime.block_on(async {
             let mut answers = client.compare_trees(request).await?.into_inner();

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lamina_flist::Flist;
-use lamina_image::diff::{Aspect, Change, diff, usage};
+use lamina_flist::{Flist, FlistError};
+use lamina_image::diff::{Aspect, Change, DiffError, DiffLimits, diff, diff_within, usage};
 use lamina_image::pack::{PackDirError, PackDirOptions, PackedDir, pack_directory};
 use lamina_image::progress::{Progress, Silent};
 use lamina_image::unpack::{UnpackError, UnpackOptions, UnpackReport, unpack};
@@ -314,6 +314,20 @@ async fn differences_are_named() {
     ];
     assert_eq!(got, want);
     assert!(diff(&new, &new).unwrap().is_empty());
+    let within = |entries_max, path_bytes_max| {
+        let limits = DiffLimits {
+            entries_max,
+            path_bytes_max,
+        };
+        diff_within(&old, &new, &limits)
+    };
+    assert_eq!(within(1000, 1000).unwrap(), diff(&old, &new).unwrap());
+    assert!(matches!(within(1000, 8), Err(DiffError::TooLarge(8))));
+    let too_many = within(2, 1000).unwrap_err();
+    assert!(
+        matches!(too_many, DiffError::Flist(FlistError::Limit { .. })),
+        "{too_many}"
+    );
     let sum = usage(&new, &[old]).unwrap();
     assert_eq!((sum.logical, sum.distinct), (400_000, 400_000));
     assert!(

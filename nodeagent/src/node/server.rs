@@ -316,16 +316,12 @@ impl Node for Service {
         request: Request<CompareTreesRequest>,
     ) -> Result<Response<Self::CompareTreesStream>, Status> {
         let began = Instant::now();
-        let CompareTreesRequest { from, to } = request.into_inner();
-        let both = async { Ok((self.have(from).await?, self.have(to).await?)) };
+        let CompareTreesRequest { old, new } = request.into_inner();
+        let both = async { Ok((self.have(old).await?, self.have(new).await?)) };
         let (tell, told) = mpsc::channel(STREAM_BUFFER);
-        let begun = both.await.map(|(from, to)| {
+        let begun = both.await.map(|(old, new)| {
             let comparing = Arc::clone(&self.comparing);
-            tokio::spawn(async move {
-                if let Err(error) = comparing.send(&from, &to, tell.clone()).await {
-                    let _ = tell.send(Err(error.into())).await;
-                }
-            });
+            tokio::spawn(async move { comparing.send(&old, &new, tell).await });
             stream(told)
         });
         self.answer("CompareTrees", began, begun)

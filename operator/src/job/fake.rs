@@ -180,6 +180,7 @@ async fn play(
     let _ = say(Payload::Accepted(Accepted {
         accepted: true,
         node_id: "n1".into(),
+        flist_digest: "b1".into(),
         ..Accepted::default()
     }))
     .await;

@@ -47,6 +47,8 @@ pub(crate) struct Ran {
     pub(crate) outcome: JobOutcome,
     pub(crate) exit_code: Option<i32>,
     pub(crate) node: Option<String>,
+    /// Digest of what it began with.
+    pub(crate) base: Option<String>,
     /// Why it did not succeed.
     pub(crate) message: Option<String>,
     pub(crate) log: String,
@@ -239,6 +241,7 @@ fn finish(run: &mut JobRun, ran: &Ran, at: Timestamp) {
     run.outcome = Some(ran.outcome);
     run.exit_code = ran.exit_code;
     run.node.clone_from(&ran.node);
+    run.base.clone_from(&ran.base);
     run.flist.clone_from(&ran.flist);
     run.finished_at = Some(Time(at));
     if ran.outcome != JobOutcome::Succeeded {

@@ -63,6 +63,7 @@ struct Known {
     keeps: bool,
     accepted: bool,
     node: Option<String>,
+    base: Option<String>,
     tail: Tail,
     result: Option<RunResult>,
 }
@@ -101,6 +102,7 @@ impl Known {
             Some(Payload::Accepted(accepted)) => {
                 self.accepted = true;
                 self.node = Some(accepted.node_id).filter(|node| !node.is_empty());
+                self.base = Some(accepted.flist_digest).filter(|digest| !digest.is_empty());
             }
             Some(Payload::Log(log)) => self.tail.push(&log.message),
             Some(Payload::Result(result)) => self.result = Some(result),
@@ -131,6 +133,7 @@ impl Known {
             outcome,
             exit_code: Some(result.exit_code),
             node: self.node.map(|node| super::plan::shortened(&node)),
+            base: self.base.map(|digest| super::plan::shortened(&digest)),
             message: match (outcome, error.is_empty()) {
                 (JobOutcome::Succeeded, _) => None,
                 (_, true) => Some(format!("exit code {}", result.exit_code)),
@@ -147,6 +150,7 @@ impl Known {
     fn lost(self, why: String) -> How {
         ran(Ran {
             node: self.node,
+            base: self.base,
             log: self.tail.end(),
             ..Ran::lost(why)
         })

@@ -232,6 +232,7 @@ impl Ran {
             outcome: JobOutcome::Lost,
             exit_code: None,
             node: None,
+            base: None,
             message: Some(why.into()),
             log: String::new(),
             kept: None,

@@ -137,6 +137,7 @@ async fn a_job_is_sent_and_its_end_is_in_its_status() {
         (status.exit_code, status.node.as_deref()),
         (Some(0), Some("n1"))
     );
+    assert_eq!(status.runs[0].base.as_deref(), Some("b1"));
     assert_eq!(status.log_tail.as_deref(), Some("hello\n"));
     assert_eq!(status.usage["cpuSeconds"], "1.250");
     assert_eq!(status.summary.as_deref(), Some("1/1"));

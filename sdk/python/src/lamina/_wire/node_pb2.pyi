@@ -384,11 +384,12 @@ class TreeEntry(_message.Message):
     def __init__(self, name: _Optional[bytes] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., size: _Optional[int] = ..., mtime_s: _Optional[int] = ..., link_target: _Optional[bytes] = ...) -> None: ...
 
 class CompareTreesRequest(_message.Message):
-    __slots__ = ("to",)
-    FROM_FIELD_NUMBER: _ClassVar[int]
-    TO_FIELD_NUMBER: _ClassVar[int]
-    to: Source
-    def __init__(self, to: _Optional[_Union[Source, _Mapping]] = ..., **kwargs) -> None: ...
+    __slots__ = ("old", "new")
+    OLD_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    old: Source
+    new: Source
+    def __init__(self, old: _Optional[_Union[Source, _Mapping]] = ..., new: _Optional[_Union[Source, _Mapping]] = ...) -> None: ...
 
 class CompareTreesResponse(_message.Message):
     __slots__ = ("differences",)
