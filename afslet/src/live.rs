@@ -232,7 +232,7 @@ fn spec(order: &Order, image: &ImageConfig, user: User) -> Result<Spec, RunError
 fn not_started(error: &SpawnerError, used: &Usage) -> RunError {
     let said = crate::error::chain(error);
     let is_theirs = match error {
-        SpawnerError::Setup { source, .. } => !is_shortage(source),
+        SpawnerError::Setup { source, .. } => !is_shortage(source) || used.pids_refused > 0,
         SpawnerError::Ended => used.out_of_memory_kills > 0 || used.pids_refused > 0,
         SpawnerError::TooLarge(_) => true,
         SpawnerError::Gone(_) | SpawnerError::Start(_) | SpawnerError::Cgroup(_) => false,
@@ -274,6 +274,10 @@ mod tests {
             step: "x".into(),
             source: errno.into(),
         };
+        let full = Usage {
+            pids_refused: 1,
+            ..Usage::default()
+        };
         let hit = Usage {
             out_of_memory_kills: 1,
             ..Usage::default()
@@ -289,6 +293,12 @@ mod tests {
                 Usage::default(),
                 Code::Unavailable,
             ),
+            (
+                setup(rustix::io::Errno::AGAIN),
+                Usage::default(),
+                Code::Unavailable,
+            ),
+            (setup(rustix::io::Errno::AGAIN), full, Code::InvalidArgument),
             (SpawnerError::Ended, hit, Code::InvalidArgument),
             (SpawnerError::Ended, Usage::default(), Code::Unavailable),
             (

@@ -193,7 +193,7 @@ pub fn is_bound(path: &Path) -> io::Result<bool> {
 /// Only what is a loop device.
 fn opened(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
-    if file.metadata()?.rdev() >> 8 != LOOP_MAJOR {
+    if rustix::fs::major(file.metadata()?.rdev()) != LOOP_MAJOR {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{} is no loop device", path.display()),
@@ -212,7 +212,7 @@ pub fn has_label(path: &Path, label: &str) -> bool {
 }
 
 /// Major number of loop devices (`linux/major.h`).
-const LOOP_MAJOR: u64 = 7;
+const LOOP_MAJOR: u32 = 7;
 
 /// The kernel announces a new device and devtmpfs or udev makes its node a
 /// little later.

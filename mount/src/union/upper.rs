@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::MountAttrFlags;
 
 use super::apart::{check_apart, check_not_mounted, check_not_nested};
@@ -160,8 +160,8 @@ impl UpperDirs {
         base: OwnedFd,
         lower: BorrowedFd<'_>,
     ) -> Result<Self, UpperError> {
-        let upper = open_child(path, &base, "upper")?.fd;
-        let work = open_child(path, &base, "work")?.fd;
+        let upper = open_child(path, &base, "upper")?;
+        let work = open_child(path, &base, "work")?;
         copy_root_metadata(path, lower, &upper, false)?;
         Ok(Self {
             path: path.to_owned(),
@@ -193,19 +193,23 @@ impl UpperDirs {
         let base = open_base(&path)?;
         lock(&path, &base)?;
         check_apart(&path, &base, lowers)?;
-        let upper = open_child(&path, &base, "upper")?;
         let work = open_child(&path, &base, "work")?;
-        if !upper.fresh {
-            check_not_mounted(&path, &upper.fd)?;
+        let known = open_known(&path, &base, "upper")?;
+        if let Some(upper) = &known {
+            check_not_mounted(&path, upper)?;
         }
-        check_one_file_system(&path, [&base, &upper.fd, &work.fd])?;
-        if upper.fresh {
-            copy_root_metadata(&path, lowers[0], &upper.fd, userxattr)?;
-        }
+        let upper = match known {
+            Some(upper) => upper,
+            None => fresh_upper(&path, &base, |upper| {
+                check_one_file_system(&path, [&base, upper, &work])?;
+                copy_root_metadata(&path, lowers[0], upper, userxattr)
+            })?,
+        };
+        check_one_file_system(&path, [&base, &upper, &work])?;
         let volatile_state = VolatileState {
             path: &path,
             base: base.as_fd(),
-            work: work.fd.as_fd(),
+            work: work.as_fd(),
         };
         volatile_state.clear_marker()?;
         if volatile {
@@ -214,15 +218,10 @@ impl UpperDirs {
         Ok(Self {
             path,
             _base: base,
-            upper: upper.fd,
-            work: work.fd,
+            upper,
+            work,
         })
     }
-}
-
-struct Child {
-    fd: OwnedFd,
-    fresh: bool,
 }
 
 pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
@@ -238,16 +237,39 @@ fn open_base(path: &Path) -> Result<OwnedFd, UpperError> {
     rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(io_error("opening", path))
 }
 
-fn open_child(path: &Path, base: &OwnedFd, name: &str) -> Result<Child, UpperError> {
+fn open_child(path: &Path, base: &OwnedFd, name: &str) -> Result<OwnedFd, UpperError> {
     let full = path.join(name);
-    let fresh = match rustix::fs::mkdirat(base, name, Mode::RWXU) {
-        Ok(()) => true,
-        Err(rustix::io::Errno::EXIST) => false,
+    match rustix::fs::mkdirat(base, name, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(errno) => return Err(io_error("making", &full)(errno)),
-    };
-    let fd = rustix::fs::openat(base, name, DIRECTORY, Mode::empty())
-        .map_err(io_error("opening", &full))?;
-    Ok(Child { fd, fresh })
+    }
+    rustix::fs::openat(base, name, DIRECTORY, Mode::empty()).map_err(io_error("opening", &full))
+}
+
+fn open_known(path: &Path, base: &OwnedFd, name: &str) -> Result<Option<OwnedFd>, UpperError> {
+    match rustix::fs::openat(base, name, DIRECTORY, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(errno) => Err(io_error("opening", &path.join(name))(errno)),
+    }
+}
+
+/// The directory for changes, there only once it is as it must be: one that is half done would be taken for used.
+fn fresh_upper(
+    path: &Path,
+    base: &OwnedFd,
+    finish: impl FnOnce(&OwnedFd) -> Result<(), UpperError>,
+) -> Result<OwnedFd, UpperError> {
+    const UNFINISHED: &str = "upper.new";
+    let full = path.join(UNFINISHED);
+    match rustix::fs::unlinkat(base, UNFINISHED, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(io_error("removing", &full)(errno)),
+    }
+    let upper = open_child(path, base, UNFINISHED)?;
+    finish(&upper)?;
+    rustix::fs::renameat(base, UNFINISHED, base, "upper").map_err(io_error("naming", &full))?;
+    Ok(upper)
 }
 
 fn lock(path: &Path, base: &OwnedFd) -> Result<(), UpperError> {

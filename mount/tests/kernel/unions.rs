@@ -103,6 +103,22 @@ fn a_fresh_upper_takes_over_the_looks_of_the_root() {
 }
 
 #[test]
+fn an_upper_that_was_not_finished_is_begun_anew() {
+    let sandbox = overlay_sandbox!();
+    let (lower, target) = (lower(&sandbox), sandbox.dir("target"));
+    rustix::fs::chmod(&lower, Mode::from_raw_mode(0o755)).expect("chmod");
+    let upper = sandbox.dir("upper");
+    // As a mount leaves it that is killed before the root's looks are copied.
+    std::fs::create_dir(upper.join("work")).expect("mkdir");
+    std::fs::create_dir(upper.join("upper.new")).expect("mkdir");
+    rustix::fs::chmod(upper.join("upper.new"), Mode::RWXU).expect("chmod");
+    let _dirs = attach(build(spec(&[&lower], on_disk(&upper))), &target);
+    let mode = std::fs::metadata(&target).expect("stat").mode() & 0o7777;
+    assert_eq!(mode, 0o755);
+    assert!(!upper.join("upper.new").exists());
+}
+
+#[test]
 fn options_are_what_was_decided() {
     let sandbox = overlay_sandbox!();
     let (lower, target) = (lower(&sandbox), sandbox.dir("target"));

@@ -81,8 +81,8 @@ type Flights = HashMap<(BlobId, u32), watch::Receiver<Outcome>>;
 pub(crate) const BATCH_ENTRIES: usize = 64;
 /// Entries under way for other nodes: 32 MiB at the average chunk size.
 const FOR_OTHERS_MAX: usize = 512;
-/// A demand that joined a fetch ahead, and fails with it for want of room, tries this often: as a
-/// demand it may push out more.
+/// A demand that joined somebody else's fetch, and fails with it, tries this often: as a demand it may push out more,
+/// and that one may have been near the end of its time.
 const DEMAND_TRIES: usize = 3;
 
 /// Brings entries.
@@ -166,7 +166,7 @@ impl Fetcher {
         }
         for _ in 1..DEMAND_TRIES {
             match self.fetch(source, entries.clone(), urgency).await {
-                Err((FetchError::NoRoom(_), true)) if demand => {}
+                Err((_, true)) if demand && !source.is_closed() => {}
                 outcome => return outcome.map_err(|(error, _)| error),
             }
         }
@@ -307,8 +307,8 @@ async fn unless_closed(
     let closed = || FetchError::Closed { blob: source.id };
     tokio::select! {
         outcome = work => outcome.map_err(|error| match error {
-            // A flight that was cut off may be seen first.
-            FetchError::Lost { .. } if source.is_closed() => closed(),
+            // A flight that was cut off may be seen first, and that no flist is left.
+            FetchError::Lost { .. } | FetchError::Unplaced { .. } if source.is_closed() => closed(),
             other => other,
         }),
         () = source.closed() => Err(closed()),

@@ -4,9 +4,14 @@
 //! the cache does not lose it) under the flist's digest, and replayed by prefetch on every later mount.
 //! How starts are merged is [`Learnt`]'s. Best effort by nature: a lost profile costs time, never correctness.
 
+use crate::files::drop_oldest;
 use lamina_flist::{FlistDigest, Learnt, Profile, ProfileRange};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Profiles kept, and their bytes.
+const FILES_MAX: usize = 4096;
+const BYTES_MAX: u64 = 256 << 20;
 
 /// Where learnt profiles live.
 #[derive(Debug, Clone)]
@@ -56,7 +61,19 @@ impl ProfileDir {
         let learnt = self.read(digest).unwrap_or_default();
         let partial = self.0.join(format!(".{digest}.tmp"));
         std::fs::write(&partial, serde_json::to_vec(&learnt.after(start, watched))?)?;
-        std::fs::rename(&partial, self.path(digest))
+        std::fs::rename(&partial, self.path(digest))?;
+        self.keep_within(FILES_MAX, BYTES_MAX)
+    }
+
+    /// Forgets what was learnt longest ago.
+    fn keep_within(&self, files_max: usize, bytes_max: u64) -> io::Result<()> {
+        let mut found = Vec::new();
+        for file in std::fs::read_dir(&self.0)? {
+            let file = file?;
+            let about = file.metadata()?;
+            found.push((about.modified()?, about.len(), file.path()));
+        }
+        drop_oldest(found, files_max, bytes_max)
     }
 
     fn read(&self, digest: &FlistDigest) -> Option<Learnt> {
@@ -97,6 +114,22 @@ mod tests {
             .unwrap();
         let profile = ProfileDir::open(state.path()).unwrap().load(&digest);
         assert_eq!(profile.unwrap().ranges, [range(0, 7, 4)]);
+    }
+
+    #[test]
+    fn what_was_learnt_longest_ago_is_forgotten_first() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = ProfileDir::open(state.path()).unwrap();
+        let digests = [b"a", b"b", b"c"].map(|name| FlistDigest::of(name));
+        for (digest, age) in digests.iter().zip([20, 30, 10]) {
+            dir.learn(digest, &[range(0, 1, 1)], Some(&[0])).unwrap();
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+            let file = std::fs::File::options().append(true).open(dir.path(digest));
+            file.unwrap().set_modified(then).unwrap();
+        }
+        dir.keep_within(2, 1 << 20).unwrap();
+        let known = digests.map(|digest| dir.load(&digest).is_some());
+        assert_eq!(known, [true, false, true]);
     }
 
     #[test]

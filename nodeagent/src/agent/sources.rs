@@ -8,6 +8,7 @@ pub(crate) use source::{Provider, Source};
 use crate::agent::cluster::Image;
 use crate::agent::lanes::Lanes;
 use crate::agent::space::{Cold, Item, Space};
+use crate::agent::stores::Way;
 use lamina_flist::{BlobId, Flist, FlistDigest, Sha256Digest};
 use lamina_mount::cache::{BlobFile, CacheDir, CacheError, Trust};
 use lamina_store::ChunkReader;
@@ -50,11 +51,12 @@ impl Sources {
     }
 
     /// Opens every blob of a flist for filling, in table order; `named`: the image it was made of. A blob that is open already gets
-    /// the flist as one more provider.
+    /// the flist as one more provider, and one that has it the other `way` to its stores.
     pub(crate) fn open(
         &self,
         flist: &Flist,
         reader: Option<&ChunkReader>,
+        way: &Way,
         named: Option<&str>,
         trust: impl Fn(&BlobId) -> Trust,
     ) -> Result<Vec<Arc<Source>>, CacheError> {
@@ -70,6 +72,7 @@ impl Sources {
                 flist: flist.clone(),
                 chunks: entries.map(|entry| entry.chunk).collect(),
                 reader: reader.cloned(),
+                way: way.clone(),
                 lane: Arc::clone(stores.as_ref().unwrap_or(&nodes)),
                 layer,
                 image: Arc::clone(&image),

@@ -7,6 +7,23 @@ use crate::agent::flists::Admitted;
 use crate::agent::sources::layer_of;
 use crate::api::{FailureKind, MountCall};
 use lamina_store::{ChunkReader, ReadOptions, StoreOptions, StoreSet, StoreSpec, UrlTrust};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Which stores a call wants a flist to be read from, and as whom: what must be the same for its reader to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Way(Arc<(Vec<String>, BTreeMap<String, String>)>);
+
+impl Way {
+    pub(crate) fn of(call: &MountCall) -> Self {
+        Self(Arc::new((call.stores.clone(), call.store_env.clone())))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn to(store: &str) -> Self {
+        Self(Arc::new((vec![store.to_owned()], BTreeMap::new())))
+    }
+}
 
 /// A reader of the call's stores, or of the flist's own when the call names none. `None` where these cannot be read
 /// and the cluster has the layers: `nodes` says whether it may be asked.

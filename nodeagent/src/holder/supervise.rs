@@ -119,9 +119,13 @@ impl Supervised {
     /// Ends it as a crash would and runs it by `argv`, which is known to work.
     pub(super) fn run_by(&mut self, argv: Vec<OsString>) {
         self.spec.argv = argv;
-        if let Some(running) = &self.running {
-            self.ended_for_it = true;
-            let _ = pidfd_send_signal(&running.pidfd, Signal::KILL);
+        match &self.running {
+            Some(running) => {
+                self.ended_for_it = true;
+                let _ = pidfd_send_signal(&running.pidfd, Signal::KILL);
+            }
+            // Also where its successor ended as if it wanted to.
+            None => self.start_at = Some(Instant::now()),
         }
     }
 

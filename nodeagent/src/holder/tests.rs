@@ -154,6 +154,12 @@ fn a_child_that_cannot_start_is_tried_again_and_does_not_disturb_the_others() {
 
 #[test]
 fn a_successor_that_does_not_work_takes_those_before_it_back_with_it() {
+    for end in ["exit 1", "exit 0"] {
+        a_successor_takes_those_before_it_back_with_it(end);
+    }
+}
+
+fn a_successor_takes_those_before_it_back_with_it(end: &str) {
     let scene = Scene::new(&[("mountd", "exec sleep 1000"), ("agent", "exec sleep 1000")]);
     let client = scene.client();
     let first = client.programs().unwrap().children;
@@ -163,7 +169,7 @@ fn a_successor_that_does_not_work_takes_those_before_it_back_with_it() {
     };
     let wanted = [
         successor("agent", "exec sleep 2000"),
-        successor("mountd", "exit 1"),
+        successor("mountd", end),
     ];
     client.replace(&wanted).unwrap();
     let given_up = eventually(|| {

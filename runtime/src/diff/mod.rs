@@ -197,11 +197,26 @@ impl<W: Write> Walk<'_, W> {
                 entry.kind = Kind::HardLink(first.clone());
                 return self.put(&entry);
             }
-            self.links.insert(id, path.clone());
+            // What was left out is no target of a link.
+            if self.put_one(directory, name, entry, &stat)? {
+                self.links.insert(id, path.clone());
+            }
+            return Ok(());
         }
+        self.put_one(directory, name, entry, &stat).map(drop)
+    }
+
+    /// What is no directory; whether it is in the archive now.
+    fn put_one(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        entry: Entry,
+        stat: &Stat,
+    ) -> Result<bool> {
         match entry.kind {
-            Kind::File => self.file(directory, name, entry, &stat),
-            _ => self.put(&entry),
+            Kind::File => self.file(directory, name, entry, stat),
+            _ => self.put(&entry).map(|()| true),
         }
     }
 
@@ -242,7 +257,7 @@ impl<W: Write> Walk<'_, W> {
         name: &[u8],
         mut entry: Entry,
         stat: &Stat,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let path = entry.path.clone();
         // It is a regular file; should it have become a FIFO, nobody is waited for.
         let file = open(directory, name, OFlags::RDONLY | OFlags::NONBLOCK)
@@ -256,7 +271,7 @@ impl<W: Write> Walk<'_, W> {
         let parts = Parts::of(&file, size).map_err(failed("find holes of", &path))?;
         if parts.zeros > parts.data.max(ZEROS_MAX) {
             self.leave_out(&path);
-            return Ok(());
+            return Ok(false);
         }
         entry.xattrs = self.attributes(file.as_fd(), &path)?;
         self.packed.entries += 1;
@@ -270,7 +285,8 @@ impl<W: Write> Walk<'_, W> {
         for segment in segments {
             self.copy(&file, segment, &path)?;
         }
-        self.archive.pad(stored).map_err(DiffError::Write)
+        self.archive.pad(stored).map_err(DiffError::Write)?;
+        Ok(true)
     }
 
     /// As many bytes as were announced, whatever the file does meanwhile: zeros for those that are gone.

@@ -124,6 +124,35 @@ fn hostile_changes_are_metadata_and_hang_nobody() {
     assert!(Path::new("/etc/passwd").exists());
 }
 
+/// A file with so many holes that it is left out is no target of a link either: the image may have another of that name.
+#[test]
+fn a_link_to_what_is_left_out_is_left_out_as_well() {
+    const PAGES: u64 = 66_000;
+    let bench = Bench::new();
+    let wish = Wish {
+        disk: 512 << 20,
+        ..Wish::default()
+    };
+    let (root, ids) = run_script(&bench, &wish, "echo beside > /z");
+    let full = File::create(among(root.changes(), "a")).unwrap();
+    for page in 0..PAGES {
+        full.write_all_at(&[7; 4096], page * 3 * 4096).unwrap();
+    }
+    std::fs::hard_link(among(root.changes(), "a"), among(root.changes(), "b")).unwrap();
+    let (bytes, packed) = diff::pack(
+        root.changes(),
+        root.image(),
+        ids,
+        &diff::MOUNT_POINTS,
+        Vec::new(),
+    )
+    .unwrap();
+    assert_eq!((packed.entries, packed.left_out), (1, 2), "{packed:?}");
+    std::fs::write(bench.path("diff.tar"), bytes).unwrap();
+    let listing = tar(&bench, &["-tf", "diff.tar"]);
+    assert_eq!(listing, "z\n");
+}
+
 #[test]
 fn devices_are_metadata() {
     let bench = Bench::new();

@@ -8,6 +8,7 @@ use super::*;
 use crate::agent::fetch::{FetchError, Fetcher, Patience, Urgency};
 use crate::agent::sources::{Source, Sources};
 use crate::agent::space::Space;
+use crate::agent::stores::Way;
 use crate::cluster_file::ServerNames;
 use crate::sample::Sample;
 use lamina_discovery::service::{Identity, Service};
@@ -94,9 +95,13 @@ impl Scene {
         };
         let reader = store.map(set);
         let trust = |_: &BlobId| Trust::Closed;
-        let opened = self
-            .sources
-            .open(&self.sample.flist, reader.as_ref(), None, trust);
+        let opened = self.sources.open(
+            &self.sample.flist,
+            reader.as_ref(),
+            &Way::default(),
+            None,
+            trust,
+        );
         opened.unwrap().remove(0)
     }
 

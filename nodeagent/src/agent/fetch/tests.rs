@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agent::sources::Sources;
+use crate::agent::stores::Way;
 use futures::FutureExt;
 use lamina_flist::Flist;
 use lamina_image::convert::PackPlace;
@@ -84,11 +85,15 @@ impl Scene {
 
     /// Opens the flist's only blob, to be read from a store.
     fn open(&self, tag: &str, store: &str) -> Arc<Source> {
+        self.open_flist(&self.flist(tag), store)
+    }
+
+    fn open_flist(&self, flist: &Flist, store: &str) -> Arc<Source> {
         let reader = ChunkReader::new(set(store), ReadOptions::default());
         let trust = |_: &BlobId| Trust::Closed;
         let mut opened = self
             .sources
-            .open(&self.flist(tag), Some(&reader), None, trust)
+            .open(flist, Some(&reader), &Way::to(store), None, trust)
             .unwrap();
         assert_eq!(opened.len(), 1);
         opened.remove(0)
@@ -255,6 +260,27 @@ fn a_demand_that_joined_a_fetch_ahead_does_not_fail_for_its_want_of_room() {
     });
     let (used_now, max, _) = scene.space.report();
     assert!(used_now <= max, "{used_now} of {max}");
+}
+
+#[test]
+fn a_demand_does_not_fail_with_a_fetch_ahead_and_reads_from_stores_named_since() {
+    let scene = Scene::new(Patience {
+        another: Duration::from_millis(50),
+        last: Duration::from_secs(2),
+    });
+    let flist = scene.flist("a");
+    let source = scene.open_flist(&flist, &scene.hanging());
+    let ensure = |urgency| scene.runtime.spawn(scene.ensure(&source, 0..1, urgency));
+    let ahead = ensure(Urgency::Ahead);
+    while scene.fetcher.flights.lock().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    // It joins the fetch ahead, which knows of one store that says nothing.
+    let demand = ensure(Urgency::Demand);
+    scene.open_flist(&flist, &scene.healthy());
+    let ahead = scene.runtime.block_on(ahead).unwrap();
+    assert!(matches!(ahead, Err(FetchError::Late { .. })), "{ahead:?}");
+    scene.runtime.block_on(demand).unwrap().unwrap();
 }
 
 /// Counts the flights whenever it is woken.

@@ -104,7 +104,10 @@ impl Agent {
             return Err(dead());
         }
         let live = match self.served_already(extra) {
-            Some(live) => live,
+            Some(live) => {
+                self.add_stores_again(extra);
+                live
+            }
             None => Arc::new(self.serve_again(record, extra)?),
         };
         Ok(Arc::new(LiveMount {
@@ -123,6 +126,17 @@ impl Agent {
         let shown = self.mounts().values().find(is_same).cloned();
         let found = shown.or_else(|| self.detached().iter().find(is_same).cloned());
         found.map(|mount| Arc::clone(&mount.flist))
+    }
+
+    /// It was read from these stores, too. Without them it is from the others.
+    fn add_stores_again(&self, extra: &Extra) {
+        let reopened = self.flists.reopen(&extra.digest);
+        let added = reopened
+            .map_err(|error| failure(error.kind(), &error))
+            .and_then(|admitted| self.add_stores(&admitted, &extra.call));
+        if let Err(why) = added {
+            tracing::warn!(digest = %extra.digest, %why, "a mount's stores cannot be used");
+        }
     }
 
     fn serve_again(&self, record: &MountRecord, extra: &Extra) -> Result<LiveFlist> {

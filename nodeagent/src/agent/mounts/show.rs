@@ -10,6 +10,7 @@ use crate::agent::flists::Admitted;
 use crate::agent::guide::Guide;
 use crate::agent::kernel::View;
 use crate::agent::live::{Extra, LiveFlist, LiveMount};
+use crate::agent::stores::Way;
 use crate::agent::{failure, kernel, overlap, stores};
 use crate::api::{FailureKind, MountCall, MountInfo};
 use crate::docker_config::DockerConfig;
@@ -46,7 +47,8 @@ impl Agent {
         deadline.check("checking the flist")?;
         overlap::check(&self.config, &admitted.flist.meta().stores, call)?;
         // The watcher may not have seen yet what was unmounted elsewhere a moment ago.
-        self.forget_gone()?;
+        self.forget_gone()
+            .or_else(|_| self.forget_gone_and_dead())?;
         // Nor the end of what used the call's UPPER.
         self.close_ended()?;
         let is_known = self.mounts().contains_key(&call.target);
@@ -58,7 +60,11 @@ impl Agent {
             return again(known, call, &digest);
         }
         let live = match self.live(&digest) {
-            Some(live) => same_mode(live, call)?,
+            Some(live) => {
+                let live = same_mode(live, call)?;
+                self.add_stores(&admitted, call)?;
+                live
+            }
             None => self.go_live(admitted, call)?,
         };
         if let Some(config) = &docker_config {
@@ -81,6 +87,23 @@ impl Agent {
             note: self.doubt(&live),
             ..mount.info(&BTreeMap::new())
         })
+    }
+
+    /// Has a flist that is open read from the call's stores, too: those of whoever mounted it first may be gone, or refuse.
+    pub(super) fn add_stores(&self, admitted: &Admitted, call: &MountCall) -> Result<()> {
+        if call.stores.is_empty() || admitted.flist.blob_count() == 0 {
+            return Ok(());
+        }
+        let _runtime = self.runtime.enter();
+        let reader = stores::reader(admitted, call, self.fetcher.is_in_cluster_now())?;
+        let trust = |_: &BlobId| Trust::Closed;
+        let (flist, image) = (&admitted.flist, call.image.as_deref());
+        let opened = self
+            .sources
+            .open(flist, reader.as_ref(), &Way::of(call), image, trust);
+        opened
+            .map(drop)
+            .map_err(|error| failure(failure::of_cache(&error), &error))
     }
 
     /// Opens a flist's blobs and mounts it at its own mount point.
@@ -149,7 +172,13 @@ impl Agent {
                 false => Trust::Closed,
             };
             self.sources
-                .open(flist, reader.as_ref(), call.image.as_deref(), trust)
+                .open(
+                    flist,
+                    reader.as_ref(),
+                    &Way::of(call),
+                    call.image.as_deref(),
+                    trust,
+                )
                 .map_err(|error| failure(failure::of_cache(&error), &error))?
         };
         let direct = kernel::reads_files(call.mode);

@@ -40,7 +40,7 @@ impl Agent {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let agent = Arc::clone(self);
         let closed = tokio::task::spawn_blocking(move || {
-            let outcome = agent.forget_gone().and_then(|()| agent.bury_dead());
+            let outcome = agent.forget_gone_and_dead();
             drop(turn);
             outcome
         });
@@ -59,6 +59,14 @@ impl Agent {
             })
             .map(|(target, _)| target.clone())
             .collect();
-        gone.iter().try_for_each(|target| self.forget(target))
+        // Of each what can be done: who is stuck keeps nobody else.
+        let forgotten = gone.iter().map(|target| self.forget(target));
+        forgotten.fold(Ok(()), |all, one| all.and(one))
+    }
+
+    /// First what nobody serves any more: what is read of it cannot be recorded.
+    pub(super) fn forget_gone_and_dead(&self) -> Result<()> {
+        self.bury_dead()?;
+        self.forget_gone()
     }
 }

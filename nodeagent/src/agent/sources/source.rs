@@ -8,6 +8,7 @@ use crate::agent::foresight::Foresight;
 use crate::agent::holds::Holds;
 use crate::agent::lanes::Lane;
 use crate::agent::space::{Cold, Lease, Press};
+use crate::agent::stores::Way;
 use crate::docker_config::DockerConfig;
 use lamina_flist::{BlobId, ChunkId, Flist, FlistDigest, Sha256Digest};
 use lamina_mount::cache::{BlobFile, CacheError, Swept};
@@ -44,6 +45,8 @@ pub(crate) struct Provider {
     pub(crate) chunks: Arc<[u32]>,
     /// Of its stores; `None` when it has none that can be read.
     pub(crate) reader: Option<ChunkReader>,
+    /// Which stores these are, and as whom they are asked.
+    pub(crate) way: Way,
     /// The way to the reader's stores; without any, to other nodes.
     pub(crate) lane: Arc<Lane>,
     /// The layer that the blob is of: with it other nodes can be asked.
@@ -139,7 +142,7 @@ impl Source {
         })
     }
 
-    /// Adds a flist that can say where the chunks are.
+    /// Adds a flist that can say where the chunks are, or another way to its stores.
     pub(super) fn provide(&self, provider: Provider) {
         let mut providers = self
             .providers
@@ -147,7 +150,7 @@ impl Source {
             .unwrap_or_else(PoisonError::into_inner);
         if providers
             .iter()
-            .all(|known| known.digest != provider.digest)
+            .all(|known| known.digest != provider.digest || known.way != provider.way)
         {
             providers.push(provider);
         }

@@ -43,7 +43,7 @@ impl Reader {
         let sources = Sources::new(cache.clone(), Arc::clone(&space));
         let trust = |_: &BlobId| Trust::Closed;
         let source = sources
-            .open(&sample.flist, None, None, trust)
+            .open(&sample.flist, None, &Way::default(), None, trust)
             .unwrap()
             .remove(0);
         let id = format!("r{number}");
