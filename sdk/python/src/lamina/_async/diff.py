@@ -140,7 +140,8 @@ class AsyncDiff:
         part = whole.with_name(f".{whole.name}.{secrets.token_hex(8)}.part")
         size = 0
         try:
-            with await _io.to_thread(part.open, "xb") as file:
+            # Here, not in a thread: one that opened after this was cancelled would leave a file.
+            with part.open("xb") as file:
                 async for piece in self.chunks():
                     await _io.to_thread(file.write, piece)
                     size += len(piece)
