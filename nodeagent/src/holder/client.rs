@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::protocol::{self, ChildStatus, HOLDER_SOCKET, Programs, Reply, Request};
+use super::protocol::{self, ChildStatus, HOLDER_SOCKET, Programs, Reply, Request, is_full};
 use super::supervise::ChildSpec;
 use crate::wire;
 
@@ -102,9 +102,19 @@ impl HolderClient {
     /// # Errors
     /// See [`HolderError`].
     pub fn list(&self) -> Result<Vec<String>, HolderError> {
-        match self.call(&Request::List, &[])? {
-            (Reply::Names(names), _) => Ok(names),
-            (reply, _) => Err(unexpected(reply)),
+        let mut all = Vec::new();
+        let mut request = Request::List;
+        loop {
+            let names = match self.call(&request, &[])? {
+                (Reply::Names(names), _) => names,
+                (reply, _) => return Err(unexpected(reply)),
+            };
+            let last = names.last().filter(|_| is_full(&names)).cloned();
+            all.extend(names);
+            match last {
+                Some(last) => request = Request::ListAfter(last),
+                None => return Ok(all),
+            }
         }
     }
 

@@ -21,6 +21,12 @@ pub const HOLDER_SOCKET: &str = "holder.sock";
 pub(super) const FDS_MAX: usize = 64;
 /// A packet fits one socket buffer.
 const PACKET_MAX: usize = 64 * 1024;
+/// Bytes of names in one answer.
+const NAMES_BYTES_MAX: usize = 56 * 1024;
+/// What a name takes beside its bytes at most.
+const NAME_EXTRA: usize = 4;
+/// Bytes of a name.
+pub(super) const NAME_MAX: usize = 4096;
 
 /// What a child may ask.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,7 +38,7 @@ pub(super) enum Request {
     Get { name: String },
     /// Close what is kept under a name.
     Remove { name: String },
-    /// The names in use.
+    /// The names in use, in order, as many as one answer holds.
     List,
     /// This child works: its next death is not counted as a failed start.
     Ready { child: String },
@@ -46,6 +52,25 @@ pub(super) enum Request {
     Replace(Vec<ChildSpec>),
     /// What the children are run by.
     Programs,
+    /// The names in use behind this one.
+    ListAfter(String),
+}
+
+/// As many names as one answer holds.
+pub(super) fn page<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut left = NAMES_BYTES_MAX;
+    let fits = |name: &&String| {
+        let rest = left.checked_sub(name.len() + NAME_EXTRA);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    names.take_while(fits).cloned().collect()
+}
+
+/// Whether there may be names behind these, as [`page`] gave them.
+pub(super) fn is_full(names: &[String]) -> bool {
+    let bytes: usize = names.iter().map(|name| name.len() + NAME_EXTRA).sum();
+    bytes + NAME_MAX + NAME_EXTRA > NAMES_BYTES_MAX
 }
 
 /// What it hears.

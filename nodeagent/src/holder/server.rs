@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use rustix::net::{
 };
 use rustix::process::Signal;
 
-use super::protocol::{self, HOLDER_SOCKET, Reply, Request};
+use super::protocol::{self, HOLDER_SOCKET, NAME_MAX, Reply, Request, page};
 use super::replace::Replacement;
 use super::supervise::{ChildSpec, Supervised};
 use crate::wire::{self, ACCEPT_PAUSE, Shortage};
@@ -240,6 +241,9 @@ impl Holder {
             Request::Put { name } if fds.is_empty() => {
                 Reply::Refused(format!("no descriptors came with {name}"))
             }
+            Request::Put { name } if name.len() > NAME_MAX => {
+                Reply::Refused(format!("a name has more than {NAME_MAX} bytes"))
+            }
             Request::Put { name } => {
                 tracing::info!(name, count = fds.len(), "descriptors kept");
                 self.kept.insert(name, fds);
@@ -253,7 +257,11 @@ impl Holder {
                 self.kept.remove(&name);
                 Reply::Done
             }
-            Request::List => Reply::Names(self.kept.keys().cloned().collect()),
+            Request::List => Reply::Names(page(self.kept.keys())),
+            Request::ListAfter(name) => {
+                let behind = (Bound::Excluded(name), Bound::Unbounded);
+                Reply::Names(page(self.kept.range(behind).map(|(name, _)| name)))
+            }
             Request::Ready { child } => {
                 let found = self.children.iter_mut().find(|c| c.name() == child);
                 found.map_or(Reply::NotFound, |child| {

@@ -119,6 +119,20 @@ fn putting_again_replaces_and_putting_nothing_is_refused() {
     assert_eq!(client.get("a").unwrap().unwrap().len(), 64);
     assert!(matches!(client.put("a", &[]), Err(HolderError::Refused(_))));
     assert_eq!(client.get("a").unwrap().unwrap().len(), 64);
+    let long = client.put(&"n".repeat(5000), &fds(1));
+    assert!(matches!(long, Err(HolderError::Refused(_))), "{long:?}");
+}
+
+#[test]
+fn more_names_than_one_answer_holds_are_all_listed() {
+    let scene = Scene::new(&[("child", "exec sleep 1000")]);
+    let client = scene.client();
+    let names: Vec<String> = (0..150).map(|at| format!("{at:01000}")).collect();
+    let null: [OwnedFd; 1] = [std::fs::File::open("/dev/null").unwrap().into()];
+    for name in &names {
+        client.put(name, &null).unwrap();
+    }
+    assert_eq!(client.list().unwrap(), names);
 }
 
 #[test]
