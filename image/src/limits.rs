@@ -48,6 +48,8 @@ pub struct TarLimits {
     pub file_bytes_max: u64,
     /// Data segments of one sparse file.
     pub sparse_segments_max: usize,
+    /// Data segments of all sparse files of the tar together; all are kept until the layer is done.
+    pub sparse_segments_total_max: u64,
     /// Symbolic links followed below one entry's path, as in the kernel.
     pub symlinks_followed_max: usize,
 }
@@ -80,6 +82,7 @@ impl Default for TarLimits {
             xattr_total_max: 64 << 10,
             file_bytes_max: 8 << 40,
             sparse_segments_max: 1 << 20,
+            sparse_segments_total_max: 4 << 20,
             symlinks_followed_max: 40,
         }
     }

@@ -10,8 +10,9 @@ pub enum UrlTrust {
     /// Typed by the user: credentials may be sent where the URL says.
     #[default]
     User,
-    /// Read from a flist somebody else may have written: a `credentials=` file is not opened, and bearer
-    /// tokens from the environment go only to the cloud's own servers, never to an `endpoint=`.
+    /// Read from a flist somebody else may have written: a `credentials=` file is not opened, bearer tokens
+    /// from the environment go only to the cloud's own servers, never to an `endpoint=`, and a docker login is
+    /// not sent in plain HTTP (`insecure=true`) beyond this machine.
     Flist,
 }
 

@@ -119,6 +119,15 @@ pub struct RepositoryUrl {
     pub insecure: bool,
 }
 
+impl RepositoryUrl {
+    /// Whether the registry is on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let port = |(_, port): &(&str, &str)| port.bytes().all(|b| b.is_ascii_digit());
+        let parts = self.host.rsplit_once(':').filter(port);
+        is_loopback(parts.map_or(self.host.as_str(), |(host, _)| host))
+    }
+}
+
 /// Where the objects are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {

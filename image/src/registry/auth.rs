@@ -8,8 +8,9 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::RegistryError;
+use super::body::read_document;
 use super::credentials::Credentials;
-use super::http::{Failure, Fetcher, judge, parse_url, read_body};
+use super::http::{Failure, Fetcher, judge, parse_url};
 
 /// Tokens of some clouds have several KiB.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -118,7 +119,7 @@ impl Authorizer {
                 .await?;
             judge(response, &without_query(&realm))?
         };
-        let body = read_body(response, url, ANSWER_MAX).await?;
+        let body = read_document(response, url, ANSWER_MAX, &fetcher.options).await?;
         let broken = || RegistryError::Protocol {
             url: without_query(&realm),
             why: "the token server's answer holds no token",

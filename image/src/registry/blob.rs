@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::RegistryError;
-use super::http::{Failure, Fetcher, transport, with_attempts};
+use super::body::Body;
+use super::http::{Failure, Fetcher, with_attempts};
 
 /// Pieces between the transfer and the reader; a piece is what one read of the
 /// socket gave, at most some hundred KiB.
@@ -32,9 +33,9 @@ pub struct BlobReader {
 
 impl BlobReader {
     /// The rest of an answer whose length nobody announced, up to `max` bytes.
-    pub(super) fn of_response(response: Response, url: String, max: u64, handle: &Handle) -> Self {
+    pub(super) fn of_body(body: Body, url: String, max: u64, handle: &Handle) -> Self {
         let (sender, pieces) = mpsc::channel(QUEUE);
-        let task = handle.spawn(pass_on(response, url, max, sender));
+        let task = handle.spawn(pass_on(body, url, max, sender));
         Self {
             pieces,
             current: Bytes::new(),
@@ -90,18 +91,17 @@ impl Read for BlobReader {
 
 /// Sends an answer's pieces; a piece too many, or a broken transfer, is the last thing sent.
 async fn pass_on(
-    mut response: Response,
+    mut body: Body,
     url: String,
     max: u64,
     sender: mpsc::Sender<Result<Bytes, RegistryError>>,
 ) {
     let mut have = 0;
     loop {
-        let piece = match response.chunk().await {
+        let piece = match body.piece(&url).await {
             Ok(Some(piece)) => piece,
             Ok(None) => return,
-            Err(error) => {
-                let (Failure::Final(error) | Failure::Again(_, error)) = transport(&url, error);
+            Err(Failure::Final(error) | Failure::Again(_, error)) => {
                 let _ = sender.send(Err(error)).await;
                 return;
             }
@@ -175,13 +175,10 @@ impl Transfer {
         if self.have > 0 {
             headers.push((RANGE, format!("bytes={}-", self.have)));
         }
-        let mut response = self.fetcher.once(&Method::GET, &self.url, &headers).await?;
+        let response = self.fetcher.once(&Method::GET, &self.url, &headers).await?;
         let mut skip = self.start_of(&response)?;
-        while let Some(mut piece) = response
-            .chunk()
-            .await
-            .map_err(|e| transport(&self.url, e))?
-        {
+        let mut body = Body::new(response, &self.fetcher.options);
+        while let Some(mut piece) = body.piece(&self.url).await? {
             let skipped = skip.min(piece.len() as u64);
             let _ = piece.split_to(skipped as usize);
             skip -= skipped;

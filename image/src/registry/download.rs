@@ -11,6 +11,7 @@ use url::Url;
 
 use super::auth::Authorizer;
 use super::blob::BlobReader;
+use super::body::Body;
 use super::credentials::Credentials;
 use super::http::{Fetcher, Reach, is_local, is_this_machine, parse_url};
 use super::{RegistryError, RegistryOptions};
@@ -59,7 +60,8 @@ pub async fn download(
     if len.is_some_and(|len| len > max) {
         return Err(RegistryError::TooLong { url: shown, max });
     }
-    let reader = BlobReader::of_response(response, shown.clone(), max, handle);
+    let body = Body::new(response, options);
+    let reader = BlobReader::of_body(body, shown.clone(), max, handle);
     Ok(Download { reader, len, shown })
 }
 

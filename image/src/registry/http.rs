@@ -1,4 +1,4 @@
-//! One GET: redirects followed by hand, retries with back-off, bounded bodies.
+//! One GET: redirects followed by hand, retries with back-off.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use reqwest::{Client, Method, Response, StatusCode};
 use url::{Host, Origin, Url};
 
 use super::auth::Authorizer;
-use super::{RegistryError, RegistryOptions};
+use super::{BoxError, RegistryError, RegistryOptions};
 
 /// Hops; registries use one or two.
 const REDIRECTS_MAX: usize = 8;
@@ -118,10 +118,10 @@ impl Fetcher {
             Some(guarded) => builder.dns_resolver(Arc::new(guarded)),
             None => builder.no_proxy(),
         };
-        let broken = |source| RegistryError::Transport {
+        let broken = |source: reqwest::Error| RegistryError::Transport {
             url: base.to_owned(),
             attempts: 0,
-            source,
+            source: source.into(),
         };
         let client = builder.build().map_err(broken)?;
         Ok(Self {
@@ -188,7 +188,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// One request with redirects and, once, a fresh token.
+    /// One request with redirects and, once, a fresh token. Only the registry itself is answered who we are: where a
+    /// redirect led to could ask for its credentials on behalf of any realm.
     pub(super) async fn once(
         &self,
         method: &Method,
@@ -196,7 +197,8 @@ impl Fetcher {
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Failure> {
         let mut response = self.follow(method, url, headers).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
+        let is_ours = response.url().origin() == self.origin;
+        if is_ours && response.status() == StatusCode::UNAUTHORIZED {
             let challenge = response
                 .headers()
                 .get_all(WWW_AUTHENTICATE)
@@ -382,7 +384,11 @@ fn retry_after(response: &Response) -> Option<Duration> {
 fn http_date(text: &str) -> Option<SystemTime> {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let mut parts = text.split_once(", ")?.1.split(' ');
-    let day: u64 = parts.next()?.parse().ok()?;
+    let day: u64 = parts
+        .next()?
+        .parse()
+        .ok()
+        .filter(|day| (1..=31).contains(day))?;
     let name = parts.next()?;
     let month = MONTHS
         .find(name)
@@ -403,48 +409,28 @@ fn http_date(text: &str) -> Option<SystemTime> {
     } else {
         (year - 1, month + 9)
     };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day.checked_sub(1)?;
-    let days = days.checked_sub(719_468)?;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400 + seconds))
-}
-
-/// A whole body of at most `max` bytes.
-pub(super) async fn read_body(
-    mut response: Response,
-    url: &str,
-    max: u64,
-) -> Result<Vec<u8>, Failure> {
-    let too_long = || RegistryError::TooLong {
-        url: url.to_owned(),
-        max,
-    };
-    if response.content_length().is_some_and(|n| n > max) {
-        return Err(too_long().into());
-    }
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|e| transport(url, e))? {
-        if (body.len() + piece.len()) as u64 > max {
-            return Err(too_long().into());
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body)
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
+    let since_1970 = days.checked_sub(719_468)? * 86_400 + seconds;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_1970))
 }
 
 pub(super) fn transport(url: &str, error: reqwest::Error) -> Failure {
     let again = !error.is_builder();
     // The URL may be a signed one; ours names the request.
-    let source = error.without_url();
+    match unanswered(url, error.without_url()) {
+        Failure::Again(_, error) if !again => Failure::Final(error),
+        failure => failure,
+    }
+}
+
+/// No answer of use came, and may the next time.
+pub(super) fn unanswered(url: &str, why: impl Into<BoxError>) -> Failure {
     let error = RegistryError::Transport {
         url: url.to_owned(),
         attempts: 1,
-        source,
+        source: why.into(),
     };
-    if again {
-        Failure::Again(None, error)
-    } else {
-        Failure::Final(error)
-    }
+    Failure::Again(None, error)
 }
 
 pub(super) fn parse_url(text: &str, url: &str) -> Result<Url, RegistryError> {
@@ -584,6 +570,10 @@ mod tests {
             "now",
             "Sat, 21 Foo 2026 15:00:00 GMT",
             "Sat, x Nov 2026 1:0:0 GMT",
+            "Sat, 0 Nov 2026 15:00:00 GMT",
+            "Sat, 32 Nov 2026 15:00:00 GMT",
+            // More days than a time can hold: adding them panicked.
+            "Sat, 110000000000000 Nov 2026 15:00:00 GMT",
         ] {
             assert_eq!(http_date(bad), None, "{bad}");
         }

@@ -4,11 +4,12 @@
 //! nor obeys `Retry-After`, and follows redirects with its headers on.
 //! Always: credentials go to the registry's own origin and to the token server
 //! it names, never to where a redirect leads; https never becomes http; every
-//! body is read against a bound; every wait has a deadline and every retry a
-//! budget.
+//! body is read against a bound and a lowest speed; every wait has a deadline
+//! and every retry a budget.
 
 mod auth;
 mod blob;
+mod body;
 pub mod credentials;
 mod download;
 mod http;
@@ -19,14 +20,16 @@ use std::time::Duration;
 use lamina_flist::Sha256Digest;
 use reqwest::Method;
 
+use crate::layer::BoxError;
 use crate::limits::Limits;
 use crate::manifest::{MANIFEST_TYPES, ManifestError};
 use crate::reference::ImageRef;
 use auth::Authorizer;
 pub use blob::BlobReader;
+use body::read_document;
 pub use credentials::{CredentialError, CredentialSource, Credentials, GivenConfig};
 pub use download::{Download, download};
-use http::{Fetcher, Reach, read_body};
+use http::{Fetcher, Reach};
 
 /// How to talk to registries.
 #[derive(Debug, Clone)]
@@ -39,6 +42,10 @@ pub struct RegistryOptions {
     pub connect_timeout: Duration,
     /// Between two pieces of an answer.
     pub read_timeout: Duration,
+    /// How long a body may trickle, waits between its pieces taken together; it is asked for anew then.
+    pub slow_after: Duration,
+    /// For the whole body of a manifest, a config or a token.
+    pub document_timeout: Duration,
     /// Tries for one request, the first included.
     pub attempts: u32,
     /// Wait before the second try; doubles from there.
@@ -55,6 +62,9 @@ impl Default for RegistryOptions {
             insecure: false,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(30),
+            slow_after: Duration::from_secs(60),
+            // 7 MB on a line of 1 Mbit/s; they have kilobytes.
+            document_timeout: Duration::from_secs(60),
             attempts: 6,
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),
@@ -105,7 +115,7 @@ pub enum RegistryError {
         /// The status code.
         status: u16,
     },
-    /// It cannot be reached, or stopped answering.
+    /// It cannot be reached, stopped answering, or sends next to nothing.
     #[error("{url}: no usable answer after {attempts} tries")]
     Transport {
         /// What was asked for.
@@ -113,7 +123,7 @@ pub enum RegistryError {
         /// Tries made.
         attempts: u32,
         /// The last failure.
-        source: reqwest::Error,
+        source: BoxError,
     },
     /// An answer without end, or longer than announced.
     #[error("{url}: the answer has more than {max} bytes")]
@@ -246,7 +256,7 @@ impl Registry {
                         .and_then(|v| v.to_str().ok())
                         .map(str::to_owned);
                     Ok(Served {
-                        bytes: read_body(response, &url, max).await?,
+                        bytes: read_document(response, &url, max, &self.fetcher.options).await?,
                         content_type,
                     })
                 },
@@ -287,7 +297,7 @@ impl Registry {
         let url = self.blob_url(digest);
         self.fetcher
             .retried(Method::GET, &url, &[], async |response| {
-                read_body(response, &url, size).await
+                read_document(response, &url, size, &self.fetcher.options).await
             })
             .await
     }

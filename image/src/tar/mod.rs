@@ -223,6 +223,12 @@ pub enum TarError {
         /// The limit.
         max: u64,
     },
+    /// Data segments of sparse files beyond the limit.
+    #[error("the sparse files of the archive have more than {max} data segments together")]
+    TooManySparseSegments {
+        /// The limit.
+        max: u64,
+    },
     /// Entries beyond the limit.
     #[error("the archive has more than {max} entries")]
     TooManyEntries {

@@ -26,6 +26,7 @@ pub struct TarReader<R> {
     data_left: u64,
     padding: u64,
     entries: u64,
+    sparse_segments: u64,
     ended: bool,
 }
 
@@ -47,6 +48,7 @@ impl<R: BufRead> TarReader<R> {
             data_left: 0,
             padding: 0,
             entries: 0,
+            sparse_segments: 0,
             ended: false,
         }
     }
@@ -73,7 +75,8 @@ impl<R: BufRead> TarReader<R> {
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         loop {
-            self.skip(self.data_left + self.padding)?;
+            self.skip(self.data_left)?;
+            self.skip(self.padding)?;
             (self.data_left, self.padding) = (0, 0);
             let at = self.offset;
             let Some(block) = self.header_block()? else {
@@ -319,7 +322,8 @@ impl<R: BufRead> TarReader<R> {
             b'5' => EntryKind::Directory,
             // A GNU dump directory carries a list of names as data.
             b'D' => {
-                self.start_data(pax.size.map_or_else(|| size_of(header, at), Ok)?);
+                let stored = self.stored_len(header, pax, at)?;
+                self.start_data(stored);
                 EntryKind::Directory
             }
             b'1' => EntryKind::HardLink(self.link_path(&link, at)?),
@@ -356,7 +360,7 @@ impl<R: BufRead> TarReader<R> {
     }
 
     fn regular(&mut self, header: &Header<'_>, pax: &Pax, at: u64) -> Result<EntryKind, TarError> {
-        let stored = pax.size.map_or_else(|| size_of(header, at), Ok)?;
+        let stored = self.stored_len(header, pax, at)?;
         self.start_data(stored);
         if !pax.sparse.is_present() {
             return self.file(stored, None, at);
@@ -403,7 +407,7 @@ impl<R: BufRead> TarReader<R> {
     ) -> Result<EntryKind, TarError> {
         let number = |BadNumber(field)| TarError::BadNumber { offset: at, field };
         let bad = |why| TarError::BadSparse { offset: at, why };
-        let stored = pax.size.map_or_else(|| size_of(header, at), Ok)?;
+        let stored = self.stored_len(header, pax, at)?;
         let (mut pairs, mut extended, real_size) = header.gnu_sparse().map_err(number)?;
         while extended {
             let truncated = TarError::Truncated {
@@ -425,19 +429,37 @@ impl<R: BufRead> TarReader<R> {
     }
 
     fn file(
-        &self,
+        &mut self,
         size: u64,
         sparse: Option<Vec<DataSegment>>,
         at: u64,
     ) -> Result<EntryKind, TarError> {
-        if size > self.limits.file_bytes_max {
-            return Err(TarError::FileTooLarge {
-                offset: at,
-                bytes: size,
-                max: self.limits.file_bytes_max,
-            });
+        self.check_file_bytes(size, at)?;
+        self.sparse_segments += sparse.as_ref().map_or(0, Vec::len) as u64;
+        let max = self.limits.sparse_segments_total_max;
+        if self.sparse_segments > max {
+            return Err(TarError::TooManySparseSegments { max });
         }
         Ok(EntryKind::File { size, sparse })
+    }
+
+    /// Bytes of an entry's data in the stream. A PAX size may be any number, so it is bounded before it is counted with.
+    fn stored_len(&self, header: &Header<'_>, pax: &Pax, at: u64) -> Result<u64, TarError> {
+        let stored = pax.size.map_or_else(|| size_of(header, at), Ok)?;
+        self.check_file_bytes(stored, at)?;
+        Ok(stored)
+    }
+
+    fn check_file_bytes(&self, bytes: u64, at: u64) -> Result<(), TarError> {
+        let max = self.limits.file_bytes_max;
+        match bytes > max {
+            true => Err(TarError::FileTooLarge {
+                offset: at,
+                bytes,
+                max,
+            }),
+            false => Ok(()),
+        }
     }
 }
 

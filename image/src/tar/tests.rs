@@ -7,8 +7,12 @@ use super::*;
 use crate::limits::TarLimits;
 
 fn entries(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, TarError> {
+    entries_within(bytes, TarLimits::default())
+}
+
+fn entries_within(bytes: &[u8], limits: TarLimits) -> Result<Vec<(Entry, Vec<u8>)>, TarError> {
     // A tiny buffer, so that every field crosses a refill somewhere.
-    let mut reader = TarReader::new(BufReader::with_capacity(7, bytes), TarLimits::default());
+    let mut reader = TarReader::new(BufReader::with_capacity(7, bytes), limits);
     let mut out = Vec::new();
     while let Some(entry) = reader.next_entry()? {
         let mut data = Vec::new();
@@ -178,6 +182,54 @@ fn sparse_files_of_all_four_encodings_have_the_same_map() {
         assert_eq!(entry.path.as_bytes(), b"s");
         assert_eq!(data, b"helloabc");
     }
+}
+
+#[test]
+fn sparse_segments_are_bounded_over_all_files_together() {
+    // Files of few segments each passed, however many files there were.
+    let sparse: &[(&str, &[u8])] = &[
+        ("GNU.sparse.size", b"20000"),
+        ("GNU.sparse.map", b"4096,5,16384,3"),
+    ];
+    let file = || [pax(sparse), Raw::file(b"s", b"helloabc")];
+    let bytes = archive(&[file(), file()].concat());
+    let within = |sparse_segments_total_max| {
+        let limits = TarLimits {
+            sparse_segments_total_max,
+            ..TarLimits::default()
+        };
+        entries_within(&bytes, limits)
+    };
+    assert_eq!(within(4).unwrap().len(), 2);
+    assert!(matches!(
+        within(3),
+        Err(TarError::TooManySparseSegments { max: 3 })
+    ));
+}
+
+#[test]
+fn data_of_any_entry_is_bounded_before_it_is_skipped() {
+    // The list of names in a GNU dump directory could have any size: skipping it overflowed.
+    let huge = u64::MAX.to_string();
+    let sizes = pax(&[("size", huge.as_bytes())]);
+    for typeflag in *b"0DS" {
+        let got = error(&[sizes.clone(), Raw::new(b"d", typeflag)]);
+        assert!(
+            matches!(
+                got,
+                TarError::FileTooLarge {
+                    bytes: u64::MAX,
+                    ..
+                }
+            ),
+            "{got}"
+        );
+    }
+    let mut dumped = Raw::new(b"d/", b'D');
+    dumped.with_data(b"Yx\0\0");
+    let all = entries(&archive(&[dumped, Raw::file(b"next", b"n")])).unwrap();
+    assert_eq!(all[0].0.kind, EntryKind::Directory);
+    assert_eq!(all[1].0.path.as_bytes(), b"next");
 }
 
 /// Entries, and whether an error is the right one.

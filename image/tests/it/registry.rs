@@ -364,6 +364,39 @@ async fn faults_that_stay_are_named() {
     assert!(error.contains("the manifest has digest"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_trickles_is_given_up_and_may_be_tried_again() {
+    // Each byte was in time for the read timeout, so transfers went on for ever and kept their permits.
+    let layer = sample().documents().blobs.into_iter();
+    let layer = layer.max_by_key(|(_, b)| b.len()).unwrap().0;
+    let part: &'static str = Box::leak(layer.into_boxed_str());
+    let trickle = |_: &Request| Response {
+        body: Body::Trickle,
+        ..Response::ok("")
+    };
+    let impatient = |slow_after, document_timeout| RegistryOptions {
+        slow_after: Duration::from_millis(slow_after),
+        document_timeout: Duration::from_millis(document_timeout),
+        attempts: 2,
+        ..options()
+    };
+    for (part, options, want) in [
+        ("manifests", impatient(100, 60_000), "it sent "),
+        ("manifests", impatient(60_000, 100), "it did not send all"),
+        (part, impatient(100, 60_000), "it sent "),
+    ] {
+        let server = faulty(part, usize::MAX, trickle);
+        let pulled = pull_with(&server, ":t", options);
+        let pulled = tokio::time::timeout(Duration::from_secs(60), pulled).await;
+        let error = pulled.expect("it ends").unwrap_err();
+        assert!(error.contains("after 2 tries"), "{part}: {error}");
+        assert!(error.contains(want), "{part}: {error}");
+        let asked = server.requests();
+        let asked = asked.iter().filter(|r| r.path.contains(part)).count();
+        assert_eq!(asked, 2, "{part}");
+    }
+}
+
 /// A registry that wants a token for `reader:secret`, or the password itself.
 fn guarded(bearer: bool) -> Server {
     let good = registry(&sample(), "a/b");
@@ -456,6 +489,41 @@ async fn credentials_do_not_follow_redirects() {
         "the config and three layers came from there"
     );
     assert!(requests.iter().all(|r| r.header("authorization").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_redirect_leads_gets_no_credentials_for_asking_for_them() {
+    // The storage's challenge was answered like the registry's own: its realm was sent the password.
+    for scheme in ["Bearer", "Basic"] {
+        let storage = Server::start(move |request| {
+            let host = request.header("host").unwrap_or_default();
+            let challenge = format!(r#"{scheme} realm="http://{host}/token",service="svc""#);
+            match request.path.starts_with("/token") {
+                true => Response::ok(r#"{"token":"tok.en"}"#),
+                false => Response::status(401).with("WWW-Authenticate", challenge),
+            }
+        });
+        let elsewhere = storage.address;
+        let server = faulty("blobs", usize::MAX, move |request| {
+            Response::status(307).with("Location", format!("http://{elsewhere}{}", request.path))
+        });
+        let options = RegistryOptions {
+            credentials: explicit("reader", "secret"),
+            ..options()
+        };
+        let error = pull_with(&server, ":t", options).await.unwrap_err();
+        assert!(error.contains("access denied (401)"), "{error}");
+        let requests = storage.requests();
+        assert_eq!(requests.len(), 1, "{scheme}: {requests:?}");
+        assert_eq!(requests[0].header("authorization"), None);
+        let of_registry = server.requests();
+        assert!(
+            of_registry
+                .iter()
+                .all(|r| r.header("authorization").is_none()),
+            "{scheme}: {of_registry:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

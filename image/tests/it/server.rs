@@ -37,6 +37,8 @@ pub(crate) enum Body {
     Cut(Vec<u8>, usize),
     /// Never ends, announces nothing.
     Endless,
+    /// A byte now and then, as long as the client takes them; announces nothing.
+    Trickle,
     /// Nothing comes until the client gives up.
     Silence,
 }
@@ -171,6 +173,14 @@ fn serve(
             write!(out, "{head}\r\n")?;
             while !stop.load(Ordering::Relaxed) {
                 out.write_all(&[b' '; 4096])?;
+            }
+            Ok(())
+        }
+        Body::Trickle => {
+            write!(out, "{head}\r\n")?;
+            while !stop.load(Ordering::Relaxed) {
+                out.write_all(b" ")?;
+                std::thread::sleep(Duration::from_millis(5));
             }
             Ok(())
         }

@@ -32,7 +32,7 @@ use crate::error::{ErrorKind, Result, StoreError};
 use crate::key::{ObjectKey, ObjectKind};
 use crate::options::{StoreOptions, UrlTrust};
 use crate::retry::bounded;
-use crate::url::{RepositoryUrl, StoreUrl};
+use crate::url::{RepositoryUrl, StoreUrl, UrlCredentials};
 use manifest::{Artifact, EMPTY, MANIFEST_LEN_MAX, MANIFEST_TYPE, TagList};
 use wire::Registry;
 
@@ -45,8 +45,7 @@ pub struct OciStore {
 }
 
 impl OciStore {
-    /// The store at `url`, whose place is `repository`. Credentials: the URL, `credentials=FILE` (a docker
-    /// config), else the docker config of the user.
+    /// The store at `url`, whose place is `repository`.
     pub(super) fn open(
         url: &StoreUrl,
         repository: &RepositoryUrl,
@@ -58,17 +57,8 @@ impl OciStore {
         if options.url_trust == UrlTrust::Flist && given.file.is_some() {
             return Err(invalid().detail("a store URL in a flist may not name a credentials file"));
         }
-        let login = match (&given.user, &given.password) {
-            (Some(user), Some(password)) => {
-                Some(DockerLogin::Password(user.clone(), password.clone()))
-            }
-            _ => docker_login(
-                given.file.as_deref(),
-                &repository.host,
-                &options.environment,
-            )
-            .map_err(|e| invalid().detail("read the docker config").source(e))?,
-        };
+        let login = login(given, repository, options)
+            .map_err(|e| invalid().detail("read the docker config").source(e))?;
         let registry = Registry::new(repository, login).map_err(|e| invalid().source(e))?;
         Ok(Self {
             registry,
@@ -155,6 +145,28 @@ impl OciStore {
             .body("application/octet-stream", bytes);
         self.registry.send(request, fail).await.map(|_| ())
     }
+}
+
+/// Credentials: the URL, `credentials=FILE` (a docker config), else the docker config of the user. A flist that wants
+/// plain HTTP beyond this machine gets none of the user's: anybody on the way would read them.
+fn login(
+    given: &UrlCredentials,
+    repository: &RepositoryUrl,
+    options: &StoreOptions,
+) -> std::io::Result<Option<DockerLogin>> {
+    if let (Some(user), Some(password)) = (&given.user, &given.password) {
+        let own = DockerLogin::Password(user.clone(), password.clone());
+        return Ok(Some(own));
+    }
+    let is_readable = repository.insecure && !repository.is_loopback();
+    if options.url_trust == UrlTrust::Flist && is_readable {
+        return Ok(None);
+    }
+    docker_login(
+        given.file.as_deref(),
+        &repository.host,
+        &options.environment,
+    )
 }
 
 #[async_trait]
@@ -279,5 +291,53 @@ impl Store for OciStore {
             )),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::url::Place;
+
+    #[test]
+    fn a_flist_cannot_have_the_docker_login_sent_in_the_clear() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = r#"{"username": "u", "password": "p"}"#;
+        let config = format!(
+            r#"{{"auths": {{"reg.example:5000": {entry}, "127.0.0.1:5000": {entry}, "[::1]:5000": {entry}}}}}"#
+        );
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let folder = folder.path().to_str().unwrap().to_owned();
+        let vars = BTreeMap::from([("DOCKER_CONFIG".to_owned(), folder)]);
+        let user = |url: &str, url_trust| {
+            let url: StoreUrl = url.parse().unwrap();
+            let Place::Oci(repository) = url.place() else {
+                panic!("{url} is no registry")
+            };
+            let options = StoreOptions {
+                url_trust,
+                environment: vars.clone().into(),
+                ..StoreOptions::default()
+            };
+            match login(url.credentials(), repository, &options).unwrap() {
+                Some(DockerLogin::Password(user, _)) => Some(user),
+                _ => None,
+            }
+        };
+        let plain = "oci://reg.example:5000/packs?insecure=true";
+        assert_eq!(user(plain, UrlTrust::Flist), None);
+        assert_eq!(user(plain, UrlTrust::User).as_deref(), Some("u"));
+        for url in [
+            "oci://reg.example:5000/packs",
+            "oci://127.0.0.1:5000/packs?insecure=true",
+            "oci://[::1]:5000/packs?insecure=true",
+        ] {
+            assert_eq!(user(url, UrlTrust::Flist).as_deref(), Some("u"), "{url}");
+        }
+        // What the flist brings along itself is its author's to give away.
+        let own = "oci://me:pw@reg.example:5000/packs?insecure=true";
+        assert_eq!(user(own, UrlTrust::Flist).as_deref(), Some("me"));
     }
 }

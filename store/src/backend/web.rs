@@ -19,9 +19,18 @@ const REDIRECTS_MAX: usize = 5;
 /// A client that follows few redirects and none from https to http. `Authorization` is dropped by
 /// `reqwest` where a redirect leaves the host.
 pub(super) fn client() -> reqwest::Result<Client> {
+    client_with(Policy::custom(follow))
+}
+
+/// A client that follows no redirect, for requests that carry a password. It takes some milliseconds to make.
+pub(super) fn client_that_stays() -> reqwest::Result<Client> {
+    client_with(Policy::none())
+}
+
+fn client_with(redirects: Policy) -> reqwest::Result<Client> {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(Policy::custom(follow))
+        .redirect(redirects)
         .user_agent(concat!("lamina/", env!("CARGO_PKG_VERSION")))
         .build()
 }

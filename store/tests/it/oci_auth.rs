@@ -105,6 +105,54 @@ async fn a_login_stays_with_the_registry_when_blobs_live_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_a_redirect_leads_gets_no_login_for_asking_for_it() {
+    // The storage's challenge was answered like the registry's own: its realm was sent the password.
+    let pack = sample_pack(6, 1000);
+    let realm = Web::start(|_| Reply::new(200, r#"{"token": "T1"}"#));
+    let realm_url = realm.url();
+    let elsewhere = Web::start(move |_| {
+        let challenge = format!("Bearer realm=\"{realm_url}/token\",service=\"reg\"");
+        Reply::new(401, "").header("WWW-Authenticate", challenge)
+    });
+    let place = elsewhere.url();
+    let web = Web::start(move |_| Reply::new(307, "").header("Location", format!("{place}/blob")));
+    let store = open(&url(&web));
+    assert_eq!(read(store.as_ref(), &pack).await, Err(ErrorKind::Denied));
+    assert_eq!(realm.seen().len(), 0, "{:?}", realm.seen());
+    assert_eq!((web.seen().len(), elsewhere.seen().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_server_leads_the_login_nowhere() {
+    // A refresh token in a form went along with a redirect, whatever the host.
+    let pack = sample_pack(7, 1000);
+    let elsewhere = Web::start(|_| Reply::new(200, r#"{"token": "T1"}"#));
+    let place = elsewhere.url();
+    let realm =
+        Web::start(move |_| Reply::new(307, "").header("Location", format!("{place}/token")));
+    let realm_url = realm.url();
+    let web = Web::start(move |_| {
+        let challenge = format!("Bearer realm=\"{realm_url}/token\",service=\"reg\"");
+        Reply::new(401, "").header("WWW-Authenticate", challenge)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.json");
+    let auths = format!(
+        r#"{{"auths": {{"127.0.0.1:{}": {{"identitytoken": "t"}}}}}}"#,
+        web.port
+    );
+    std::fs::write(&config, auths).unwrap();
+    let store = open(&format!(
+        "oci://127.0.0.1:{}/team/packs?credentials={}",
+        web.port,
+        config.display()
+    ));
+    assert_eq!(read(store.as_ref(), &pack).await, Err(ErrorKind::Invalid));
+    assert_eq!(realm.seen().len(), 1);
+    assert_eq!(elsewhere.seen().len(), 0, "{:?}", elsewhere.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn uploads_to_another_host_get_the_bytes_but_not_the_login() {
     let pack = sample_pack(4, 1000);
     let elsewhere = Web::start(|_| Reply::new(201, ""));

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Response;
 use reqwest::header::WWW_AUTHENTICATE;
-use reqwest::{Client, Response};
 use serde::Deserialize;
 use url::Url;
 
@@ -38,7 +38,6 @@ impl Access {
 
 /// Knows the `Authorization` to send; learns it from the registry's challenges.
 pub(super) struct Authorizer {
-    client: Client,
     login: Option<DockerLogin>,
     repository: String,
     headers: Mutex<HashMap<Access, String>>,
@@ -69,9 +68,8 @@ struct Token {
 }
 
 impl Authorizer {
-    pub(super) fn new(client: Client, login: Option<DockerLogin>, repository: &str) -> Self {
+    pub(super) fn new(login: Option<DockerLogin>, repository: &str) -> Self {
         Self {
-            client,
             login,
             repository: repository.to_owned(),
             headers: Mutex::default(),
@@ -126,6 +124,8 @@ impl Authorizer {
         let mut url = url.ok_or_else(|| {
             fail(ErrorKind::Invalid).detail("the registry's token realm is not https")
         })?;
+        // The login is for the realm that the registry names, and for nobody it leads to.
+        let client = web::client_that_stays().map_err(|e| fail(ErrorKind::Invalid).source(e))?;
         let scope = format!("repository:{}:{}", self.repository, access.actions());
         let request = match &self.login {
             Some(DockerLogin::IdentityToken(token)) => {
@@ -136,7 +136,7 @@ impl Authorizer {
                     .append_pair("scope", &scope);
                 form.append_pair("service", service.as_deref().unwrap_or_default());
                 let form_type = "application/x-www-form-urlencoded";
-                self.client
+                client
                     .post(url)
                     .header(reqwest::header::CONTENT_TYPE, form_type)
                     .body(form.finish())
@@ -148,9 +148,9 @@ impl Authorizer {
                 }
                 match login {
                     Some(DockerLogin::Password(user, password)) => {
-                        self.client.get(url).basic_auth(user, Some(password))
+                        client.get(url).basic_auth(user, Some(password))
                     }
-                    _ => self.client.get(url),
+                    _ => client.get(url),
                 }
             }
         };

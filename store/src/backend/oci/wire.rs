@@ -11,7 +11,7 @@ use super::auth::{Access, Authorizer};
 use super::docker::DockerLogin;
 use crate::backend::web;
 use crate::error::{ErrorKind, Result, StoreError};
-use crate::url::{RepositoryUrl, is_loopback};
+use crate::url::RepositoryUrl;
 
 /// A request, repeatable: the first answer may only say how to log in.
 #[derive(Clone)]
@@ -97,18 +97,14 @@ impl Registry {
         } else {
             &repository.host
         };
-        let bare = host
-            .rsplit_once(':')
-            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
-            .map_or(host, |(h, _)| h);
-        let scheme = if repository.insecure || is_loopback(bare) {
+        let scheme = if repository.insecure || repository.is_loopback() {
             "http"
         } else {
             "https"
         };
         let root = Url::parse(&format!("{scheme}://{host}/v2/{}/", repository.repository))?;
         let client = web::client()?;
-        let auth = Authorizer::new(client.clone(), login, &repository.repository);
+        let auth = Authorizer::new(login, &repository.repository);
         Ok(Self { client, root, auth })
     }
 
@@ -116,7 +112,8 @@ impl Registry {
         self.root.join(path).expect("our own relative paths join")
     }
 
-    /// Sends it, logging in once if the registry asks for that.
+    /// Sends it, logging in once if the registry asks for that. Where a redirect led to, or an upload goes, may ask in
+    /// vain: its challenge could name any realm.
     pub(super) async fn send(
         &self,
         request: Request,
@@ -124,7 +121,8 @@ impl Registry {
     ) -> Result<Response> {
         let used = self.auth.header(request.access);
         let response = self.try_once(&request, used.as_deref(), &fail).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let is_ours = response.url().origin() == self.root.origin();
+        if !is_ours || response.status() != StatusCode::UNAUTHORIZED {
             return check(response, fail);
         }
         // The same answer again would be refused again.
