@@ -164,3 +164,35 @@ pub struct ImageStatus {
     #[schemars(schema_with = "text::time")]
     pub resolved_at: Option<Time>,
 }
+
+/// `reference` by the digest of its manifest instead of by tag; as it is where the digest is not known.
+pub fn pinned(reference: &str, manifest: &str) -> String {
+    if manifest.is_empty() {
+        return reference.to_owned();
+    }
+    let name = reference.split('@').next().unwrap_or_default();
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let end = name[last..]
+        .find(':')
+        .map_or(name.len(), |colon| last + colon);
+    format!("{}@{manifest}", &name[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_pinned_whatever_its_form() {
+        for (reference, expected) in [
+            ("python", "python@sha256:aa"),
+            ("python:3.13", "python@sha256:aa"),
+            ("host:5000/a/b", "host:5000/a/b@sha256:aa"),
+            ("host:5000/a/b:tag", "host:5000/a/b@sha256:aa"),
+            ("a/b:tag@sha256:bb", "a/b@sha256:aa"),
+        ] {
+            assert_eq!(pinned(reference, "sha256:aa"), expected);
+        }
+        assert_eq!(pinned("python:3.13", ""), "python:3.13");
+    }
+}

@@ -29,7 +29,7 @@ pub use flist::{
     StoredFrom,
 };
 pub use generate::{crds, from_yaml, yaml, yaml_of};
-pub use image::{Image, ImageSpec, ImageStatus};
+pub use image::{Image, ImageSpec, ImageStatus, pinned};
 pub use job::{
     COMPLETIONS_MAX, ConfigMapFile, Job, JobFile, JobOutcome, JobPhase, JobResources, JobRun,
     JobSource, JobSpec, JobStatus, LOG_BYTES_MAX, NamedKey, RUN_LOG_BYTES_MAX, RUNS_MAX,

@@ -19,7 +19,9 @@ use lamina_proto::csi::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{attributes::Attributes, capability, ledger::Ledger, volume::VolumeId};
+use crate::{
+    attributes::Attributes, capability, deadline::Deadline, ledger::Ledger, volume::VolumeId,
+};
 
 /// Size of a volume when nobody says one; it bounds nothing.
 const SIZE_DEFAULT: i64 = 1 << 30;
@@ -45,8 +47,13 @@ impl Controller {
     /// # Errors
     ///
     /// `INVALID_ARGUMENT` for what cannot be, `ALREADY_EXISTS` for a name in use otherwise, `NOT_FOUND` for a
-    /// source that does not exist, `OUT_OF_RANGE` for sizes that contradict each other.
-    pub async fn create(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
+    /// source that does not exist, `OUT_OF_RANGE` for sizes that contradict each other, UNAVAILABLE if the
+    /// cluster does not answer in time.
+    pub async fn create(
+        &self,
+        request: CreateVolumeRequest,
+        deadline: Deadline,
+    ) -> Result<Volume, Status> {
         if request.name.is_empty() || request.name.len() > NAME_MAX {
             return Err(Status::invalid_argument(
                 "the name of the volume is missing or too long",
@@ -65,7 +72,7 @@ impl Controller {
         let origin = request.volume_content_source.clone();
         let attributes = match &origin {
             None => Attributes::parse(&request.parameters).map_err(refused)?,
-            Some(origin) => self.origin(origin).await?,
+            Some(origin) => self.origin(origin, deadline).await?,
         };
         check_all(&request.volume_capabilities, &attributes)?;
         let capacity = size(request.capacity_range.unwrap_or_default())?;
@@ -81,7 +88,7 @@ impl Controller {
             content_source: origin,
             accessible_topology: Vec::new(),
         };
-        let there = self.ledger.create(&request.name, &volume).await?;
+        let there = self.ledger.create(&request.name, &volume, deadline).await?;
         if there.volume_id == volume.volume_id {
             return Ok(volume);
         }
@@ -97,14 +104,18 @@ impl Controller {
     }
 
     /// What a volume made from another one shows: the same.
-    async fn origin(&self, origin: &VolumeContentSource) -> Result<Attributes, Status> {
+    async fn origin(
+        &self,
+        origin: &VolumeContentSource,
+        deadline: Deadline,
+    ) -> Result<Attributes, Status> {
         let Some(volume_content_source::Type::Volume(origin)) = &origin.r#type else {
             return Err(Status::invalid_argument(
                 "a Lamina volume cannot be made from a snapshot: name an image or a flist",
             ));
         };
         let id = VolumeId::parse(&origin.volume_id).map_err(refused)?;
-        match self.ledger.get(&id).await? {
+        match self.ledger.get(&id, deadline).await? {
             Some(volume) => Attributes::parse(&volume.volume_context).map_err(refused),
             None => Err(Status::not_found(format!(
                 "the volume {id} to be copied does not exist"
@@ -119,7 +130,8 @@ impl controller_server::Controller for Controller {
         &self,
         request: Request<CreateVolumeRequest>,
     ) -> Result<Response<CreateVolumeResponse>, Status> {
-        let volume = self.create(request.into_inner()).await?;
+        let deadline = Deadline::of(request.metadata());
+        let volume = self.create(request.into_inner(), deadline).await?;
         tracing::info!(volume = volume.volume_id, "created");
         Ok(Response::new(CreateVolumeResponse {
             volume: Some(volume),
@@ -145,6 +157,7 @@ impl controller_server::Controller for Controller {
         &self,
         request: Request<ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
         let request = request.into_inner();
         let id = VolumeId::parse(&request.volume_id).map_err(refused)?;
         if request.volume_capabilities.is_empty() {
@@ -152,7 +165,7 @@ impl controller_server::Controller for Controller {
                 "the volume capabilities are missing",
             ));
         }
-        let known = self.ledger.get(&id).await?;
+        let known = self.ledger.get(&id, deadline).await?;
         let context = match known {
             Some(volume) => volume.volume_context,
             None if id.is_provisioned() => request.volume_context.clone(),
@@ -183,13 +196,14 @@ impl controller_server::Controller for Controller {
         &self,
         request: Request<ListVolumesRequest>,
     ) -> Result<Response<ListVolumesResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
         let request = request.into_inner();
         let after = request.starting_token;
         let from_start =
             after.is_empty() || VolumeId::parse(&after).is_ok_and(|id| id.is_provisioned());
         let limit = usize::try_from(request.max_entries)
             .map_err(|_| Status::invalid_argument("max_entries is negative"))?;
-        let all = self.ledger.list().await?;
+        let all = self.ledger.list(deadline).await?;
         if !from_start && !all.iter().any(|v| v.volume_id == after) {
             return Err(Status::aborted(
                 "the starting token is none of ours; begin without one",

@@ -2,20 +2,32 @@
 //! store has it.
 
 use kube::{Api, Client};
-use lamina_crds::{Flist, FlistFrom, FlistSpec, FlistStatus};
+use lamina_crds::{Flist, FlistFrom, FlistSpec, FlistStatus, pinned};
 use lamina_proto::lamina::v1::{ArchiveSource, FlistSource, ImageSource};
+use tokio::time::timeout;
 use tonic::Status;
 
-use crate::volume::VolumeId;
+use crate::{deadline::Deadline, volume::VolumeId};
 
 /// Reads the Flist `name` of a pod's namespace.
 ///
 /// # Errors
 ///
-/// `NOT_FOUND` if there is none, UNAVAILABLE while it has no digest or the cluster does not answer.
-pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<FlistSource, Status> {
+/// `NOT_FOUND` if there is none, UNAVAILABLE while it has no digest or the cluster does not answer in time.
+pub async fn read(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    deadline: Deadline,
+) -> Result<FlistSource, Status> {
     let flists: Api<Flist> = Api::namespaced(client.clone(), namespace);
-    match flists.get_opt(name).await {
+    let asked = timeout(deadline.rest(), flists.get_opt(name)).await;
+    let answer = asked.map_err(|_| {
+        Status::unavailable(format!(
+            "the Flist {namespace}/{name} could not be read in time: the cluster does not answer"
+        ))
+    })?;
+    match answer {
         Ok(Some(flist)) => {
             let status = flist.status.unwrap_or_default();
             source(namespace, name, &flist.spec, status)
@@ -42,8 +54,10 @@ fn source(
     }
     let (image, archive) = match spec.source.from() {
         Some(FlistFrom::Image(from)) => {
+            // What its tag named then: by now that may be another image, which is not this flist.
+            let manifest = status.manifest.as_deref().unwrap_or_default();
             let image = ImageSource {
-                reference: from.reference.clone(),
+                reference: pinned(&from.reference, manifest),
                 platform: from.platform.clone().unwrap_or_default(),
                 ..ImageSource::default()
             };
@@ -96,6 +110,9 @@ pub fn no_cluster(id: &VolumeId, name: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use kube::client::Body;
     use serde_json::{Value, json};
     use tonic::Code;
 
@@ -135,6 +152,29 @@ mod tests {
         .unwrap();
         assert!(got.stores.is_empty());
         assert_eq!(got.archive.unwrap().sha256, "12");
+    }
+
+    // A node that did not have it converted what the tag had moved to, and refused the result as another flist.
+    #[test]
+    fn the_fallback_is_the_image_that_the_tag_named_then() {
+        let got = of(
+            &json!({"source": {"image": {"reference": "host:5000/a/b:c"}}}),
+            &json!({"digest": "00ff", "manifest": "sha256:aa"}),
+        )
+        .unwrap();
+        assert_eq!(got.image.unwrap().reference, "host:5000/a/b@sha256:aa");
+    }
+
+    // It kept the volume's key for ever, and with it every later call for that volume.
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_is_waited_for_as_long_as_the_caller_waits() {
+        let never = tower::service_fn(|_| {
+            std::future::pending::<Result<tonic::codegen::http::Response<Body>, Infallible>>()
+        });
+        let client = Client::new(never, "ns");
+        let late = Deadline::after(Duration::ZERO);
+        let status = read(&client, "ns", "n", late).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
 
     #[test]

@@ -6,15 +6,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    future::Future,
     sync::{Mutex, PoisonError},
 };
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::{Api, Client, api::ListParams};
 use lamina_proto::csi::v1::Volume;
+use tokio::time::timeout;
 use tonic::Status;
 
-use crate::{attributes::quantity, identity::DRIVER, volume::VolumeId};
+use crate::{attributes::quantity, deadline::Deadline, identity::DRIVER, volume::VolumeId};
 
 /// Volumes remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 10_000;
@@ -48,9 +50,14 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// UNAVAILABLE if the cluster does not answer.
-    pub async fn create(&self, name: &str, volume: &Volume) -> Result<Volume, Status> {
-        if let Some(there) = self.in_cluster(name).await? {
+    /// UNAVAILABLE if the cluster does not answer in time.
+    pub async fn create(
+        &self,
+        name: &str,
+        volume: &Volume,
+        deadline: Deadline,
+    ) -> Result<Volume, Status> {
+        if let Some(there) = in_time(deadline, self.in_cluster(name)).await? {
             return Ok(there);
         }
         let mut created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,9 +74,9 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// UNAVAILABLE if the cluster does not answer.
-    pub async fn get(&self, id: &VolumeId) -> Result<Option<Volume>, Status> {
-        let all = self.list().await?;
+    /// UNAVAILABLE if the cluster does not answer in time.
+    pub async fn get(&self, id: &VolumeId, deadline: Deadline) -> Result<Option<Volume>, Status> {
+        let all = self.list(deadline).await?;
         Ok(all.into_iter().find(|v| v.volume_id == id.as_str()))
     }
 
@@ -77,14 +84,14 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// UNAVAILABLE if the cluster does not answer.
-    pub async fn list(&self) -> Result<Vec<Volume>, Status> {
+    /// UNAVAILABLE if the cluster does not answer in time.
+    pub async fn list(&self, deadline: Deadline) -> Result<Vec<Volume>, Status> {
         let mut all: Vec<_> = {
             let created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
             created.by_age.values().map(|(_, v)| v.clone()).collect()
         };
         let mut seen: HashSet<String> = all.iter().map(|v| v.volume_id.clone()).collect();
-        for volume in self.all_in_cluster().await? {
+        for volume in in_time(deadline, self.all_in_cluster()).await? {
             if seen.insert(volume.volume_id.clone()) {
                 all.push(volume);
             }
@@ -167,6 +174,18 @@ fn of_ours(volume: &PersistentVolume) -> Option<Volume> {
     })
 }
 
+async fn in_time<T>(
+    deadline: Deadline,
+    asked: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let answer = timeout(deadline.rest(), asked).await;
+    answer.unwrap_or_else(|_| {
+        Err(Status::unavailable(
+            "the cluster's PersistentVolumes could not be read in time: it does not answer",
+        ))
+    })
+}
+
 fn silent(error: &kube::Error) -> Status {
     Status::unavailable(format!(
         "the cluster's PersistentVolumes could not be read: {error}"
@@ -175,7 +194,16 @@ fn silent(error: &kube::Error) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use kube::client::Body;
+    use tonic::{Code, codegen::http::Response};
+
     use super::*;
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_secs(30))
+    }
 
     fn volume(id: &str) -> Volume {
         Volume {
@@ -188,11 +216,20 @@ mod tests {
     async fn a_name_keeps_its_volume_until_it_is_deleted() {
         let ledger = Ledger::new(None);
         let id = |v: Volume| v.volume_id;
-        assert_eq!(id(ledger.create("n", &volume("a")).await.unwrap()), "a");
-        assert_eq!(id(ledger.create("n", &volume("b")).await.unwrap()), "a");
+        assert_eq!(
+            id(ledger.create("n", &volume("a"), soon()).await.unwrap()),
+            "a"
+        );
+        assert_eq!(
+            id(ledger.create("n", &volume("b"), soon()).await.unwrap()),
+            "a"
+        );
         ledger.delete(&VolumeId::parse("a").unwrap());
-        assert_eq!(id(ledger.create("n", &volume("b")).await.unwrap()), "b");
-        assert_eq!(ledger.list().await.unwrap().len(), 1);
+        assert_eq!(
+            id(ledger.create("n", &volume("b"), soon()).await.unwrap()),
+            "b"
+        );
+        assert_eq!(ledger.list(soon()).await.unwrap().len(), 1);
     }
 
     #[tokio::test]
@@ -200,7 +237,7 @@ mod tests {
         let ledger = Ledger::new(None);
         for n in 0..=REMEMBERED {
             let name = n.to_string();
-            ledger.create(&name, &volume(&name)).await.unwrap();
+            ledger.create(&name, &volume(&name), soon()).await.unwrap();
         }
         let created = ledger.created.lock().unwrap();
         assert_eq!(
@@ -208,6 +245,19 @@ mod tests {
             (REMEMBERED, REMEMBERED)
         );
         assert!(!created.by_name.contains_key("0"));
+    }
+
+    // Calls waited for it for ever, and the provisioner with them.
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_is_waited_for_as_long_as_the_caller_waits() {
+        let never =
+            tower::service_fn(|_| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let ledger = Ledger::new(Some(Client::new(never, "ns")));
+        let late = Deadline::after(Duration::ZERO);
+        let made = ledger.create("n", &volume("a"), late).await;
+        assert_eq!(made.unwrap_err().code(), Code::Unavailable);
+        let listed = ledger.list(late).await;
+        assert_eq!(listed.unwrap_err().code(), Code::Unavailable);
     }
 
     #[test]

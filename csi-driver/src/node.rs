@@ -284,7 +284,7 @@ impl Node {
         if publish.usage.alone {
             self.alone(publish, deadline).await?;
         }
-        let source = self.source(publish).await?;
+        let source = self.source(publish, deadline).await?;
         let response = self
             .agent
             .publish(deadline, publish.ask(source, Vec::new()))
@@ -294,7 +294,7 @@ impl Node {
         Ok(response)
     }
 
-    async fn source(&self, publish: &Publish) -> Result<Source, Status> {
+    async fn source(&self, publish: &Publish, deadline: Deadline) -> Result<Source, Status> {
         let attributes = &publish.attributes;
         let credentials = |image: ImageSource| ImageSource {
             pull_policy: attributes.pull_policy.into(),
@@ -308,7 +308,7 @@ impl Node {
                 ..ImageSource::default()
             })),
             From::Flist(flist) => {
-                let flist = self.flist(publish, flist).await?;
+                let flist = self.flist(publish, flist, deadline).await?;
                 source::From::Flist(FlistSource {
                     image: flist.image.map(credentials),
                     ..flist
@@ -318,11 +318,16 @@ impl Node {
         Ok(Source { from: Some(from) })
     }
 
-    async fn flist(&self, publish: &Publish, flist: &FlistRef) -> Result<FlistSource, Status> {
+    async fn flist(
+        &self,
+        publish: &Publish,
+        flist: &FlistRef,
+        deadline: Deadline,
+    ) -> Result<FlistSource, Status> {
         match (flist, &self.cluster) {
             (FlistRef::Digest(digest), _) => Ok(flists::by_digest(digest.clone())),
             (FlistRef::Name(name), Some(client)) if !publish.pod.namespace.is_empty() => {
-                flists::read(client, &publish.pod.namespace, name).await
+                flists::read(client, &publish.pod.namespace, name, deadline).await
             }
             (FlistRef::Name(name), _) => Err(flists::no_cluster(&publish.id, name)),
         }

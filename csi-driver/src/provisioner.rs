@@ -34,6 +34,7 @@ use thiserror::Error;
 
 use crate::{
     controller::Controller,
+    deadline::Deadline,
     events::{Events, Note, Subject},
     volume::VolumeId,
 };
@@ -46,6 +47,8 @@ const LEASE_GRACE_SECONDS: u64 = 5;
 /// First wait after a failure; doubled at each further one.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// How long one claim or volume may take: the cluster answers within seconds, or what waits for it waits for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who elects, and as whom.
 #[derive(Debug, Clone)]
@@ -61,6 +64,8 @@ pub struct Lease {
 enum Failure {
     #[error("the cluster did not do it")]
     Cluster(#[from] kube::Error),
+    #[error("the cluster did not answer in time")]
+    Late,
     #[error("{0}")]
     Create(String),
 }
@@ -132,7 +137,7 @@ impl Work {
                 claims_of(&claims, &class)
             })
             .run(
-                Self::claim,
+                |claim, work| in_time(PATIENCE, Self::claim(claim, work)),
                 |claim, error, work| work.again(&*claim, error),
                 self,
             )
@@ -147,7 +152,7 @@ impl Work {
             Config::default(),
         )
         .run(
-            Self::released,
+            |volume, work| in_time(PATIENCE, Self::released(volume, work)),
             |volume, error, work| work.again(&*volume, error),
             self,
         )
@@ -198,14 +203,31 @@ impl Work {
         };
         let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace);
         let origin = claims.get_opt(name).await?;
-        let volume = origin.and_then(|origin| origin.spec?.volume_name);
-        let Some(volume) = volume.filter(|volume| !volume.is_empty()) else {
+        let volume = match &origin {
+            Some(origin) => self.volume_of(origin).await?,
+            None => None,
+        };
+        if volume.is_none() {
             let why = format!("the dataSource, claim {name}, is not there or has no volume yet");
             self.say(claim, Err(&why));
             return Err(Failure::Create(why));
+        }
+        Ok(volume)
+    }
+
+    /// The volume that is bound to a claim. A claim may name any: whose a volume is, only the volume says.
+    async fn volume_of(
+        &self,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<Option<PersistentVolume>, Failure> {
+        let spec = claim.spec.as_ref();
+        let named = spec.and_then(|spec| spec.volume_name.as_deref());
+        let Some(name) = named.filter(|name| !name.is_empty()) else {
+            return Ok(None);
         };
         let volumes = Api::<PersistentVolume>::all(self.client.clone());
-        Ok(volumes.get_opt(&volume).await?)
+        let found = volumes.get_opt(name).await?;
+        Ok(found.filter(|volume| decide::is_bound_to(volume, claim)))
     }
 
     async fn make(
@@ -215,7 +237,8 @@ impl Work {
         plan: &Plan,
         volumes: &Api<PersistentVolume>,
     ) -> Result<(), Failure> {
-        let volume = self.controller.create(plan.request.clone()).await;
+        let deadline = Deadline::after(PATIENCE);
+        let volume = self.controller.create(plan.request.clone(), deadline).await;
         let volume = volume.map_err(|status| Failure::Create(status.message().to_owned()))?;
         let object = object::persistent_volume(claim, class, plan, volume);
         match volumes.create(&PostParams::default(), &object).await {
@@ -297,6 +320,15 @@ impl Work {
         );
         Next::requeue(wait)
     }
+}
+
+/// What is done within this time.
+async fn in_time<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let done = tokio::time::timeout(patience, work).await;
+    done.unwrap_or(Err(Failure::Late))
 }
 
 /// The waiting claims of a class.

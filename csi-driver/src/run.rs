@@ -1,6 +1,6 @@
 //! Wires a process: what its role serves, and when it ends.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use kube::{Client, Config};
@@ -21,6 +21,10 @@ use crate::{
     server::{self, Services},
     starts::Starts,
 };
+
+/// How long the cluster may be silent: a net under the deadlines of what is asked. A watch of which there is no news is
+/// silent for 290 s, and then ended by the cluster.
+const SILENCE: Duration = Duration::from_secs(320);
 
 /// Runs a role until `stop`.
 ///
@@ -125,9 +129,11 @@ async fn cluster() -> anyhow::Result<Option<Client>> {
         tracing::info!("no cluster: no events, no Flist objects");
         return Ok(None);
     }
-    let config = Config::infer()
+    let mut config = Config::infer()
         .await
         .context("configuration of the cluster's client")?;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Ok(Some(
         Client::try_from(config).context("the cluster's client")?,
     ))

@@ -1,5 +1,7 @@
 //! Deleting an `Image` or `Flist`: nodes forget the flist and stores lose what nothing else uses. After a
 //! deadline the object is let go whatever happened, and an event says what stays behind.
+//!
+//! What always holds: a shared store loses nothing while a node cannot be asked whether it shows it.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -15,16 +17,19 @@ use lamina_crds::{FINALIZER, Flist, Image};
 use lamina_proto::lamina::v1::ForgetRequest;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use crate::context::Ctx;
 use crate::events::say;
 use crate::fault::{Fault, from_status};
 use crate::keys::store_urls;
-use crate::nodes::{self, Place};
+use crate::nodes::{self, DAEMON_SET, Place};
 use crate::status::Conditions;
 
 /// How long a deletion may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long one look at an object cleans up what it was before.
+const RETIRING: Duration = Duration::from_secs(60);
 /// When to go on with a deletion.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 /// How long one node may take.
@@ -81,13 +86,22 @@ where
     if !object.finalizers().iter().any(|name| name == FINALIZER) {
         return Ok(());
     }
-    for digest in digests {
-        let cleaned = clean(ctx, object.uid().as_deref(), digest, stores).await;
+    let is_over = expired(object.meta().deletion_timestamp.as_ref().map(|time| time.0));
+    let patience = match is_over {
+        true => Patience::Over,
+        false => Patience::Left,
+    };
+    for (number, digest) in digests.iter().enumerate() {
+        let cleaned = clean(ctx, object.uid().as_deref(), digest, stores, patience).await;
         let Err(fault) = cleaned else { continue };
-        if !expired(object.meta().deletion_timestamp.as_ref().map(|time| time.0)) {
+        if !is_over {
             return Err(fault);
         }
-        let note = format!("Deleted without cleaning up flist {digest}: {fault}");
+        let more = match digests.len() - number - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let note = format!("Deleted without cleaning up flist {digest}{more}: {fault}");
         say(
             &ctx.recorder,
             object,
@@ -96,6 +110,8 @@ where
             &note,
         )
         .await;
+        // What keeps one from being cleaned up may keep them all, each for as long as a node may take.
+        break;
     }
     let kept: Vec<String> = object
         .finalizers()
@@ -106,8 +122,18 @@ where
     write(api, object, &kept).await
 }
 
-/// Cleans up what an object was before, as far as nothing shows it any more; the rest stays in `retired`.
+/// Cleans up what an object was before, as far as nothing shows it any more and there is time; the rest stays in `retired`.
 pub(crate) async fn retire(
+    ctx: &Ctx,
+    uid: Option<&str>,
+    retired: &mut Vec<String>,
+    stores: &[String],
+) {
+    retire_until(Instant::now() + RETIRING, ctx, uid, retired, stores).await;
+}
+
+async fn retire_until(
+    end: Instant,
     ctx: &Ctx,
     uid: Option<&str>,
     retired: &mut Vec<String>,
@@ -116,14 +142,16 @@ pub(crate) async fn retire(
     if retired.is_empty() {
         return;
     }
-    // A node that cannot be asked may show what the shared stores would lose.
+    // Then none of them would go.
     if let Err(fault) = heard(ctx).await {
         tracing::debug!(%fault, "flists of before stay");
         return;
     }
     let mut kept = Vec::new();
     for digest in std::mem::take(retired) {
-        if let Err(fault) = clean(ctx, uid, &digest, stores).await {
+        let cleaned = timeout_at(end, clean(ctx, uid, &digest, stores, Patience::Left)).await;
+        let late = || Err(Fault::working("there is no time left for it now"));
+        if let Err(fault) = cleaned.unwrap_or_else(|_| late()) {
             tracing::debug!(digest, %fault, "a flist of before stays");
             kept.push(digest);
         }
@@ -131,18 +159,32 @@ pub(crate) async fn retire(
     *retired = kept;
 }
 
-/// Whether every node can be asked now.
+/// Whether every node can be asked now. One that cannot may show what the shared stores would lose: its volumes go on
+/// while its server restarts, and while its pod is replaced.
 async fn heard(ctx: &Ctx) -> Result<(), Fault> {
+    // First who should be there: what comes meanwhile is no node that is missed.
+    let wanted = nodes::wanted(ctx).await?;
     let ready = nodes::ready(ctx).await?;
-    let all = nodes::inhabited(ctx).await?;
+    let all = nodes::occupied(ctx).await?;
     let is_silent = |place: &&Place| ready.iter().all(|one| one.name != place.name);
+    let unheard = |message| Err(Fault::new("NodeUnreachable", message));
     match all.iter().find(is_silent) {
-        None => Ok(()),
-        Some(place) => Err(Fault::new(
-            "NodeUnreachable",
-            format!("node {} cannot be asked what it shows", place.name),
+        Some(place) => unheard(format!("node {} cannot be asked what it shows", place.name)),
+        None if all.len() < wanted => unheard(format!(
+            "{DAEMON_SET} should run on {wanted} nodes and has pods on {}: the others cannot be asked what they show",
+            all.len()
         )),
+        None => Ok(()),
     }
+}
+
+/// What to do about a node that cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Nothing goes before it can be.
+    Left,
+    /// The others forget; what it may show stays in the shared stores.
+    Over,
 }
 
 fn expired(deleted: Option<Timestamp>) -> bool {
@@ -167,9 +209,19 @@ where
     Ok(())
 }
 
-async fn clean(ctx: &Ctx, uid: Option<&str>, digest: &str, stores: &[String]) -> Result<(), Fault> {
+async fn clean(
+    ctx: &Ctx,
+    uid: Option<&str>,
+    digest: &str,
+    stores: &[String],
+    patience: Patience,
+) -> Result<(), Fault> {
     if named_elsewhere(ctx, uid, digest).await? {
         return Ok(());
+    }
+    let heard = heard(ctx).await;
+    if patience == Patience::Left {
+        heard.clone()?;
     }
     let places = nodes::ready(ctx).await?;
     let stores = store_urls(ctx, stores).await?;
@@ -189,6 +241,7 @@ async fn clean(ctx: &Ctx, uid: Option<&str>, digest: &str, stores: &[String]) ->
         .collect()
         .await;
     done.into_iter().collect::<Result<(), Fault>>()?;
+    heard?;
     match places.first() {
         // Shared stores are cleaned once, when every node has let go.
         Some(place) if !request.stores.is_empty() => {
@@ -248,6 +301,28 @@ fn other<K: Resource>(object: &K, uid: Option<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::testing::FakeApi;
+
+    // Nodes that did not answer were waited for longer than one look at an object may take, for each flist of before.
+    #[tokio::test]
+    async fn what_there_is_no_time_for_is_cleaned_up_later() {
+        let api = FakeApi::default();
+        for path in [
+            "/api/v1/namespaces/lamina-system/pods",
+            "/api/v1/nodes",
+            "/apis/lamina.dev/v1alpha1/images",
+            "/apis/lamina.dev/v1alpha1/flists",
+        ] {
+            api.answer(path, json!({ "metadata": {}, "items": [] }));
+        }
+        let ctx = api.ctx();
+        let mut retired = vec!["f1".to_owned(), "f2".to_owned()];
+        let over = Instant::now() - Duration::from_secs(1);
+        retire_until(over, &ctx, None, &mut retired, &[]).await;
+        assert_eq!(retired, ["f1", "f2"]);
+        retire(&ctx, None, &mut retired, &[]).await;
+        assert_eq!(retired, [""; 0]);
+    }
 
     #[test]
     fn a_deletion_expires_after_its_deadline() {

@@ -27,7 +27,7 @@ use crate::fault::{Again, Fault};
 use crate::lease::{self, Lease};
 use crate::metrics::Metrics;
 use crate::nodes::{self, Dial};
-use crate::retry::about;
+use crate::retry::{What, about};
 use crate::{cluster, flist, http, image, job, pki, store};
 
 /// Objects of a kind reconciled at once.
@@ -142,7 +142,10 @@ async fn controllers(ctx: Arc<Ctx>) {
     let flists = flists.reconcile_all_on(news(heard.clone()));
     let stores = stores.reconcile_all_on(news(heard.clone()));
     tokio::join!(
-        nodes::watch(client(), &ctx.namespace, || told.send_replace(())),
+        nodes::watch(client(), &ctx.namespace, || {
+            ctx.attempts.wake();
+            told.send_replace(());
+        }),
         workloads(&ctx),
         drive(clusters, &ctx, |object, ctx| async move {
             cluster::step(&object, &ctx).await
@@ -228,7 +231,7 @@ async fn drive<K, F>(
         .await;
 }
 
-/// One step, within its deadline, counted, and with the pause before the next.
+/// One step, within its deadline, counted, and with the pause before the next; none while what failed rests.
 async fn guarded<K, F>(
     object: Arc<K>,
     ctx: Arc<Ctx>,
@@ -240,6 +243,10 @@ where
 {
     let kind = K::kind(&()).into_owned();
     let uid = object.uid().unwrap_or_default();
+    let what = What::of(&*object);
+    if let Some(rest) = ctx.attempts.rest(&uid, what) {
+        return Ok(Action::requeue(rest));
+    }
     let name = ObjectRef::from_obj(&*object);
     let begun = Instant::now();
     let result = tokio::time::timeout(DEADLINE, step(object, Arc::clone(&ctx)))
@@ -264,7 +271,7 @@ where
         }
         Err(fault) => {
             tracing::warn!(%name, reason = fault.reason, message = fault.message, "not ready");
-            ("error", ctx.attempts.failed(&uid))
+            ("error", ctx.attempts.failed(&uid, what))
         }
     };
     ctx.metrics
@@ -272,4 +279,47 @@ where
         .with_label_values(&[kind.as_str(), word])
         .inc();
     Ok(Action::requeue(pause))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::testing::FakeApi;
+
+    fn object(generation: i64) -> Arc<Store> {
+        let store = json!({
+            "apiVersion": "lamina.dev/v1alpha1", "kind": "Store",
+            "metadata": { "name": "s", "uid": "u1", "generation": generation },
+            "spec": { "url": "s3://bucket" },
+        });
+        Arc::new(serde_json::from_value(store).unwrap())
+    }
+
+    // The reason of a failure differed each time: writing it down was a change of the object, after which it was tried again
+    // at once, without an end.
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_is_not_tried_again_for_its_own_change_before_its_pause_is_over() {
+        let ctx = Arc::new(FakeApi::default().ctx());
+        let tries = AtomicUsize::new(0);
+        let look = async |object: Arc<Store>| {
+            let step = |_, _| async {
+                tries.fetch_add(1, Ordering::SeqCst);
+                Err(Fault::new("Unavailable", "no"))
+            };
+            let result = guarded(object, Arc::clone(&ctx), step).await;
+            assert!(result.is_ok());
+            tries.load(Ordering::SeqCst)
+        };
+        assert_eq!(look(object(1)).await, 1);
+        assert_eq!(look(object(1)).await, 1, "it rests");
+        assert_eq!(look(object(2)).await, 2, "somebody changed it");
+        ctx.attempts.wake();
+        assert_eq!(look(object(2)).await, 3, "nodes came");
+        tokio::time::advance(Duration::from_secs(300)).await;
+        assert_eq!(look(object(2)).await, 4);
+    }
 }

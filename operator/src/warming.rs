@@ -1,8 +1,11 @@
 //! Bringing a flist's data to nodes before anybody asks.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use lamina_crds::warm::{Replicas, Warm};
 use lamina_proto::lamina::v1::{self as proto, EnsureRequest};
+use tokio::time::timeout;
 
 use crate::context::Ctx;
 use crate::ensure::ensure;
@@ -20,6 +23,9 @@ pub(crate) struct Warmed {
     /// Why one does not; work only if nothing worse happened.
     pub(crate) fault: Option<Fault>,
 }
+
+/// How long a round may take: nodes are asked many at once, not all at once.
+const ROUND: Duration = Duration::from_secs(60);
 
 /// Names of nodes in a status.
 const NODES_MAX: usize = 256;
@@ -41,6 +47,11 @@ pub(crate) fn summary(warm: i32, wanted: i32) -> String {
     format!("{warm} of {wanted} nodes hold the data")
 }
 
+/// What an object says before its first round is over.
+pub(crate) fn begins() -> Fault {
+    Fault::working("its data is on its way to nodes")
+}
+
 /// Nodes to keep `key` on.
 pub(crate) fn chosen<'a>(
     key: &str,
@@ -56,11 +67,24 @@ pub(crate) fn chosen<'a>(
         .collect()
 }
 
-/// Asks every one of `places` to have it.
+/// Asks every one of `places` to have it; what takes longer than a round is work that goes on.
 pub(crate) async fn warm(ctx: &Ctx, places: &[&Place], request: &EnsureRequest) -> Warmed {
-    let asked = places
-        .iter()
-        .map(|place| ensure(ctx, place, request.clone()));
+    warm_within(ROUND, ctx, places, request).await
+}
+
+async fn warm_within(
+    round: Duration,
+    ctx: &Ctx,
+    places: &[&Place],
+    request: &EnsureRequest,
+) -> Warmed {
+    let asked = places.iter().map(|place| async {
+        let answer = timeout(round, ensure(ctx, place, request.clone())).await;
+        answer.unwrap_or_else(|_| {
+            let message = format!("node {} is asked again: many are at work", place.name);
+            Err(Fault::working(message))
+        })
+    });
     let mut warmed = Warmed {
         wanted: places.len(),
         ..Warmed::default()
@@ -131,6 +155,7 @@ pub(crate) fn amount(warm: Warm) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::testing::FakeApi;
 
     fn place(name: &str) -> Place {
         Place {
@@ -156,6 +181,19 @@ mod tests {
             .len(),
             3
         );
+    }
+
+    // With many nodes at work a round took longer than one look at an object may, and nothing of it was written down.
+    #[tokio::test]
+    async fn nodes_whose_turn_does_not_come_in_time_are_work() {
+        let ctx = FakeApi::default().ctx();
+        let _others = ctx.ensures.acquire_many(32).await.unwrap();
+        let all = [place("a"), place("b")];
+        let places: Vec<&Place> = all.iter().collect();
+        let warmed = warm_within(Duration::ZERO, &ctx, &places, &EnsureRequest::default()).await;
+        assert_eq!((warmed.wanted, warmed.nodes.len()), (2, 0));
+        let fault = warmed.fault.unwrap();
+        assert!(fault.is_work(), "{fault:?}");
     }
 
     #[test]

@@ -34,9 +34,13 @@ fn ask(name: &str, image: &str, bytes: i64) -> CreateVolumeRequest {
     }
 }
 
+fn soon() -> Deadline {
+    Deadline::after(std::time::Duration::from_secs(30))
+}
+
 async fn code(controller: &Controller, ask: CreateVolumeRequest) -> Code {
     controller
-        .create(ask)
+        .create(ask, soon())
         .await
         .map_or_else(|s| s.code(), |_| Code::Ok)
 }
@@ -44,17 +48,26 @@ async fn code(controller: &Controller, ask: CreateVolumeRequest) -> Code {
 #[tokio::test]
 async fn the_same_name_is_the_same_volume_or_refused() {
     let c = controller();
-    let first = c.create(ask("n", "a", 1 << 20)).await.unwrap();
-    assert_eq!(c.create(ask("n", "a", 1 << 20)).await.unwrap(), first);
+    let first = c.create(ask("n", "a", 1 << 20), soon()).await.unwrap();
+    assert_eq!(
+        c.create(ask("n", "a", 1 << 20), soon()).await.unwrap(),
+        first
+    );
     assert_eq!(code(&c, ask("n", "b", 1 << 20)).await, Code::AlreadyExists);
     assert_eq!(code(&c, ask("n", "a", 2 << 20)).await, Code::AlreadyExists);
     assert_ne!(
-        c.create(ask("m", "a", 1 << 20)).await.unwrap().volume_id,
+        c.create(ask("m", "a", 1 << 20), soon())
+            .await
+            .unwrap()
+            .volume_id,
         first.volume_id
     );
     // Another process, or this one after a restart, gives the same volume.
     assert_eq!(
-        controller().create(ask("n", "a", 1 << 20)).await.unwrap(),
+        controller()
+            .create(ask("n", "a", 1 << 20), soon())
+            .await
+            .unwrap(),
         first
     );
     let gone = DeleteVolumeRequest {
@@ -167,7 +180,7 @@ async fn what_cannot_be_is_refused() {
 #[tokio::test]
 async fn a_copy_shows_what_its_origin_shows() {
     let c = controller();
-    let first = c.create(ask("n", "a", 1)).await.unwrap();
+    let first = c.create(ask("n", "a", 1), soon()).await.unwrap();
     let origin = Type::Volume(VolumeSource {
         volume_id: first.volume_id.clone(),
     });
@@ -178,7 +191,7 @@ async fn a_copy_shows_what_its_origin_shows() {
         parameters: std::collections::HashMap::default(),
         ..ask("m", "", 1)
     };
-    let copy = c.create(copy).await.unwrap();
+    let copy = c.create(copy, soon()).await.unwrap();
     assert_eq!(copy.volume_context, first.volume_context);
     assert_ne!(copy.volume_id, first.volume_id);
     assert!(copy.content_source.is_some());
@@ -188,7 +201,9 @@ async fn a_copy_shows_what_its_origin_shows() {
 async fn pages_hold_every_volume_once() {
     let c = controller();
     for n in 0..7 {
-        c.create(ask(&format!("n{n}"), "a", 1)).await.unwrap();
+        c.create(ask(&format!("n{n}"), "a", 1), soon())
+            .await
+            .unwrap();
     }
     let (mut seen, mut token) = (Vec::new(), String::new());
     loop {
@@ -226,7 +241,7 @@ async fn pages_hold_every_volume_once() {
 #[tokio::test]
 async fn validation_answers_about_volumes_that_exist() {
     let c = controller();
-    let volume = c.create(ask("n", "a", 1)).await.unwrap();
+    let volume = c.create(ask("n", "a", 1), soon()).await.unwrap();
     let ask = |id: &str, capability| ValidateVolumeCapabilitiesRequest {
         volume_id: id.into(),
         volume_capabilities: vec![capability],

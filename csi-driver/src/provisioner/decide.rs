@@ -290,6 +290,16 @@ fn secret(claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<(String
     Some((namespace, name))
 }
 
+/// Whether a `PersistentVolume` says that it is this claim's.
+pub fn is_bound_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let bound = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.claim_ref.as_ref());
+    let uid = bound.and_then(|bound| bound.uid.as_ref());
+    uid.is_some() && uid == claim.metadata.uid.as_ref()
+}
+
 /// Whether a `PersistentVolume` is ours to delete.
 pub fn to_delete(volume: &PersistentVolume) -> bool {
     let ours = volume

@@ -130,12 +130,25 @@ async fn a_copy_waits_for_its_origin_and_shows_the_same() {
     let first = "/api/v1/namespaces/ns/persistentvolumeclaims/first";
     put(
         first,
-        json!({"metadata": {"name": "first"}, "spec": {"volumeName": "pv"}}),
+        json!({"metadata": {"name": "first", "uid": "1"}, "spec": {"volumeName": "pv"}}),
     );
     let shown = json!({"driver": DRIVER, "volumeHandle": "v", "volumeAttributes": {"lamina.dev/flist": "models"}});
+    // A claim can name the volume of anybody: that of another one, or of an earlier one of its name, is not its.
+    for bound in [
+        json!({}),
+        json!({"uid": "2"}),
+        json!({"namespace": "ns", "name": "first", "uid": "0"}),
+    ] {
+        put(
+            &format!("{VOLUMES}/pv"),
+            json!({"metadata": {"name": "pv"}, "spec": {"csi": shown, "claimRef": bound}}),
+        );
+        let waits = Work::claim(Arc::clone(&copy), work.clone()).await;
+        assert!(waits.unwrap_err().to_string().contains("has no volume yet"));
+    }
     put(
         &format!("{VOLUMES}/pv"),
-        json!({"metadata": {"name": "pv"}, "spec": {"csi": shown}}),
+        json!({"metadata": {"name": "pv"}, "spec": {"csi": shown, "claimRef": {"uid": "1"}}}),
     );
     Work::claim(copy, work).await.unwrap();
     let made = objects.lock().unwrap()[&format!("{VOLUMES}/pvc-0001")].clone();
@@ -164,6 +177,17 @@ async fn a_volume_written_meanwhile_is_left_alone() {
         objects.lock().unwrap()[&format!("{VOLUMES}/pvc-0001")],
         there
     );
+}
+
+// One request without an answer kept a claim from ever being looked at again.
+#[tokio::test]
+async fn a_cluster_that_does_not_answer_is_tried_again() {
+    let late = in_time(
+        Duration::ZERO,
+        std::future::pending::<Result<Next, Failure>>(),
+    )
+    .await;
+    assert!(matches!(late, Err(Failure::Late)));
 }
 
 #[tokio::test]

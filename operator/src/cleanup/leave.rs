@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
-use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use lamina_proto::lamina::v1::node_care_client::NodeCareClient;
@@ -18,7 +17,7 @@ use tonic::transport::Channel;
 use super::{Deadline, PAUSE, pods, remove};
 use crate::context::Ctx;
 use crate::fault::{Fault, from_status};
-use crate::nodes::{self, NodeClient, Place};
+use crate::nodes::{self, DAEMON_SET, NodeClient, Place};
 
 /// How long one node may take for one answer.
 const CALL: Duration = Duration::from_secs(60);
@@ -28,7 +27,6 @@ const CALL_MIN: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 32;
 /// Pods named in a refusal.
 const NAMED_MAX: usize = 4;
-const DAEMON_SET: &str = "lamina-node";
 /// What the ids of volumes of afslets begin with.
 const AFSLET_VOLUMES: &str = "afslet-";
 
@@ -40,7 +38,8 @@ pub(super) async fn every(ctx: &Ctx, deadline: Deadline) -> Result<()> {
     let places = nodes::inhabited(ctx)
         .await
         .context("list the node servers")?;
-    complete(wanted(ctx).await.context("read its DaemonSet")?, &places)?;
+    let wanted = nodes::wanted(ctx).await.context("read its DaemonSet")?;
+    complete(wanted, &places)?;
     let unused = each(&places, |place| unused(ctx, place)).await;
     all_done(&unused, places.len())?;
     // If a node cannot be left after all, the operator makes them again.
@@ -133,14 +132,6 @@ async fn start_again(ctx: &Ctx, place: &Place) {
             place.name
         ),
     }
-}
-
-/// On how many nodes the server should run; none where it was never set up.
-async fn wanted(ctx: &Ctx) -> Result<usize, kube::Error> {
-    let api = Api::<DaemonSet>::namespaced(ctx.client.clone(), &ctx.namespace);
-    let status = api.get_opt(DAEMON_SET).await?.and_then(|set| set.status);
-    let wanted = status.map_or(0, |status| status.desired_number_scheduled);
-    Ok(usize::try_from(wanted).unwrap_or(0))
 }
 
 /// Refuses to leave some nodes while others cannot even be asked.

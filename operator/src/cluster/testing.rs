@@ -24,6 +24,10 @@ struct State {
     writes: Vec<Write>,
     /// Writes are to what is not there.
     refuses_writes: bool,
+    /// Writes are taken, and answered as if they had not been.
+    loses_answers: bool,
+    /// Nothing is answered.
+    is_silent: bool,
     /// Of these, nothing can be made: the kind is not known.
     unknown: Vec<String>,
 }
@@ -59,6 +63,16 @@ impl FakeApi {
     /// Writes find nothing from now on.
     pub(crate) fn refuse_writes(&self) {
         self.0.lock().unwrap().refuses_writes = true;
+    }
+
+    /// Writes are taken, and the writer is told of a failure, or not any more.
+    pub(crate) fn lose_answers(&self, loses: bool) {
+        self.0.lock().unwrap().loses_answers = loses;
+    }
+
+    /// Whoever asks waits for ever from now on.
+    pub(crate) fn fall_silent(&self) {
+        self.0.lock().unwrap().is_silent = true;
     }
 
     /// A POST to this path finds nothing.
@@ -136,7 +150,11 @@ impl FakeApi {
         let bytes = to_bytes(axum::body::Body::new(request.into_body()), 1 << 20)
             .await
             .unwrap();
+        if self.0.lock().unwrap().is_silent {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.0.lock().unwrap();
+        let loses = state.loses_answers && method != Method::GET;
         let body = if method == Method::GET {
             let found = state.answers.get(&path).cloned();
             found.map(|answer| narrowed(answer, &labels))
@@ -149,6 +167,10 @@ impl FakeApi {
             })
         };
         let (code, body) = match body {
+            Some(_) if loses => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                json!({ "kind": "Status", "status": "Failure", "reason": "InternalError", "code": 500, "message": path }),
+            ),
             Some(body) => (StatusCode::OK, body),
             None => (
                 StatusCode::NOT_FOUND,
@@ -206,7 +228,9 @@ fn selected(query: &str) -> Vec<(String, String)> {
 
 /// A list without what has labels, but not these.
 fn narrowed(mut answer: Value, labels: &[(String, String)]) -> Value {
-    if let Some(items) = answer["items"].as_array_mut() {
+    // A log is no object.
+    let items = answer.get_mut("items").and_then(Value::as_array_mut);
+    if let Some(items) = items {
         items.retain(|item| {
             let has = &item["metadata"]["labels"];
             has.is_null() || labels.iter().all(|(key, value)| has[key] == json!(value))

@@ -1,6 +1,6 @@
 //! What nodes are asked for a `Flist`, and what their answers mean. No I/O.
 
-use lamina_crds::{ArchiveFrom, FlistFrom, FlistStatus, ImageFrom, size};
+use lamina_crds::{ArchiveFrom, FlistFrom, FlistStatus, ImageFrom, pinned, size};
 use lamina_proto::lamina::v1::{
     ArchiveSource, EnsureRequest, FlistInfo, FlistSource, ImageSource, PullPolicy, Source,
     source::From,
@@ -47,7 +47,7 @@ pub(crate) fn again(
     let manifest = status.manifest.as_deref().unwrap_or_default();
     let (image, archive) = match from {
         FlistFrom::Image(image) => {
-            let reference = crate::image::pinned(&image.reference, manifest);
+            let reference = pinned(&image.reference, manifest);
             (Some(of_image(image, &reference, docker_config)), None)
         }
         FlistFrom::Archive(archive) => (None, Some(of_archive(archive))),

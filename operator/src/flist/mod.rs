@@ -92,6 +92,7 @@ async fn advance(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<D
     let places = nodes::admitted(&known.places, &flist.spec.node_selector)?;
     if status.entries.is_none() {
         make(flist, ctx, status, from, &known, &places).await?;
+        note(flist, ctx, status).await?;
     }
     status.observed_generation = flist.metadata.generation;
     let digest = status.digest.clone().unwrap_or_default();
@@ -137,6 +138,15 @@ async fn make(
     Ok(())
 }
 
+/// Writes down what was made before it is brought to nodes: that takes long, and pods can mount it now.
+async fn note(flist: &Flist, ctx: &Ctx, status: &mut FlistStatus) -> Result<(), Fault> {
+    status.observed_generation = flist.metadata.generation;
+    conclude(flist, status, Some(&warming::begins()));
+    let namespace = flist.namespace().unwrap_or_default();
+    let api = Api::<Flist>::namespaced(ctx.client.clone(), &namespace);
+    status::write(&api, &flist.name_any(), status).await
+}
+
 fn conclude(flist: &Flist, status: &mut FlistStatus, fault: Option<&Fault>) {
     let made = status.entries.is_some();
     let digest = status.digest.clone().unwrap_or_default();
@@ -174,5 +184,49 @@ async fn tell(flist: &Flist, ctx: &Ctx, old: &FlistStatus, new: &FlistStatus) {
         say(&ctx.recorder, flist, EventType::Normal, "Indexed", &note).await;
     } else {
         warn_if_unready(&ctx.recorder, flist, &old.conditions, &new.conditions).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lamina_crds::conditions::holds;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::testing::FakeApi;
+    use crate::nodes::fake::FakeNode;
+
+    // What was made was lost when it took too long to bring it to nodes, and made again.
+    #[tokio::test]
+    async fn what_was_made_is_written_down_before_it_is_brought_to_nodes() {
+        let fake = FakeNode::start("a").await;
+        fake.state().digest = "f1".into();
+        let api = FakeApi::default();
+        let list = |items: &[serde_json::Value]| json!({ "metadata": {}, "items": items });
+        api.answer(
+            "/api/v1/namespaces/lamina-system/pods",
+            list(&[api.pod(&fake.place)]),
+        );
+        api.answer("/api/v1/nodes", list(&[]));
+        let flist = json!({
+            "apiVersion": "lamina.dev/v1alpha1", "kind": "Flist",
+            "metadata": {
+                "name": "tools", "namespace": "team", "uid": "u1", "generation": 1,
+                "finalizers": [lamina_crds::FINALIZER],
+            },
+            "spec": { "source": { "image": { "reference": "alpine:3" } }, "replicas": "All" },
+        });
+        let flist: Flist = serde_json::from_value(flist).unwrap();
+        step(&flist, &api.ctx()).await.unwrap();
+        let said: Vec<_> = api
+            .bodies("/apis/lamina.dev/v1alpha1/namespaces/team/flists/tools/status")
+            .into_iter()
+            .map(|mut body| serde_json::from_value(body["status"].take()).unwrap())
+            .map(|status: FlistStatus| {
+                let holds = |kind| holds(&status.conditions, kind);
+                (holds("Ready"), holds("Available"), status.nodes_warm)
+            })
+            .collect();
+        assert_eq!(said, [(true, false, 0), (true, true, 1)]);
     }
 }

@@ -20,6 +20,9 @@ const PULL_HINT: &str = "if Lamina's image is private, its pull secrets have to 
 /// How long a pod that failed stays, with its log.
 const RETRY_SECONDS: i64 = 60;
 
+/// Bytes of its log that are read: the line with the digest is the first.
+const LOG_BYTES_MAX: i64 = 64 << 10;
+
 /// The digest, once the pod has packed the claim.
 pub(crate) async fn packed(
     flist: &Flist,
@@ -38,26 +41,25 @@ pub(crate) async fn packed(
         api.create(&PostParams::default(), &pod).await?;
         return Err(Fault::working(format!("pod {name} reads the claim")));
     };
+    if !is_of(&pod, flist) {
+        let message = format!("pod {name} is not of this Flist, and has its name: delete it");
+        return Err(Fault::new("PackFailed", message));
+    }
     let status = pod.status.unwrap_or_default();
     match status.phase.as_deref() {
         Some("Succeeded") => {
-            let log = api.logs(&name, &LogParams::default()).await?;
-            let digest = digest(&log).ok_or_else(|| {
-                Fault::new(
-                    "PackFailed",
-                    format!("pod {name} ended without naming a digest"),
-                )
-            })?;
+            let log = api.logs(&name, &log(None)).await?;
+            // Also without a digest: the next try starts anew.
             api.delete(&name, &DeleteParams::default()).await?;
-            Ok(digest)
+            digest(&log).ok_or_else(|| {
+                let message =
+                    format!("pod {name} ended without naming a digest; it is tried again");
+                Fault::new("PackFailed", message)
+            })
         }
         Some("Failed") => {
             let since = ended_seconds_ago(&status);
-            let lines = LogParams {
-                tail_lines: Some(5),
-                ..LogParams::default()
-            };
-            let log = api.logs(&name, &lines).await.unwrap_or_default();
+            let log = api.logs(&name, &log(Some(5))).await.unwrap_or_default();
             // Deleted after a while, so that the next try starts anew.
             if since.is_none_or(|seconds| seconds >= RETRY_SECONDS) {
                 api.delete(&name, &DeleteParams::default()).await?;
@@ -69,6 +71,22 @@ pub(crate) async fn packed(
             Err(Fault::new("PackFailed", message))
         }
         _ => Err(Fault::working(format!("pod {name} {}", progress(&status)))),
+    }
+}
+
+/// Whether a pod was made for this Flist. Who may make pods here can make one of any name.
+fn is_of(pod: &Pod, flist: &Flist) -> bool {
+    let uid = flist.uid();
+    let mut owners = pod.owner_references().iter();
+    owners.any(|owner| Some(&owner.uid) == uid.as_ref())
+}
+
+/// What is read of a log: its last lines, or its beginning.
+fn log(tail_lines: Option<i64>) -> LogParams {
+    LogParams {
+        tail_lines,
+        limit_bytes: Some(LOG_BYTES_MAX),
+        ..LogParams::default()
     }
 }
 
@@ -365,6 +383,50 @@ mod tests {
         assert_eq!(fault.reason, "NoSuchClaim");
         assert!(fault.message.contains("data in namespace team"), "{fault}");
         assert_eq!(api.writes(), Vec::<String>::new());
+    }
+
+    const POD: &str = "/api/v1/namespaces/team/pods/lamina-pack-u1";
+
+    /// The pod of this phase that is there, of the Flist of `owner`.
+    fn pod(owner: &str, phase: &str) -> Value {
+        json!({
+            "metadata": {
+                "name": "lamina-pack-u1",
+                "ownerReferences": [{ "apiVersion": "lamina.dev/v1alpha1", "kind": "Flist", "name": "data", "uid": owner }],
+            },
+            "spec": { "containers": [] },
+            "status": { "phase": phase },
+        })
+    }
+
+    async fn look(api: &FakeApi) -> Result<String, Fault> {
+        packed(&flist(), &api.ctx(), &claim(), &["oci://r/p".to_owned()]).await
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_somebody_else_is_neither_believed_nor_deleted() {
+        let api = FakeApi::default();
+        api.answer(POD, pod("u2", "Succeeded"));
+        api.answer(
+            &format!("{POD}/log"),
+            json!(format!("x {}", "ab".repeat(32))),
+        );
+        let fault = look(&api).await.unwrap_err();
+        assert!(fault.message.contains("not of this Flist"), "{fault}");
+        assert_eq!(api.writes(), Vec::<String>::new());
+    }
+
+    // It stayed, was looked at again and again, and the Flist never came to be.
+    #[tokio::test]
+    async fn a_pod_that_named_no_digest_makes_way_for_the_next() {
+        let api = FakeApi::default();
+        api.answer(POD, pod("u1", "Succeeded"));
+        api.answer(&format!("{POD}/log"), json!("nothing"));
+        let fault = look(&api).await.unwrap_err();
+        assert!(fault.message.contains("without naming a digest"), "{fault}");
+        assert!(!fault.is_work(), "with a growing pause");
+        assert_eq!(api.writes(), [format!("DELETE {POD}")]);
+        assert_eq!(log(None).limit_bytes, Some(65536));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use lamina_crds::{Image, ImageStatus, size};
+use lamina_crds::{Image, ImageStatus, pinned, size};
 use lamina_proto::lamina::v1::{
     EnsureRequest, FlistInfo, FlistSource, ImageSource, PullPolicy, Source, source::From,
 };
@@ -89,19 +89,6 @@ pub(crate) fn warm(
         stores: stores.to_vec(),
         keep_layers_s: keep_s(image.spec.warm),
     }
-}
-
-/// `reference` by digest instead of by tag.
-pub(crate) fn pinned(reference: &str, manifest: &str) -> String {
-    if manifest.is_empty() {
-        return reference.to_owned();
-    }
-    let name = reference.split('@').next().unwrap_or_default();
-    let last = name.rfind('/').map_or(0, |slash| slash + 1);
-    let end = name[last..]
-        .find(':')
-        .map_or(name.len(), |colon| last + colon);
-    format!("{}@{manifest}", &name[..end])
 }
 
 /// Takes a node's answer into the status.

@@ -5,8 +5,6 @@ mod build;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use build::pinned;
-
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -91,8 +89,12 @@ async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<D
         let place = place::first(key, places.iter().copied()).unwrap_or(places[0]);
         let request = build::convert(image, &known.docker_config, &known.stores);
         let info = ensure(ctx, place, request).await?;
+        let is_new = status.flist.as_ref() != Some(&info.digest);
         build::converted(status, &info, now);
         status.observed_generation = image.metadata.generation;
+        if is_new {
+            note(image, ctx, status).await?;
+        }
     }
     let chosen = warming::chosen(&image.spec.reference, &places, image.spec.replicas);
     let request = build::warm(image, status, &known.docker_config, &known.stores);
@@ -110,6 +112,14 @@ async fn advance(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<D
     }
     recorded?;
     Ok(build::next_look(image, LOOK_AGAIN))
+}
+
+/// Writes down what was converted before it is brought to nodes: that takes long, and pods can mount it now.
+async fn note(image: &Image, ctx: &Ctx, status: &mut ImageStatus) -> Result<(), Fault> {
+    conclude(image, status, Some(&warming::begins()));
+    let namespace = image.namespace().unwrap_or_default();
+    let api = Api::<Image>::namespaced(ctx.client.clone(), &namespace);
+    status::write(&api, &image.name_any(), status).await
 }
 
 /// The conditions of what was reached.

@@ -50,19 +50,6 @@ fn written(api: &FakeApi) -> ImageStatus {
 }
 
 #[test]
-fn a_reference_is_pinned_whatever_its_form() {
-    for (reference, expected) in [
-        ("python", "python@sha256:aa"),
-        ("python:3.13", "python@sha256:aa"),
-        ("host:5000/a/b", "host:5000/a/b@sha256:aa"),
-        ("host:5000/a/b:tag", "host:5000/a/b@sha256:aa"),
-        ("a/b:tag@sha256:bb", "a/b@sha256:aa"),
-    ] {
-        assert_eq!(build::pinned(reference, "sha256:aa"), expected);
-    }
-}
-
-#[test]
 fn a_tag_is_resolved_again_only_when_asked() {
     let now = Timestamp::now();
     let mut status = ImageStatus::default();
@@ -124,6 +111,34 @@ async fn an_image_is_converted_once_and_kept_on_the_nodes_asked_for() {
         !keeps,
         "a profile's worth of data is no replica of the layers"
     );
+}
+
+// What was converted was lost when it took too long to bring it to nodes, and converted again.
+#[tokio::test]
+async fn what_was_converted_is_written_down_before_it_is_brought_to_nodes() {
+    let fake = FakeNode::start("a").await;
+    fake.state().digest = "f1".into();
+    let api = api(&[&fake]);
+    let mut image = image(json!({ "replicas": "All", "resolve": "30s" }));
+    step(&image, &api.ctx()).await.unwrap();
+    let all: Vec<ImageStatus> = api
+        .bodies(&format!("{OBJECT}/status"))
+        .into_iter()
+        .map(|mut body| serde_json::from_value(body["status"].take()).unwrap())
+        .collect();
+    let said = |status: &ImageStatus| {
+        let holds = |kind| holds(&status.conditions, kind);
+        (status.flist.clone(), holds("Ready"), holds("Replicated"))
+    };
+    let said: Vec<_> = all.iter().map(said).collect();
+    let f1 = || Some("f1".to_owned());
+    assert_eq!(said, [(f1(), true, false), (f1(), true, true)]);
+    // What a tag still names is no news.
+    let mut before = all[1].clone();
+    before.resolved_at = None;
+    image.status = Some(before);
+    step(&image, &api.ctx()).await.unwrap();
+    assert_eq!(api.bodies(&format!("{OBJECT}/status")).len(), 3);
 }
 
 #[tokio::test]
@@ -195,6 +210,102 @@ async fn deletion_cleans_the_store_only_when_nobody_else_has_the_flist() {
         let write = api.last_write("/apis/lamina.dev/v1alpha1/namespaces/team/images/python");
         assert_eq!(write["metadata"]["finalizers"], json!([]));
     }
+}
+
+/// An image that was deleted so long ago, of which its status says so, with what it was before and is.
+fn deleted(seconds: i64, flists: &[&str], stores: &[&str]) -> Image {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    let mut image = image(json!({ "stores": stores }));
+    let at = Timestamp::from_second(Timestamp::now().as_second() - seconds).unwrap();
+    image.metadata.deletion_timestamp = Some(Time(at));
+    let (last, before) = flists.split_last().unwrap();
+    let mut status = ImageStatus {
+        flist: Some((*last).to_owned()),
+        retired: before.iter().map(|one| (*one).to_owned()).collect(),
+        ..ImageStatus::default()
+    };
+    deletion::announce(&image, &mut status.conditions);
+    image.status = Some(status);
+    image
+}
+
+const PODS: &str = "/api/v1/namespaces/lamina-system/pods";
+const OBJECT: &str = "/apis/lamina.dev/v1alpha1/namespaces/team/images/python";
+
+/// Node `b` of two, whose server cannot be asked: what of it there is.
+fn silent(api: &FakeApi, a: &FakeNode, b: &FakeNode) -> Vec<serde_json::Value> {
+    let mut restarting = api.pod(&b.place);
+    restarting["status"]["conditions"][0]["status"] = json!("False");
+    let mut ending = api.pod(&b.place);
+    ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let list = |pods: &[&serde_json::Value]| json!({ "metadata": {}, "items": pods });
+    let a = api.pod(&a.place);
+    vec![list(&[&a, &restarting]), list(&[&a, &ending]), list(&[&a])]
+}
+
+// Data went from shared stores while a node whose server restarted, or was replaced, still showed it.
+#[tokio::test]
+async fn shared_stores_lose_nothing_while_a_node_cannot_be_asked() {
+    let (a, b) = (FakeNode::start("a").await, FakeNode::start("b").await);
+    let api = api(&[&a, &b]);
+    api.answer(
+        "/apis/lamina.dev/v1alpha1/stores/shared",
+        json!({ "metadata": { "name": "shared" }, "spec": { "url": "s3://bucket" } }),
+    );
+    api.answer(
+        "/apis/apps/v1/namespaces/lamina-system/daemonsets/lamina-node",
+        json!({
+            "metadata": { "name": "lamina-node" },
+            "spec": { "selector": {}, "template": {} },
+            "status": {
+                "desiredNumberScheduled": 2, "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": 1,
+            },
+        }),
+    );
+    for pods in silent(&api, &a, &b) {
+        api.answer(PODS, pods);
+        let fault = step(&deleted(5, &["f1"], &["shared"]), &api.ctx()).await;
+        assert_eq!(fault.unwrap_err().reason, "NodeUnreachable");
+        assert!(a.state().forgotten.is_empty());
+        // After a minute the object goes, and what the other node may show stays.
+        let before = api.writes().len();
+        step(&deleted(61, &["f1"], &["shared"]), &api.ctx())
+            .await
+            .unwrap();
+        let written = api.writes().split_off(before);
+        assert!(written.contains(&format!("PATCH {OBJECT}")), "{written:?}");
+        let event = api.last_write("/apis/events.k8s.io/v1/namespaces/team/events");
+        assert_eq!(event["reason"], "CleanupIncomplete");
+        let forgotten = std::mem::take(&mut a.state().forgotten);
+        assert_eq!(forgotten.len(), 1, "it is not shown here");
+        assert!(!forgotten[0].delete_stored);
+    }
+    served_by(&api, &[&a, &b]);
+    step(&deleted(5, &["f1"], &["shared"]), &api.ctx())
+        .await
+        .unwrap();
+    let stored = [&a, &b].map(|fake| {
+        let state = fake.state();
+        let of_store = state.forgotten.iter().filter(|one| one.delete_stored);
+        of_store.count()
+    });
+    assert_eq!(stored.iter().sum::<usize>(), 1, "{stored:?}");
+}
+
+// Each of many flists may wait for a node: together longer than one look at the object may take, which went on for ever.
+#[tokio::test]
+async fn a_deletion_whose_time_is_over_stops_at_the_first_that_cannot_be_cleaned_up() {
+    let fake = FakeNode::start("a").await;
+    fake.state().refuses = Some(tonic::Code::Internal);
+    let api = api(&[&fake]);
+    step(&deleted(61, &["f0", "f1", "f2"], &[]), &api.ctx())
+        .await
+        .unwrap();
+    assert_eq!(fake.state().forgotten.len(), 1);
+    let event = api.last_write("/apis/events.k8s.io/v1/namespaces/team/events");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("flist f0 and 2 more"), "{note}");
+    assert_eq!(api.last_write(OBJECT)["metadata"]["finalizers"], json!([]));
 }
 
 #[tokio::test]

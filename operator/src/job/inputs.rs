@@ -6,7 +6,7 @@ use lamina_crds::{Flist, Job, JobFile, JobSpec, NamedKey};
 use lamina_proto::lamina::v1::{FlistSource, source::From};
 
 use super::kept;
-use super::order::{File, Inputs};
+use super::order::{self, File, Inputs};
 use crate::context::Ctx;
 use crate::fault::Fault;
 use crate::flist;
@@ -23,6 +23,8 @@ pub(crate) async fn read(ctx: &Ctx, job: &Job) -> Result<Inputs, Fault> {
             mode: u32::try_from(file.mode).unwrap_or(0),
             bytes: content(ctx, namespace, file).await?,
         });
+        // At once: many files may be of one large object, and nobody counts what the others hold.
+        order::fits(&files)?;
     }
     Ok(Inputs {
         docker_config: docker_config(ctx, namespace, &spec.source.pull_secrets).await?,

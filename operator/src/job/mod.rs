@@ -181,7 +181,9 @@ async fn advance(
     told::conclude(job, &mut new, &decided);
     if new != old {
         let version = job.resource_version();
-        status::write_at(api, &job.name_any(), version, &new).await?;
+        let written = status::write_at(api, &job.name_any(), version, &new).await;
+        // It may be there all the same: the next look takes out what was not begun.
+        written.inspect_err(|fault| ctx.runs.refuse(&uid, &begun, fault))?;
     }
     ctx.runs.written(&uid, &ended);
     if matches!(next, Next::Suspended | Next::Over) {

@@ -51,12 +51,7 @@ pub(crate) struct Order {
 impl Order {
     /// What the spec says.
     pub(crate) fn new(spec: &JobSpec, inputs: Inputs) -> Result<Self, Fault> {
-        let bytes: usize = inputs.files.iter().map(|file| file.bytes.len()).sum();
-        if bytes > FILES_BYTES_MAX {
-            return Err(invalid(format!(
-                "its files have {bytes} bytes, of at most {FILES_BYTES_MAX}: put them into an image or a Flist"
-            )));
-        }
+        fits(&inputs.files)?;
         let timeout = timeout(&spec.timeout)?;
         let mut env: Vec<String> = spec
             .env
@@ -139,6 +134,17 @@ impl Order {
         std::iter::once(Payload::FileBegin(begin))
             .chain(chunks)
             .chain(std::iter::once(Payload::FileEnd(FileEntryEnd {})))
+    }
+}
+
+/// Refuses more files than are held.
+pub(super) fn fits(files: &[File]) -> Result<(), Fault> {
+    let bytes: usize = files.iter().map(|file| file.bytes.len()).sum();
+    match bytes > FILES_BYTES_MAX {
+        false => Ok(()),
+        true => Err(invalid(format!(
+            "its files have more bytes than the at most {FILES_BYTES_MAX} there may be: put them into an image or a Flist"
+        ))),
     }
 }
 
@@ -327,6 +333,6 @@ mod tests {
             ..Inputs::default()
         };
         let fault = Order::new(&spec(json!({})), inputs).unwrap_err();
-        assert!(fault.message.contains("of at most 8388608"), "{fault}");
+        assert!(fault.message.contains("at most 8388608"), "{fault}");
     }
 }

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use lamina_crds::JobOutcome;
+use lamina_crds::{JobOutcome, JobRun};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::plan::{Ended, How, Ran};
-use crate::retry::Attempts;
+use crate::fault::Fault;
+use crate::retry::{Attempts, What};
 
 /// Runs at once, over all jobs: each is a stream and the end of a log in memory.
 const RUNS_MAX: usize = 1000;
@@ -137,6 +138,21 @@ impl Runs {
         watched.live.insert(attempt, task.abort_handle());
     }
 
+    /// Nothing of these was begun, and nobody knows whether they are in the status.
+    pub(crate) fn refuse(&self, uid: &str, begun: &[JobRun], fault: &Fault) {
+        let mut jobs = locked(&self.jobs);
+        let ended = &mut jobs.entry(uid.to_owned()).or_default().ended;
+        for run in begun {
+            if ended.iter().all(|one| one.attempt != run.attempt) {
+                ended.push(Ended {
+                    attempt: run.attempt,
+                    at: Timestamp::now(),
+                    how: How::Refused(fault.clone()),
+                });
+            }
+        }
+    }
+
     /// These are in the status now.
     pub(crate) fn written(&self, uid: &str, ended: &[Ended]) {
         if let Some(watched) = locked(&self.jobs).get_mut(uid) {
@@ -162,7 +178,7 @@ impl Runs {
 
     /// Begins nothing of a job for a while, which grows with each time.
     pub(crate) fn hold(&self, uid: &str) -> Duration {
-        let pause = self.refusals.failed(uid);
+        let pause = self.refusals.failed(uid, What::default());
         let mut jobs = locked(&self.jobs);
         jobs.entry(uid.to_owned()).or_default().held_until = Some(Instant::now() + pause);
         pause

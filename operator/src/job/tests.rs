@@ -244,8 +244,31 @@ async fn nothing_is_begun_that_could_not_be_written_down() {
     let mut scene = Scene::new(json!({}), &[Fate::Exit(0)]).await;
     scene.api.refuse_writes();
     scene.step().await.unwrap_err();
-    assert_eq!(scene.ctx.runs.look("u1").live.len(), 0);
+    let seen = scene.ctx.runs.look("u1");
+    let refused = |one: &plan::Ended| matches!(one.how, How::Refused(_));
+    assert!(seen.ended.iter().all(refused), "{seen:?}");
+    assert_eq!(seen.live.len(), seen.ended.len());
     assert!(scene.proxy.asked().is_empty());
+}
+
+// The API server had taken it and answered with an error: the attempt, of which nothing had begun, was counted as lost.
+#[tokio::test]
+async fn an_attempt_that_was_written_down_unknown_to_us_does_not_count() {
+    let mut scene = Scene::new(json!({ "retries": 0 }), &[Fate::Exit(0)]).await;
+    scene.api.lose_answers(true);
+    scene.step().await.unwrap_err();
+    assert_eq!(scene.status().active, 1, "it was written down");
+    scene.api.lose_answers(false);
+    let fault = scene.step().await.unwrap_err();
+    assert_eq!((fault.reason, fault.is_work()), ("ApiServer", true));
+    let status = scene.status();
+    assert_eq!((status.failed, status.active, status.runs.len()), (0, 0, 0));
+    assert!(scene.proxy.asked().is_empty());
+    // When the pause is over it runs.
+    scene.ctx.runs.forget("u1");
+    scene.step().await.unwrap();
+    scene.next().await.unwrap();
+    assert_eq!(scene.said("Finished"), pair("True", "Succeeded"));
 }
 
 #[tokio::test]
@@ -304,6 +327,25 @@ async fn what_is_missing_is_named_and_nothing_is_sent() {
             .contains("the proxy 127.0.0.1:1 cannot be reached"),
         "{fault}"
     );
+}
+
+// Sixty-four files of one object of a mebibyte were all read before their size was looked at.
+#[tokio::test]
+async fn too_many_files_are_refused_before_the_rest_of_them_is_read() {
+    let file = |number: usize, name: &str| {
+        let named = json!({ "name": name, "key": "a" });
+        json!({ "path": format!("/{number}"), "configMap": named })
+    };
+    let mut files: Vec<Value> = (0..9).map(|number| file(number, "large")).collect();
+    files.push(file(9, "none"));
+    let mut scene = Scene::new(json!({ "files": files }), &[Fate::Exit(0)]).await;
+    scene.api.answer(
+        "/api/v1/namespaces/team/configmaps/large",
+        json!({ "metadata": { "name": "large" }, "data": { "a": "a".repeat(1 << 20) } }),
+    );
+    let fault = scene.step().await.unwrap_err();
+    assert_eq!(fault.reason, "InvalidSpec", "{fault}");
+    assert!(fault.message.contains("at most 8388608"), "{fault}");
 }
 
 #[tokio::test]

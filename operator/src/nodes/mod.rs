@@ -7,6 +7,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
@@ -19,6 +20,8 @@ use crate::fault::Fault;
 
 /// Labels of the node server's pods.
 const SELECTOR: &str = "app.kubernetes.io/name=lamina,app.kubernetes.io/component=node";
+/// Name of what makes them.
+pub(crate) const DAEMON_SET: &str = "lamina-node";
 /// Port of the node server.
 pub(crate) const PORT: u16 = 7150;
 
@@ -35,7 +38,7 @@ pub(crate) struct Place {
 
 /// Every node whose server is ready, by name.
 pub(crate) async fn ready(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
-    let pods = pods(ctx).await?;
+    let pods = staying(pods(ctx).await?);
     let nodes = Api::<Node>::all(ctx.client.clone())
         .list(&ListParams::default())
         .await?;
@@ -48,14 +51,31 @@ pub(crate) async fn ready(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
 /// Every node the server was brought to, by name, ready or not and without labels: what it left behind has
 /// to be looked after. The address is empty before its pod has one.
 pub(crate) async fn inhabited(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
+    Ok(places(&staying(pods(ctx).await?), &[]))
+}
+
+/// The same with those whose server is about to end: volumes outlive it.
+pub(crate) async fn occupied(ctx: &Ctx) -> Result<Vec<Place>, Fault> {
     Ok(places(&pods(ctx).await?, &[]))
+}
+
+/// On how many nodes the server should run; none where it was never set up.
+pub(crate) async fn wanted(ctx: &Ctx) -> Result<usize, kube::Error> {
+    let api = Api::<DaemonSet>::namespaced(ctx.client.clone(), &ctx.namespace);
+    let status = api.get_opt(DAEMON_SET).await?.and_then(|set| set.status);
+    let wanted = status.map_or(0, |status| status.desired_number_scheduled);
+    Ok(usize::try_from(wanted).unwrap_or(0))
 }
 
 async fn pods(ctx: &Ctx) -> Result<Vec<Pod>, Fault> {
     let api = Api::<Pod>::namespaced(ctx.client.clone(), &ctx.namespace);
     let all = api.list(&ListParams::default().labels(SELECTOR)).await?;
-    let stays = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
-    Ok(all.items.into_iter().filter(stays).collect())
+    Ok(all.items)
+}
+
+fn staying(mut pods: Vec<Pod>) -> Vec<Pod> {
+    pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+    pods
 }
 
 /// Deletes the server's pods on a node: its `DaemonSet` makes a new one.
