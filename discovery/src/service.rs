@@ -225,8 +225,11 @@ impl Service {
             // Replicas that know different nodes would name different ones.
             return Err(Refusal::NotWarm);
         }
-        // As if the first of them held it: the others wait until it does.
-        self.ration(&layer, 1, now)?;
+        // As if the first of them held it: the others wait until it does. Once somebody holds it, callers are counted
+        // where they are sent to the holders, and not twice.
+        if registry.holders(&layer) == 0 {
+            self.ration(&layer, 1, now)?;
+        }
         let homes = registry.homes(&layer, &beside, count as usize);
         let told = |node: &&Node| Home {
             node_id: node.id().to_string(),

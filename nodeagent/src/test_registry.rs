@@ -119,6 +119,22 @@ impl Server {
         digest
     }
 
+    /// Pushes an index that names a manifest for this platform, whether that is here or not, as `a/b:tag`.
+    #[allow(dead_code)]
+    pub(crate) fn push_index(&self, tag: &str, manifest: &str) {
+        let platform =
+            json!({ "os": "linux", "architecture": lamina_image::Platform::host().arch });
+        let index = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [{ "mediaType": MANIFEST, "digest": manifest, "size": 1, "platform": platform }],
+        });
+        let index = index.to_string().into_bytes();
+        let mut content = self.content.lock().unwrap();
+        let digest = sha256(&index).to_string();
+        content.manifests.insert(digest, index.clone());
+        content.tags.insert(tag.to_owned(), index);
+    }
+
     pub(crate) fn image(&self, selector: &str) -> String {
         format!("{}/a/b{selector}", self.address)
     }
@@ -224,7 +240,8 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
     drop(served);
     let kind = match path.contains("/manifests/") {
         true => format!(
-            "Content-Type: {MANIFEST}\r\nDocker-Content-Digest: {}\r\n",
+            "Content-Type: {}\r\nDocker-Content-Digest: {}\r\n",
+            media_type(&body),
             sha256(&body)
         ),
         false => String::new(),
@@ -245,6 +262,12 @@ fn serve(stream: &TcpStream, content: &Mutex<Content>) -> std::io::Result<()> {
         return out.write_all(&body[first..]);
     }
     out.write_all(&body)
+}
+
+/// What a manifest or an index calls itself.
+fn media_type(document: &[u8]) -> String {
+    let document: Value = serde_json::from_slice(document).unwrap();
+    document["mediaType"].as_str().unwrap().to_owned()
 }
 
 /// Until the other side has enough.

@@ -16,9 +16,10 @@ use lamina_proto::discovery::v1::{
     ResolveImageRequest,
 };
 use lamina_proto::lamina::v1::partials_server::Partials as _;
+use lamina_proto::lamina::v1::placement_server::Placement;
 use lamina_proto::lamina::v1::{
-    FindPartialsRequest, GetProfileRequest, PartialBlob, ProfileRange, PutPartialsRequest,
-    PutProfileRequest,
+    FindHomesRequest, FindPartialsRequest, GetProfileRequest, PartialBlob, ProfileRange,
+    PutPartialsRequest, PutProfileRequest,
 };
 use tonic::{Code, Request};
 
@@ -407,6 +408,36 @@ async fn many_callers_are_told_to_ask_again_instead_of_dialling_one_holder() {
     assert_eq!(node.find_provider(&digest(1)).await.unwrap().len(), 1);
     let homes = node.find_homes(&digest(7), &[]).await.unwrap();
     assert_eq!(homes[0].node_id, "a");
+}
+
+/// Each question for homes took from what the holders' callers had, and left them with what one holder can serve.
+#[tokio::test]
+async fn asking_for_homes_takes_nothing_from_the_holders() {
+    let service = service(warm(), Identity::Anyone, Hands::default().clock());
+    for node in ["a", "b", "c", "d"] {
+        let beat = Request::new(holds(node, [1]));
+        service.heartbeat(beat).await.unwrap();
+    }
+    let homes = async |layer| {
+        let request = FindHomesRequest {
+            layer_digest: digest(layer).to_string(),
+            ..FindHomesRequest::default()
+        };
+        Placement::find_homes(&service, Request::new(request)).await
+    };
+    let mut sent = 0;
+    for _ in 0..1000 {
+        let layer_digest = digest(1).to_string();
+        let found = service.find_provider(Request::new(FindProviderRequest { layer_digest }));
+        sent += usize::from(found.await.is_ok());
+        homes(1).await.unwrap();
+    }
+    assert_eq!(sent, 4 * 32);
+    let mut sent = 0;
+    for _ in 0..1000 {
+        sent += usize::from(homes(2).await.is_ok());
+    }
+    assert_eq!(sent, 32, "whom nobody holds is pulled by a few");
 }
 
 #[tokio::test]

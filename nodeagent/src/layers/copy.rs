@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lamina_discovery::choose::Outcome;
 use lamina_flist::{Flist, PackId, Sha256Digest};
+use lamina_image::Limits;
 use lamina_image::convert::{LayerRecord, Room as _};
 use lamina_proto::layerstore::v1::layer_store_client::LayerStoreClient;
 use lamina_proto::layerstore::v1::{ReadLayerRequest, StatLayerRequest};
@@ -27,15 +28,45 @@ pub(super) const STALL: Duration = Duration::from_secs(10);
 const BYTES_PER_S_MIN: u64 = 256 << 10;
 const SLOW_AFTER: Duration = Duration::from_secs(10);
 
+/// What is known of a layer before anybody is asked for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    /// Bytes of it in the registry.
+    compressed: u64,
+    /// Most bytes of its file.
+    file_max: u64,
+}
+
+impl Expected {
+    /// Of a layer that has so many bytes in the registry.
+    pub(super) fn of(compressed: u64, limits: &Limits) -> Self {
+        let unpacked_max = compressed
+            .saturating_mul(limits.ratio_max)
+            .max(limits.ratio_floor_bytes)
+            .min(limits.unpacked_bytes_max);
+        Self {
+            compressed,
+            // As much again for what is said about its files.
+            file_max: unpacked_max.saturating_mul(2),
+        }
+    }
+}
+
 /// Copies a layer. What fails here, and not there, is the inner error: no other peer would help.
 pub(super) async fn layer(
     shelf: &LayerShelf,
     digest: Sha256Digest,
+    expected: Expected,
     channel: Channel,
 ) -> Result<Result<HeldLayer, EnsureError>, PeerError> {
     let bytes = size(&digest, channel.clone()).await?;
+    if bytes > expected.file_max {
+        let text = format!("it says {bytes} bytes, which the layer cannot have");
+        return Err(PeerError::new(Outcome::Wrong, text));
+    }
     let what = format!("copy the layer {digest} from another node");
-    let room = match shelf.reserve(bytes) {
+    // No more than a pull would: other layers do not go for a number that a peer says, but for bytes that came.
+    let room = match shelf.reserve(bytes.min(expected.compressed)) {
         Ok(room) => room,
         Err(error) => return Ok(Err(EnsureError::room(what, error))),
     };
@@ -61,6 +92,12 @@ pub(super) async fn layer(
 enum Trouble {
     Peer(PeerError),
     Disk(std::io::Error),
+}
+
+/// More came than there is room for. That may be the peer's doing, which sends too much, or nobody's: others are asked,
+/// and the registry.
+fn no_room(error: &std::io::Error) -> Trouble {
+    Trouble::Peer(PeerError::new(Outcome::Dropped, crate::chain(error)))
 }
 
 /// How large a layer is there.
@@ -110,7 +147,8 @@ async fn fetch(
             let text = "it sent other pieces than asked for";
             return Err(Trouble::Peer(PeerError::new(Outcome::Wrong, text)));
         }
-        room.take(piece.data.len() as u64).map_err(Trouble::Disk)?;
+        room.take(piece.data.len() as u64)
+            .map_err(|error| no_room(&error))?;
         part = part.write(piece.data).await.map_err(Trouble::Disk)?;
         if piece.eof && have == bytes {
             return Ok(part);
@@ -150,8 +188,9 @@ fn keep(
     drop(flist);
     let record = record.to_bytes().map_err(|error| wrong(&error))?;
     let files = shelf.files(std::sync::Arc::new(lamina_image::convert::AllRoom));
-    let written = room.take(record.len() as u64);
-    let written = written.and_then(|()| disk::write(&files.record(digest), &record));
+    room.take(record.len() as u64)
+        .map_err(|error| no_room(&error))?;
+    let written = disk::write(&files.record(digest), &record);
     written.map_err(Trouble::Disk)?;
     part.persist(&files.file(digest)).map_err(|error| {
         shelf.clear(digest);
@@ -221,5 +260,22 @@ impl Drop for Part {
         if !self.kept {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_has_no_more_bytes_than_a_conversion_would_give() {
+        let limits = Limits {
+            ratio_max: 10,
+            ratio_floor_bytes: 1000,
+            unpacked_bytes_max: 5000,
+            ..Limits::default()
+        };
+        let most = |compressed| Expected::of(compressed, &limits).file_max;
+        assert_eq!([1, 300, 1 << 60].map(most), [2000, 6000, 10_000]);
     }
 }

@@ -1,5 +1,6 @@
 //! The layerstore's disk: small files, whole or not there; how much of it is free.
 
+use std::error::Error as StdError;
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -42,6 +43,20 @@ pub(super) fn mark_copy(file: &File) -> io::Result<()> {
 pub(super) fn is_copy(file: &File) -> bool {
     file.metadata()
         .is_ok_and(|meta| meta.permissions().mode() & COPY_MODE != 0)
+}
+
+/// What the disk or a limit of this process did to whoever read a file; `None` when the file is gone, or what is in it
+/// is to blame.
+pub(crate) fn failure(error: &(dyn StdError + 'static)) -> Option<io::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let errno = error.raw_os_error().map(io::Error::from_raw_os_error);
+            return errno.filter(|error| error.kind() != io::ErrorKind::NotFound);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// One process at a time.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -153,6 +154,26 @@ where
     let handle = Handle::current();
     let done = tokio::task::spawn_blocking(move || handle.block_on(work())).await;
     done.unwrap_or_else(|error| Err(ended().because(error)))
+}
+
+/// The same, but the work ends after `time_max`, whatever it waits for: `what` was not done then.
+pub(crate) async fn on_thread_within<T, F>(
+    time_max: Duration,
+    what: impl FnOnce() -> String + Send + 'static,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, EnsureError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, EnsureError>>,
+{
+    on_thread(move || async move {
+        let done = tokio::time::timeout(time_max, work()).await;
+        done.unwrap_or_else(|_| {
+            let what = format!("{}: no end of it within {time_max:?}", what());
+            Err(EnsureError::new(EnsureErrorKind::DeadlineExceeded, what))
+        })
+    })
+    .await
 }
 
 /// Does blocking `work` on a thread.

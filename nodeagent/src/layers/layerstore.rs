@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use lamina_discovery::client::Client;
@@ -20,21 +21,23 @@ use lamina_flist::Sha256Digest;
 use lamina_image::SourceImage;
 use lamina_image::convert::{ConvertOptions, Room, convert_layer};
 use lamina_image::progress::Silent;
-use tokio::sync::Semaphore;
 
 use super::cluster::{Cluster, Homes, Sought};
-use super::copy;
+use super::copy::{self, Expected};
 use super::flight::Flights;
 use super::home::Home;
 use super::notes::ImageNotes;
 use super::record::RecordAt;
 use super::shelf::{HeldLayer, IMAGES, LayerShelf};
+use super::turns::{TurnLimits, Turns};
 use super::upload::Uploads;
 use super::wanted::{Resolver, WantedImage};
 use super::{EnsureError, EnsureErrorKind, LayersConfig, report};
 
 /// Layers of one call that are waited for at once.
 const LAYERS_AT_ONCE: usize = 8;
+/// How long a pull waits for those before it: half of what a caller on another node waits for the whole.
+const PULL_WAIT_MAX: Duration = Duration::from_secs(1800);
 /// Layers in one image.
 pub(super) const LAYERS_MAX: usize = 4096;
 
@@ -93,7 +96,7 @@ pub(super) struct Inner {
     notes: ImageNotes,
     pulls: Arc<Flights<HeldLayer>>,
     brings: Arc<Flights<HeldLayer>>,
-    pulling: Semaphore,
+    pulling: Turns,
 }
 
 impl Layerstore {
@@ -113,7 +116,12 @@ impl Layerstore {
             notes: ImageNotes::new(shelf.sub(IMAGES)),
             pulls: Arc::default(),
             brings: Arc::default(),
-            pulling: Semaphore::new(config.pulls_max.max(1)),
+            pulling: Turns::new(TurnLimits {
+                all: config.pulls_max.max(1),
+                // A registry that trickles leaves the other half to the others.
+                of_host: config.pulls_max.div_ceil(2).max(1),
+                wait_max: PULL_WAIT_MAX,
+            }),
             shelf,
         });
         inner.clear_records()?;
@@ -328,7 +336,8 @@ impl Inner {
         if let Some(cluster) = &self.cluster {
             let home = Home::new(image, index, wanted);
             let sought = sought(image, index, self.homes(wanted));
-            let ask = |channel| copy::layer(&self.shelf, digest, channel);
+            let expected = Expected::of(image.layers[index].size, self.resolver.limits());
+            let ask = |channel| copy::layer(&self.shelf, digest, expected, channel);
             let pull = |channel| home.pull(channel);
             let found = cluster.seek(&sought, ask, pull).await;
             if let Some(copied) = found {
@@ -359,7 +368,8 @@ impl Inner {
         index: usize,
         wanted: &WantedImage,
     ) -> Result<HeldLayer, EnsureError> {
-        let _turn = self.pulling.acquire().await;
+        let registry = wanted.named.reference.registry();
+        let _turn = self.pulling.at(registry).await?;
         let layer = &image.layers[index];
         let digest = digest_of(image, index);
         if let Some(held) = self.shelf.hold(&digest) {

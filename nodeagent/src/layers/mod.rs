@@ -28,6 +28,7 @@ mod report;
 mod reservation;
 mod service;
 mod shelf;
+mod turns;
 mod upload;
 mod wanted;
 
@@ -35,8 +36,9 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 pub use cluster::{Cluster, ClusterConfig, ClusterError};
+pub(crate) use disk::failure as disk_failure;
 pub use error::{EnsureError, EnsureErrorKind};
-pub(crate) use flight::{called_off, ended, on_thread};
+pub(crate) use flight::{called_off, ended, on_thread, on_thread_within};
 pub(crate) use home::CONFIG_KEY;
 pub use layerstore::{Ensured, EnsuredLayer, LayerCounts, Layerstore, Origin};
 pub use ledger::NoRoom;
@@ -45,6 +47,7 @@ pub use peer_service::{Answers, PeerService, ServeChunks};
 pub use reservation::Reservation;
 pub use service::{LayerService, Reach};
 pub use shelf::{HeldLayer, LayerShelf, Pruned};
+pub(crate) use turns::{TurnLimits, Turns};
 pub use upload::{Upload, Uploads};
 pub use wanted::WantedImage;
 
@@ -59,7 +62,7 @@ pub struct LayersConfig {
     pub insecure_registries: Vec<String>,
     /// What one image may cost.
     pub limits: lamina_image::Limits,
-    /// Layers pulled at once; each takes less than 64 MiB of memory.
+    /// Layers pulled at once, from one host at most half of them; each takes less than 64 MiB of memory.
     pub pulls_max: usize,
     /// Others that are served at once.
     pub uploads_max: usize,
@@ -73,7 +76,7 @@ impl LayersConfig {
             bytes_max: None,
             insecure_registries: Vec::new(),
             limits: lamina_image::Limits::default(),
-            pulls_max: 4,
+            pulls_max: 8,
             uploads_max: 32,
         }
     }

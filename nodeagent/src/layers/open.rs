@@ -11,7 +11,7 @@ use super::disk;
 
 /// Whoever holds whole layers.
 pub trait WholeLayers: Send + Sync {
-    /// Opens a layer; `None` when it is not here. Reads the disk: not for async tasks.
+    /// Opens a layer; `None` when it is not here, or cannot be read now. Reads the disk: not for async tasks.
     fn open(&self, layer: &Sha256Digest) -> Option<OpenLayer>;
 }
 

@@ -82,9 +82,12 @@ impl Layerstore {
             match read {
                 (Ok(record), _) if record.origin().digest == digest => return Ok(record),
                 (read, at) => {
-                    let why = read
-                        .err()
-                        .map_or_else(String::new, |error| crate::chain(&error));
+                    let error = read.err();
+                    if let Some(failed) = error.as_ref().and_then(|e| disk::failure(e)) {
+                        let what = format!("read {}", at.path.display());
+                        return Err(EnsureError::disk(what, failed));
+                    }
+                    let why = error.map_or_else(String::new, |error| crate::chain(&error));
                     tracing::warn!(path = %at.path.display(), why, "forgetting a record that cannot be used");
                     let _ = disk::remove(&at.path);
                 }
@@ -122,7 +125,7 @@ impl Inner {
         wanted: &WantedImage,
     ) -> Result<RecordAt, EnsureError> {
         let digest = digest_of(image, index);
-        if let Some(here) = self.record_here(&digest) {
+        if let Some(here) = self.record_here(&digest)? {
             return Ok(here);
         }
         let fetch = || {
@@ -132,19 +135,19 @@ impl Inner {
         self.records.each(&digest.to_string(), fetch).await
     }
 
-    fn record_here(&self, digest: &Sha256Digest) -> Option<RecordAt> {
-        if let Some((_, held)) = self.shelf.record(digest) {
+    fn record_here(&self, digest: &Sha256Digest) -> Result<Option<RecordAt>, EnsureError> {
+        if let Some((_, held)) = self.shelf.record(digest)? {
             let path = held.file.with_extension("rec");
-            return Some(RecordAt {
+            return Ok(Some(RecordAt {
                 path,
                 _held: Some(held),
-            });
+            }));
         }
         let path = self.kept_path(digest);
-        path.exists().then(|| {
+        Ok(path.exists().then(|| {
             disk::touch(&path);
             RecordAt { path, _held: None }
-        })
+        }))
     }
 
     fn kept_path(&self, digest: &Sha256Digest) -> PathBuf {
@@ -159,7 +162,7 @@ impl Inner {
         wanted: &WantedImage,
     ) -> Result<RecordAt, EnsureError> {
         let digest = digest_of(image, index);
-        if let Some(here) = self.record_here(&digest) {
+        if let Some(here) = self.record_here(&digest)? {
             return Ok(here);
         }
         let homes = self.homes(wanted);

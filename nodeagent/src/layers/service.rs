@@ -21,7 +21,6 @@ use tonic::{Code, Request, Response, Status};
 use super::EnsureError;
 use super::home::Asked;
 use super::layerstore::{Ensured, EnsuredLayer, LAYERS_MAX, Layerstore, Origin};
-use super::open::WholeLayers as _;
 use super::peer_service::Answers;
 use super::report::signed;
 use super::upload::{self, Span};
@@ -102,7 +101,9 @@ impl LayerService {
         let layer = digest("layer_digest", &request.layer_digest)?;
         let upload = self.store.inner.uploads.begin()?;
         let shelf = self.store.shelf();
-        let (file, held) = shelf.record(&layer).ok_or_else(|| not_here(&layer))?;
+        let record = shelf.record(&layer);
+        let record = record.map_err(|error| status("read a layer's record", &error))?;
+        let (file, held) = record.ok_or_else(|| not_here(&layer))?;
         let end = file.metadata().map_err(|error| unreadable(&error))?.len();
         let span = Span {
             file: Arc::new(file),
@@ -258,8 +259,9 @@ impl LayerStore for LayerService {
         let length = u64::try_from(request.length).map_err(|_| negative("length"))?;
         let upload = self.store.inner.uploads.begin()?;
         let shelf = self.store.shelf().clone();
-        let opened = tokio::task::spawn_blocking(move || shelf.open(&layer)).await;
+        let opened = tokio::task::spawn_blocking(move || shelf.try_open(&layer)).await;
         let opened = opened.map_err(|_| Status::internal("opening was cut off"))?;
+        let opened = opened.map_err(|error| status("open a layer", &error))?;
         let opened = opened.ok_or_else(|| not_here(&layer))?;
         let bytes = opened
             .file

@@ -6,7 +6,7 @@
 //! lock      held by the process that uses it       any other file: was being written, cleared at start
 //! ```
 //! Always: what has a layer's name is whole; room is reserved before anything is written; a layer that is leased or
-//! being read stays. What is found damaged is as good as not there.
+//! being read stays. What is found damaged is as good as not there; what merely cannot be read now stays.
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
@@ -21,10 +21,11 @@ use lamina_flist::{Flist, Sha256Digest};
 use lamina_image::convert::{LayerDir, Room};
 use tokio::sync::watch;
 
+use super::found::{self, Unusable};
 use super::ledger::{Ledger, NoRoom, Reading};
 use super::open::{OpenLayer, WholeLayers};
 use super::reservation::Reservation;
-use super::{EnsureError, EnsureErrorKind, disk, found};
+use super::{EnsureError, EnsureErrorKind, disk};
 
 /// Layers kept open for the next reader.
 const OPEN_MAX: usize = 64;
@@ -181,17 +182,34 @@ impl LayerShelf {
     }
 
     /// The record of a layer that is here, and what keeps it.
-    pub fn record(&self, layer: &Sha256Digest) -> Option<(File, HeldLayer)> {
-        let held = self.hold(layer)?;
+    ///
+    /// # Errors
+    /// The disk, or a limit of this process; the layer stays.
+    pub fn record(&self, layer: &Sha256Digest) -> Result<Option<(File, HeldLayer)>, EnsureError> {
+        let Some(held) = self.hold(layer) else {
+            return Ok(None);
+        };
         let path = self.inner.path(layer, "rec");
-        match File::open(&path) {
-            Ok(file) => Some((file, held)),
-            Err(error) => {
-                drop(held);
-                self.damaged(layer, &error);
-                None
-            }
-        }
+        let opened = File::open(&path).map_err(|error| Unusable::of(&path, error));
+        let file = self.sound(layer, opened)?;
+        Ok(file.map(|file| (file, held)))
+    }
+
+    /// Opens a layer; `None` when it is not here.
+    ///
+    /// # Errors
+    /// The disk, or a limit of this process; the layer stays.
+    pub(super) fn try_open(&self, layer: &Sha256Digest) -> Result<Option<OpenLayer>, EnsureError> {
+        let Some(held) = self.hold(layer) else {
+            return Ok(None);
+        };
+        let opened = self.inner.opened(layer);
+        let opened = opened.map_or_else(|| self.inner.open_now(layer), Ok);
+        let opened = self.sound(layer, opened)?;
+        Ok(opened.map(|opened| {
+            let lease: Arc<dyn Any + Send + Sync> = held.reading;
+            OpenLayer::new(opened.file, opened.flist, opened.packs_at, lease)
+        }))
     }
 
     /// Room for something of about `bytes`, which may grow.
@@ -306,6 +324,22 @@ impl LayerShelf {
         trash.empty(&self.inner)
     }
 
+    /// What was read of a layer that is held; one that is found damaged is forgotten.
+    fn sound<T>(
+        &self,
+        layer: &Sha256Digest,
+        read: Result<T, Unusable>,
+    ) -> Result<Option<T>, EnsureError> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(why @ Unusable::Damaged(_)) => {
+                self.damaged(layer, &why);
+                Ok(None)
+            }
+            Err(why @ Unusable::Unread { .. }) => Err(why.into()),
+        }
+    }
+
     fn damaged(&self, layer: &Sha256Digest, why: &dyn std::error::Error) {
         let why = crate::chain(why);
         tracing::warn!(%layer, why, "forgetting a damaged layer");
@@ -320,23 +354,14 @@ impl LayerShelf {
 
 impl WholeLayers for LayerShelf {
     fn open(&self, layer: &Sha256Digest) -> Option<OpenLayer> {
-        let held = self.hold(layer)?;
-        let opened = self.inner.opened(layer);
-        let opened = match opened.map_or_else(|| self.inner.open_now(layer), Ok) {
+        match self.try_open(layer) {
             Ok(opened) => opened,
             Err(error) => {
-                drop(held);
-                self.damaged(layer, &error);
-                return None;
+                let why = crate::chain(&error);
+                tracing::warn!(%layer, why, "open a layer");
+                None
             }
-        };
-        let Opened {
-            file,
-            flist,
-            packs_at,
-        } = opened;
-        let lease: Arc<dyn Any + Send + Sync> = held.reading;
-        Some(OpenLayer::new(file, flist, packs_at, lease))
+        }
     }
 }
 
@@ -410,18 +435,16 @@ impl Inner {
         open.remove(layer);
     }
 
-    fn open_now(&self, layer: &Sha256Digest) -> Result<Opened, EnsureError> {
+    fn open_now(&self, layer: &Sha256Digest) -> Result<Opened, Unusable> {
         let path = self.path(layer, "afslyr");
-        let unsound = |what: String| EnsureError::new(EnsureErrorKind::DataLoss, what);
-        let (flist, packs_at) = found::named(&path, layer).map_err(unsound)?;
+        let (flist, packs_at) = found::named(&path, layer)?;
         let is_checked = self.ledger().get(layer).is_some_and(|held| held.checked);
         if !is_checked {
             let checked = flist.verify_metadata();
             let checked = checked.and_then(|()| flist.check(&lamina_flist::Limits::default()));
-            checked.map_err(|error| EnsureError::flist(path.display().to_string(), error))?;
+            checked.map_err(|error| Unusable::of(&path, error))?;
         }
-        let file = File::open(&path);
-        let file = file.map_err(|error| EnsureError::disk(path.display().to_string(), error))?;
+        let file = File::open(&path).map_err(|error| Unusable::of(&path, error))?;
         if let Some((held, _)) = self.ledger().hold(layer) {
             held.checked = true;
         }

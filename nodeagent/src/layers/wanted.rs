@@ -10,15 +10,21 @@ use std::time::{Duration, Instant};
 use lamina_discovery::image_key::NamedImage;
 use lamina_image::registry::{CredentialSource, Credentials, GivenConfig, RegistryOptions};
 use lamina_image::{Limits, Source, SourceImage};
-use tokio::sync::Semaphore;
 
-use super::flight::{Flights, on_thread};
+use super::flight::{Flights, on_thread_within};
+use super::turns::{TurnLimits, Turns};
 use super::{EnsureError, EnsureErrorKind};
 
 /// Tries of one request: somebody waits, and asks again anyway.
 const ATTEMPTS: u32 = 4;
-/// Registries asked at once.
-const ASKING_MAX: usize = 32;
+/// Registries asked at once, and one host of them; a question waits no longer than one takes.
+const ASKING: TurnLimits = TurnLimits {
+    all: 32,
+    of_host: 8,
+    wait_max: ASK_MAX,
+};
+/// How long a registry may take to say what an image is, all tries together: one that trickles is as good as none.
+const ASK_MAX: Duration = Duration::from_secs(60);
 /// How long what a digest stands for is taken for granted for the same caller: a node asks for an image's layers one
 /// after the other.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -82,7 +88,8 @@ type Shown = (Instant, Arc<SourceImage>);
 pub(super) struct Resolver {
     insecure: Vec<String>,
     limits: Limits,
-    asking: Arc<Semaphore>,
+    asking: Arc<Turns>,
+    ask_max: Duration,
     flights: Arc<Flights<Arc<SourceImage>>>,
     known: Mutex<HashMap<[u8; 32], Shown>>,
     /// Callers are told apart by a hash that says nothing to anybody else.
@@ -94,7 +101,8 @@ impl Resolver {
         Self {
             insecure,
             limits,
-            asking: Arc::new(Semaphore::new(ASKING_MAX)),
+            asking: Arc::new(Turns::new(ASKING)),
+            ask_max: ASK_MAX,
             flights: Arc::default(),
             known: Mutex::default(),
             secret,
@@ -126,10 +134,12 @@ impl Resolver {
         }
         let registry = self.registry(wanted);
         let (limits, asking) = (self.limits.clone(), Arc::clone(&self.asking));
-        let named = wanted.named.clone();
+        let (named, ask_max) = (wanted.named.clone(), self.ask_max);
         let landed = self.flights.join(hex::encode(key), || async move {
-            let _turn = asking.acquire_owned().await;
-            on_thread(move || async move { ask(&named, &registry, &limits).await }).await
+            let _turn = asking.at(named.reference.registry()).await?;
+            let what = question(&named);
+            let work = move || async move { ask(&named, &registry, &limits).await };
+            on_thread_within(ask_max, || what, work).await
         });
         let image = landed.await.result?;
         if pinned {
@@ -183,11 +193,42 @@ async fn ask(
 ) -> Result<Arc<SourceImage>, EnsureError> {
     let source = Source::Registry(named.reference.clone());
     let opened = source.open(Some(&named.platform), registry, limits).await;
-    opened.map(Arc::new).map_err(|error| {
-        let what = format!(
-            "ask the registry for {} ({})",
-            named.reference, named.platform
-        );
-        EnsureError::convert(what, error.into())
-    })
+    opened
+        .map(Arc::new)
+        .map_err(|error| EnsureError::convert(question(named), error.into()))
+}
+
+fn question(named: &NamedImage) -> String {
+    let NamedImage {
+        reference,
+        platform,
+    } = named;
+    format!("ask the registry for {reference} ({platform})")
+}
+
+#[cfg(test)]
+mod tests {
+    use lamina_image::Platform;
+
+    use super::*;
+
+    /// One registry that answered nothing held its turns, and in the end all of them, for ever.
+    #[tokio::test]
+    async fn a_registry_that_never_answers_is_given_up() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let image = format!("{}/a/b:t", silent.local_addr().unwrap());
+        let named = NamedImage {
+            reference: image.parse().unwrap(),
+            platform: Platform::host(),
+        };
+        let wanted = WantedImage::of(named, Vec::new()).await.unwrap();
+        let resolver = Resolver {
+            ask_max: Duration::from_millis(1),
+            ..Resolver::new(Vec::new(), Limits::default(), [0; 32])
+        };
+        for _ in 0..ASKING.all {
+            let late = resolver.resolve(&wanted).await.err().unwrap();
+            assert_eq!(late.kind(), EnsureErrorKind::DeadlineExceeded);
+        }
+    }
 }

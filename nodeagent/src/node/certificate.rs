@@ -88,6 +88,26 @@ pub(super) async fn keep(
     Ok(())
 }
 
+/// When something is due by the machine's clock, which may be set: forward, and it is due sooner, as certificates end
+/// sooner; back, and it is still due within the same wait.
+struct Due {
+    at: SystemTime,
+    wait: Duration,
+}
+
+impl Due {
+    fn after(wait: Duration, now: SystemTime) -> Self {
+        let at = now + wait;
+        Self { at, wait }
+    }
+
+    /// How long until then; none when it is due.
+    fn left(&mut self, now: SystemTime) -> Duration {
+        self.at = self.at.min(now + self.wait);
+        self.at.duration_since(now).unwrap_or_default()
+    }
+}
+
 struct Keeper {
     from: CertificatesFrom,
     dir: PathBuf,
@@ -104,14 +124,14 @@ impl Keeper {
         if let Err(error) = self.take_authority().and_then(|_| self.look()) {
             tracing::debug!("no certificate of before: {error:#}");
         }
-        let mut due = SystemTime::now();
+        let mut due = Due::after(Duration::ZERO, SystemTime::now());
         loop {
-            if due <= SystemTime::now() {
-                due = SystemTime::now() + self.renew().await;
+            if due.left(SystemTime::now()).is_zero() {
+                due = Due::after(self.renew().await, SystemTime::now());
             } else if let Err(error) = self.take_authority() {
                 tracing::warn!("{error:#}");
             }
-            let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+            let left = due.left(SystemTime::now());
             tokio::time::sleep(left.min(LOOK_EVERY)).await;
         }
     }

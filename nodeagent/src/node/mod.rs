@@ -27,6 +27,7 @@ mod listen;
 mod membership;
 mod metrics;
 mod mount_metrics;
+mod open_files;
 mod order;
 pub mod partials;
 mod peer_metrics;
@@ -142,6 +143,7 @@ struct Parts {
 /// # Errors
 /// When it cannot start, or cannot serve any more.
 pub fn run(config: NodeConfig) -> Result<()> {
+    open_files::allow_all();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

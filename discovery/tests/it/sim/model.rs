@@ -551,6 +551,7 @@ impl Replica {
         if holders == 0 && !self.registry.is_warm(now) {
             return None;
         }
+        // One question of a node is for both, holders and homes; of what nobody holds, those for homes are counted.
         if !self.rations.take(&digest, holders.max(1), now.since) {
             return Some(Offer {
                 rationed: true,

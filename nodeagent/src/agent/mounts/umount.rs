@@ -60,8 +60,8 @@ impl Agent {
             .map(|(target, _)| target.clone())
             .collect();
         // Of each what can be done: who is stuck keeps nobody else.
-        let forgotten = gone.iter().map(|target| self.forget(target));
-        forgotten.fold(Ok(()), |all, one| all.and(one))
+        let forgotten: Vec<_> = gone.iter().map(|target| self.forget(target)).collect();
+        forgotten.into_iter().collect()
     }
 
     /// First what nobody serves any more: what is read of it cannot be recorded.

@@ -224,6 +224,41 @@ async fn wrong_bytes_of_a_node_are_not_taken() {
     );
 }
 
+/// A size that never fits failed the pull for good, and one that just fits evicted everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_that_a_node_merely_says_neither_fails_a_pull_nor_evicts() {
+    const BYTES_MAX: u64 = 1 << 30;
+    for said in [u64::MAX / 4, BYTES_MAX + 1, BYTES_MAX - 1] {
+        let server = Server::start();
+        let layers = push(&server);
+        let before = [tar("before", &noise(99, 100_000))];
+        server.push("before", &before);
+        let (service, at) = discovery();
+        let nodes: Vec<Node> = (0..2)
+            .map(|n| Node::start(&format!("node-{n}"), at.at, &server))
+            .collect();
+        know_each_other(&service, nodes.len()).await;
+        let own = wanted(&server, ":before", "").await;
+        drop(ensure(&nodes[1].store, &own).await.unwrap());
+        let image = wanted(&server, ":t", "").await;
+        let liar = &nodes[0].store;
+        let held = liar.ensure(&image, None, Origin::Registry).await.unwrap();
+        all_told(&service, &layers).await;
+        for layer in &held.layers {
+            let mut ledger = liar.shelf().inner.ledger();
+            ledger.hold(&layer.held.digest).unwrap().0.file_bytes = said;
+        }
+        drop(ensure(&nodes[1].store, &image).await.unwrap());
+        assert!(
+            layers.iter().all(|layer| gets(&server, layer) == 2),
+            "from the registry instead"
+        );
+        let shelf = nodes[1].store.shelf();
+        assert_eq!(shelf.bytes().1, BYTES_MAX);
+        assert!(shelf.size(&digest(&before[0])).is_some(), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_room_has_the_image_all_the_same() {
     let server = Server::start();

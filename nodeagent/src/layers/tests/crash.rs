@@ -162,3 +162,50 @@ async fn what_a_kill_or_a_bad_disk_left_is_cleared() {
     let found = ensure(&store, &image).await.unwrap();
     assert_eq!(found.layers.iter().filter(|layer| layer.cached).count(), 1);
 }
+
+/// A process out of file descriptors deleted every good layer that it was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_cannot_be_read_now_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let layers = [tar("a", &noise(1, 50_000))];
+    server.push("t", &layers);
+    let image = wanted(&server, ":t", "").await;
+    let at = dir.path().join("layers");
+    let layer = digest(&layers[0]);
+    let file = at.join(&layer.to_string()[7..]).with_extension("afslyr");
+    let record = file.with_extension("rec");
+    // A link to itself: as with EMFILE, the kernel does not say that there is no such file.
+    let fail = |path: &std::path::Path| {
+        std::fs::rename(path, dir.path().join("aside")).unwrap();
+        std::os::unix::fs::symlink(path, path).unwrap();
+    };
+    let restore = |path: &std::path::Path| {
+        std::fs::rename(dir.path().join("aside"), path).unwrap();
+    };
+    let store = alone(config(dir.path()));
+    drop(ensure(&store, &image).await.unwrap());
+
+    fail(&file);
+    assert!(store.shelf().open(&layer).is_none());
+    assert!(store.shelf().size(&layer).is_some());
+    restore(&file);
+    assert!(store.shelf().open(&layer).is_some());
+    fail(&record);
+    let refused = store.shelf().record(&layer).err().unwrap();
+    assert_eq!(refused.kind(), EnsureErrorKind::Internal);
+    let named = store.resolve(&image).await.unwrap();
+    let refused = store.records(&named, &image, |_| {}).await.err().unwrap();
+    assert_eq!(refused.kind(), EnsureErrorKind::Internal);
+    restore(&record);
+    assert!(store.shelf().record(&layer).unwrap().is_some());
+    drop(store);
+
+    // Nor does a start clear it.
+    fail(&file);
+    drop(alone(config(dir.path())));
+    restore(&file);
+    let store = alone(config(dir.path()));
+    assert!(store.shelf().open(&layer).is_some());
+    assert_eq!(gets(&server, &layers[0]), 1);
+}

@@ -326,3 +326,16 @@ fn pauses_grow_to_a_minute_and_are_spread() {
     assert!(pause(3, 0.99) > Duration::from_millis(7900));
     assert!(pause(40, 0.99) <= PAUSE_MAX);
 }
+
+/// A clock set back by years put the next certificate off by years, and the one in use ended.
+#[test]
+fn a_clock_that_is_set_back_puts_nothing_off() {
+    let begun = SystemTime::UNIX_EPOCH + 100 * LONG;
+    let mut due = Due::after(LONG, begun);
+    assert_eq!(due.left(begun + LONG / 2), LONG / 2);
+    let back = begun - 50 * LONG;
+    assert_eq!(due.left(back), LONG);
+    assert_eq!(due.left(back + LONG / 4), LONG * 3 / 4);
+    assert_eq!(due.left(back + LONG), Duration::ZERO);
+    assert_eq!(due.left(begun), Duration::ZERO, "set right again");
+}

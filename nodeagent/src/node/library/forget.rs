@@ -9,6 +9,7 @@ use super::Inner;
 use super::card::Card;
 use super::flight::Teller;
 use super::make::{have, is_absent};
+use super::shelf::Going;
 use super::stores::Stores;
 use super::{Have, Phase};
 use crate::layers::{EnsureError, EnsureErrorKind};
@@ -36,21 +37,23 @@ impl Inner {
         delete_stored: bool,
         stores: &[String],
     ) -> Result<u64, EnsureError> {
-        if self.shelf.is_held(&digest) {
-            let what = format!("forget {digest}: it is in use on this node");
-            return Err(EnsureError::new(EnsureErrorKind::FailedPrecondition, what));
-        }
+        // From here on nobody gets it, to publish or to mount, until it is gone or the deleting has failed.
+        let going = self.shelf.begin_forgetting(digest)?;
         let stored = match delete_stored {
-            true => self.delete_stored(digest, &self.stores(stores)?).await?,
+            true => {
+                let stores = self.stores(stores)?;
+                self.delete_stored(digest, &going, &stores).await?
+            }
             false => 0,
         };
         // Last: until then the flist says which packs are its own, so a failure can be tried again.
-        Ok(stored + self.shelf.remove(&digest)?)
+        Ok(stored + self.shelf.remove(&going)?)
     }
 
     async fn delete_stored(
         &self,
         digest: FlistDigest,
+        going: &Going<'_>,
         stores: &Stores,
     ) -> Result<u64, EnsureError> {
         let Ok(_alone) = self.collecting.try_write() else {
@@ -58,11 +61,7 @@ impl Inner {
                 format!("forget {digest}: something is being converted here: call again later");
             return Err(EnsureError::new(EnsureErrorKind::FailedPrecondition, what));
         };
-        let held = self
-            .shelf
-            .get(&digest)
-            .and_then(|held| open_flist(held.path).ok());
-        let flist = match held {
+        let flist = match self.shelf.last_look(going) {
             Some(flist) => flist,
             None => match self.fetch(digest, stores).await {
                 Ok((flist, _)) => flist,

@@ -29,12 +29,21 @@ impl Inner {
         manifest: &Sha256Digest,
         image: &Image,
         stores: &Stores,
-    ) -> Option<Have> {
+    ) -> Result<Option<Have>, EnsureError> {
         let name = manifest_name(manifest, &image.platform, &stores.name());
-        let note: FlistNote = self.shelf.note("manifests", &name)?;
-        let held = self.shelf.get(&note.flist)?;
-        self.shelf.name(&note.flist, &image.text);
-        Some(have(held, stores, Some(&image.text)))
+        let Some((digest, held)) = self.noted("manifests", &name)? else {
+            return Ok(None);
+        };
+        self.shelf.name(&digest, &image.text);
+        Ok(Some(have(held, stores, Some(&image.text))))
+    }
+
+    /// The flist that a note leads to, if it is here.
+    fn noted(&self, sub: &str, name: &str) -> Result<Option<(FlistDigest, Held)>, EnsureError> {
+        let Some(FlistNote { flist }) = self.shelf.note(sub, name) else {
+            return Ok(None);
+        };
+        Ok(self.shelf.get(&flist)?.map(|held| (flist, held)))
     }
 
     /// Fetches what another node converted; else puts it together from the cluster's layers, or converts: where there
@@ -46,7 +55,7 @@ impl Inner {
         stores: Stores,
         teller: Teller,
     ) -> Result<Have, EnsureError> {
-        if let Some(have) = self.find(&manifest, &image, &stores) {
+        if let Some(have) = self.find(&manifest, &image, &stores)? {
             return Ok(have);
         }
         let note = manifest_name(&manifest, &image.platform, &stores.name());
@@ -155,10 +164,17 @@ impl Inner {
     }
 
     /// The flist of an archive of known digest, if it is here.
-    pub(super) fn find_archive(&self, archive: &Archive, stores: &Stores) -> Option<Have> {
-        let name = archive_name(&archive.url, archive.sha256.as_ref()?, &stores.name());
-        let note: FlistNote = self.shelf.note("archives", &name)?;
-        Some(have(self.shelf.get(&note.flist)?, stores, None))
+    pub(super) fn find_archive(
+        &self,
+        archive: &Archive,
+        stores: &Stores,
+    ) -> Result<Option<Have>, EnsureError> {
+        let Some(sha256) = &archive.sha256 else {
+            return Ok(None);
+        };
+        let name = archive_name(&archive.url, sha256, &stores.name());
+        let found = self.noted("archives", &name)?;
+        Ok(found.map(|(_, held)| have(held, stores, None)))
     }
 
     /// Downloads and converts an archive.
@@ -168,7 +184,7 @@ impl Inner {
         stores: Stores,
         teller: Teller,
     ) -> Result<Have, EnsureError> {
-        if let Some(have) = self.find_archive(&archive, &stores) {
+        if let Some(have) = self.find_archive(&archive, &stores)? {
             return Ok(have);
         }
         teller.tell(Phase::Convert, 0, 0);

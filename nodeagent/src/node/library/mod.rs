@@ -29,6 +29,7 @@ mod wanted;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lamina_flist::{FlistDigest, Sha256Digest};
 use lamina_image::ImageRef;
@@ -37,18 +38,28 @@ use lamina_store::UrlTrust;
 use tokio::sync::RwLock;
 
 use card::Card;
-use flight::{Flights, on_thread};
+use flight::{Flights, on_thread, on_thread_within};
 use queue::Queue;
 use resolve::resolve;
 use shelf::Shelf;
 use stores::Stores;
 use wanted::{Archive, Image, Pull, Wanted, WantedFlist};
 
-use crate::layers::Layerstore;
 pub use crate::layers::{EnsureError, EnsureErrorKind};
+use crate::layers::{Layerstore, TurnLimits, Turns};
 pub use commit::CommitPlaces;
 pub use look::{Holdings, look};
 pub(super) use wanted::named;
+
+/// Registries asked at once, and one host of them: each question parks a thread (see `flight`), and waits no longer
+/// than one takes.
+const ASKING: TurnLimits = TurnLimits {
+    all: 64,
+    of_host: 16,
+    wait_max: ASK_MAX,
+};
+/// How long a registry may take to say what a reference stands for, all tries together.
+const ASK_MAX: Duration = Duration::from_secs(60);
 
 /// Where a library is and what it may cost.
 #[derive(Clone)]
@@ -168,6 +179,7 @@ struct Inner {
     shelf: Shelf,
     flights: Arc<Flights>,
     queue: Queue,
+    asking: Turns,
     /// Held for reading while something is written to stores, for writing while packs are deleted there.
     collecting: RwLock<()>,
 }
@@ -187,6 +199,7 @@ impl Library {
             shelf,
             flights: Arc::default(),
             queue,
+            asking: Turns::new(ASKING),
             collecting: RwLock::new(()),
         };
         Ok(Arc::new(Self {
@@ -236,7 +249,7 @@ impl Library {
     ///
     /// # Errors
     /// `FailedPrecondition` while somebody holds it ([`Have`]) or, with `delete_stored`, while something is
-    /// converted here; else a store's.
+    /// converted here; `Aborted` while another call forgets it; else a store's.
     pub async fn forget(
         &self,
         digest: FlistDigest,
@@ -277,12 +290,8 @@ impl Inner {
         stores: &Stores,
         progress: Tell<'_>,
     ) -> Result<Have, EnsureError> {
-        let manifest = {
-            let (inner, image) = (Arc::clone(self), image.clone());
-            on_thread(move || async move { resolve(&inner.config, &inner.shelf, &image).await })
-        };
-        let manifest = manifest.await?;
-        if let Some(have) = self.find(&manifest, image, stores) {
+        let manifest = self.manifest(image).await?;
+        if let Some(have) = self.find(&manifest, image, stores)? {
             return Ok(have);
         }
         if image.pull == Pull::Never {
@@ -305,13 +314,22 @@ impl Inner {
         }
     }
 
+    /// The manifest that an image stands for, for this caller.
+    async fn manifest(self: &Arc<Self>, image: &Image) -> Result<Sha256Digest, EnsureError> {
+        let _turn = self.asking.at(image.reference.registry()).await?;
+        let what = format!("ask the registry for {}", image.reference);
+        let (inner, image) = (Arc::clone(self), image.clone());
+        let work = move || async move { resolve(&inner.config, &inner.shelf, &image).await };
+        on_thread_within(ASK_MAX, || what, work).await
+    }
+
     async fn archive(
         self: &Arc<Self>,
         archive: &Archive,
         stores: &Stores,
         progress: Tell<'_>,
     ) -> Result<Have, EnsureError> {
-        if let Some(have) = self.find_archive(archive, stores) {
+        if let Some(have) = self.find_archive(archive, stores)? {
             return Ok(have);
         }
         let sha256 = archive.sha256.map_or_else(String::new, |s| s.to_string());
@@ -337,15 +355,15 @@ impl Inner {
             // Named by whoever wrote the source: read from, never written to, and no file of the node opened.
             Stores::open(&wanted.stores, UrlTrust::Flist)?
         };
-        if let Some(held) = self.shelf.get(&digest) {
-            return Ok(make::have(held, &stores, None));
+        if let Some(held) = self.shelf.get(&digest)? {
+            return Ok(wanted.name(make::have(held, &stores, None)));
         }
         let key = format!("flist {digest} {}", stores.name());
         let inner = Arc::clone(self);
         let work = move |teller| inner.take(digest, stores, teller);
         let absent = match self.flights.join(key, progress, work).await.result {
             Err(error) if make::is_absent(&error) => error,
-            result => return result,
+            result => return result.map(|have| wanted.name(have)),
         };
         let have = match (&wanted.image, &wanted.archive) {
             (Some(image), _) => self.image(image, own, progress).await?,

@@ -2,7 +2,8 @@
 //!
 //! What a reference stood for is noted, with whether it was asked for as nobody. A note of somebody's is
 //! used for another only after the registry let that other see the manifest: being on the same node as a
-//! private image is no right to it.
+//! private image is no right to it. Nor is an index that names its manifest: what a note says was read from the
+//! registry it is about, byte by byte.
 
 use std::time::SystemTime;
 
@@ -136,10 +137,28 @@ impl Resolver<'_> {
         let document = parse_document(&got.bytes, got.content_type.as_deref(), limits);
         let served = sha256(&got.bytes);
         let manifest = match document.map_err(wrong)? {
-            Document::Index(index) => index.choose(&self.image.platform).map_err(wrong)?.digest,
+            Document::Index(index) => {
+                let chosen = index.choose(&self.image.platform).map_err(wrong)?;
+                self.check_shown(&registry, &chosen.digest).await?;
+                chosen.digest
+            }
             Document::Manifest(_) => served,
         };
         Ok(self.note(served, manifest))
+    }
+
+    /// Has the registry show a manifest that its index names: an index may name anybody's, and a registry that says it
+    /// has one need not have it.
+    async fn check_shown(
+        &self,
+        registry: &Registry,
+        manifest: &Sha256Digest,
+    ) -> Result<(), EnsureError> {
+        let limits = &self.config.limits.image;
+        let shown = registry.manifest(&manifest.to_string(), limits).await;
+        let shown = shown.map_err(|error| self.failed(error))?;
+        let checked = check_digest("manifest", manifest, &shown.bytes);
+        checked.map_err(|error| self.failed(RegistryError::Manifest(error)))
     }
 
     fn note(&self, served: Sha256Digest, manifest: Sha256Digest) -> RefNote {

@@ -9,9 +9,10 @@
 //! tmp/         being written      lock  held by the process that uses it
 //! ```
 //! Every file appears whole. What refers to a flist that is gone is as good as not there. A flist somebody
-//! holds a [`Lease`] on stays; of the others, those used longest ago go when there are too many.
+//! holds a [`Lease`] on stays; of the others, those used longest ago go when there are too many. Nobody gets one, or
+//! adds it, while it is [`Going`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use serde::de::DeserializeOwned;
 use super::LibraryLimits;
 use super::card::Card;
 use super::disk;
-use crate::layers::{EnsureError, EnsureErrorKind};
+use crate::layers::{EnsureError, EnsureErrorKind, disk_failure};
 
 /// References, manifests and archives remembered, each.
 const NOTES_MAX: usize = 20_000;
@@ -63,12 +64,27 @@ impl Entry {
     }
 }
 
+/// A flist that nobody holds and that is being forgotten, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Going<'a> {
+    shelf: &'a Shelf,
+    digest: FlistDigest,
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.shelf.going().remove(&self.digest);
+    }
+}
+
 /// The directory.
 #[derive(Debug)]
 pub(super) struct Shelf {
     dir: PathBuf,
     limits: LibraryLimits,
     entries: Mutex<HashMap<FlistDigest, Entry>>,
+    /// Changed with `entries` locked.
+    going: Mutex<HashSet<FlistDigest>>,
     _lock: File,
 }
 
@@ -86,6 +102,7 @@ impl Shelf {
             dir: dir.to_owned(),
             limits: limits.clone(),
             entries: Mutex::new(HashMap::new()),
+            going: Mutex::default(),
             _lock: lock,
         };
         shelf.read_entries().map_err(failed)?;
@@ -99,29 +116,44 @@ impl Shelf {
     }
 
     /// A flist that is here.
-    pub(super) fn get(&self, digest: &FlistDigest) -> Option<Held> {
+    ///
+    /// # Errors
+    /// `Aborted` while it is being forgotten; else the disk, or a limit of this process: the flist stays.
+    pub(super) fn get(&self, digest: &FlistDigest) -> Result<Option<Held>, EnsureError> {
         let path = self.path(digest);
         let mut entries = self.lock();
-        let entry = entries.get_mut(digest)?;
+        self.check_stays(digest)?;
+        let Some(entry) = entries.get_mut(digest) else {
+            return Ok(None);
+        };
         // The header's digest, not the sections': whoever mounts it checks all of it.
-        if !open_flist(&path).is_ok_and(|flist| flist.digest() == *digest) {
+        let opened = open_flist(&path);
+        if let Some(failed) = opened.as_ref().err().and_then(|e| disk_failure(e)) {
+            let what = format!("read {}", path.display());
+            return Err(EnsureError::disk(what, failed));
+        }
+        if !opened.is_ok_and(|flist| flist.digest() == *digest) {
             tracing::warn!(path = %path.display(), "forgetting a damaged flist");
             entries.remove(digest);
-            return None;
+            return Ok(None);
         }
         disk::touch(&path);
-        Some(Held {
+        Ok(Some(Held {
             path,
             card: entry.card.clone(),
             lease: entry.hold(),
-        })
+        }))
     }
 
     /// Adds a flist that was checked. `reference`: what it was asked for as, if not what it says itself.
+    ///
+    /// # Errors
+    /// `Aborted` while it is being forgotten, or when it was meanwhile; else the disk's.
     pub(super) fn put(&self, flist: &Flist, mut card: Card) -> Result<Held, EnsureError> {
         let digest = flist.digest();
         let path = self.path(&digest);
         card.digest = digest.to_string();
+        self.check_stays(&digest)?;
         let failed = |error| EnsureError::disk(format!("write {}", path.display()), error);
         let (tmp, bytes) = (self.sub("tmp"), flist.as_bytes());
         let text = serde_json::to_vec(&card).expect("strings and numbers become JSON");
@@ -129,6 +161,10 @@ impl Shelf {
         disk::write(&tmp, &path, bytes).map_err(failed)?;
         let lease = {
             let mut entries = self.lock();
+            self.check_stays(&digest)?;
+            if !path.try_exists().map_err(failed)? {
+                return Err(is_going(&digest));
+            }
             let entry = entries.entry(digest).or_insert_with(|| Entry {
                 card: card.clone(),
                 bytes: bytes.len() as u64,
@@ -171,28 +207,50 @@ impl Shelf {
         self.lock().keys().copied().collect()
     }
 
-    /// Whether somebody holds it.
-    pub(super) fn is_held(&self, digest: &FlistDigest) -> bool {
+    /// Begins to forget a flist, here or not.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while somebody holds it, `Aborted` while another call forgets it.
+    pub(super) fn begin_forgetting(&self, digest: FlistDigest) -> Result<Going<'_>, EnsureError> {
         let entries = self.lock();
-        entries
-            .get(digest)
-            .is_some_and(|e| e.lease.strong_count() > 0)
-    }
-
-    /// Removes a flist nobody holds; gives its bytes.
-    pub(super) fn remove(&self, digest: &FlistDigest) -> Result<u64, EnsureError> {
-        let mut entries = self.lock();
-        if entries
-            .get(digest)
-            .is_some_and(|e| e.lease.strong_count() > 0)
-        {
+        let entry = entries.get(&digest);
+        if entry.is_some_and(|entry| entry.lease.strong_count() > 0) {
             let what = format!("forget {digest}: it is in use on this node");
             return Err(EnsureError::new(EnsureErrorKind::FailedPrecondition, what));
         }
-        let path = self.path(digest);
-        self.unlink(digest)
+        match self.going().insert(digest) {
+            true => Ok(Going {
+                shelf: self,
+                digest,
+            }),
+            false => Err(is_going(&digest)),
+        }
+    }
+
+    /// A flist that is being forgotten, if it is here and sound.
+    pub(super) fn last_look(&self, going: &Going<'_>) -> Option<Flist> {
+        let flist = open_flist(self.path(&going.digest)).ok();
+        flist.filter(|flist| flist.digest() == going.digest)
+    }
+
+    /// Removes a flist that is being forgotten; gives its bytes.
+    pub(super) fn remove(&self, going: &Going<'_>) -> Result<u64, EnsureError> {
+        let mut entries = self.lock();
+        let path = self.path(&going.digest);
+        self.unlink(&going.digest)
             .map_err(|error| EnsureError::disk(format!("remove {}", path.display()), error))?;
-        Ok(entries.remove(digest).map_or(0, |entry| entry.bytes))
+        Ok(entries.remove(&going.digest).map_or(0, |entry| entry.bytes))
+    }
+
+    fn check_stays(&self, digest: &FlistDigest) -> Result<(), EnsureError> {
+        match self.going().contains(digest) {
+            true => Err(is_going(digest)),
+            false => Ok(()),
+        }
+    }
+
+    fn going(&self) -> MutexGuard<'_, HashSet<FlistDigest>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A note of an earlier question; one that cannot be read is as good as none.
@@ -287,6 +345,11 @@ impl Shelf {
         }
         Ok(())
     }
+}
+
+fn is_going(digest: &FlistDigest) -> EnsureError {
+    let what = format!("the flist {digest} is being forgotten on this node: call again later");
+    EnsureError::new(EnsureErrorKind::Aborted, what)
 }
 
 /// One process at a time.

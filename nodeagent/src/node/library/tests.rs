@@ -237,6 +237,36 @@ async fn a_private_image_is_for_those_whom_the_registry_lets_see_it() {
         .unwrap();
 }
 
+/// An index of anybody's could name any manifest, and its flist was given if it was on the node.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_gives_no_image_that_its_registry_does_not_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let (theirs, hostile) = (Server::start(), Server::start());
+    let private = theirs.push("t", &[tar("a", &noise(1, 5000))]);
+    // base64 of u:p
+    theirs.content.lock().unwrap().authorization = Some("Basic dTpw".to_owned());
+    let library = Library::open(config(&dir.path().join("l"), &dir.path().join("s"))).unwrap();
+    let host = theirs.address.to_string();
+    let login = serde_json::json!({ "auths": { host: { "username": "u", "password": "p" } } });
+    let source = image_source(theirs.image(":t"), PullPolicy::Always, &login.to_string());
+    let have = ensure(&library, source).await.unwrap();
+    assert_eq!(have.info.manifest, private);
+    hostile.push_index("t", &private);
+    for policy in [
+        PullPolicy::Always,
+        PullPolicy::IfNotPresent,
+        PullPolicy::Never,
+    ] {
+        let stolen = pull(&library, hostile.image(":t"), policy).await;
+        assert_eq!(stolen.unwrap_err(), EnsureErrorKind::NotFound, "{policy:?}");
+    }
+    // One that has it gives it.
+    let own = hostile.push("own", &[tar("a", &noise(2, 5000))]);
+    hostile.push_index("t", &own);
+    let have = pull(&library, hostile.image(":t"), PullPolicy::Always).await;
+    assert_eq!(have.unwrap().info.manifest, own);
+}
+
 #[test]
 fn a_library_killed_half_way_opens_again_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -399,6 +429,36 @@ async fn a_flist_is_found_by_its_digest_or_made_again() {
     assert_eq!(again.info.digest, made.info.digest);
 }
 
+/// It was read, and pulled, as the image of whoever had asked for it before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flist_is_told_by_the_name_that_its_caller_gave() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    server.push("t", &[tar("a", &noise(1, 5000))]);
+    let store = dir.path().join("s");
+    let one = Library::open(config(&dir.path().join("one"), &store)).unwrap();
+    let theirs = pull(&one, server.image(":t"), PullPolicy::Always).await;
+    let theirs = theirs.unwrap();
+    let mine = format!("localhost:{}/a/b:t", server.address.port());
+    let source = || Source {
+        from: Some(SourceFrom::Flist(FlistSource {
+            digest: theirs.info.digest.clone(),
+            image: Some(ImageSource {
+                reference: mine.clone(),
+                ..ImageSource::default()
+            }),
+            ..FlistSource::default()
+        })),
+    };
+    let two = Library::open(config(&dir.path().join("two"), &store)).unwrap();
+    for library in [&one, &two] {
+        let have = ensure(library, source()).await.unwrap();
+        assert_eq!(have.info.reference, mine);
+        assert!(have.image().unwrap().starts_with("localhost:"));
+    }
+    assert_eq!(one.list()[0].reference, server.image(":t"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn forgetting_keeps_what_others_use() {
     let dir = tempfile::tempdir().unwrap();
@@ -436,6 +496,55 @@ async fn forgetting_keeps_what_others_use() {
     pull(&library, server.image(":a"), PullPolicy::IfNotPresent)
         .await
         .unwrap();
+}
+
+/// A publish that began while a flist's packs were being deleted was given the flist, and mounted nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_a_flist_that_is_being_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    server.push("t", &[tar("a", &noise(1, 5000))]);
+    let library = Library::open(config(&dir.path().join("l"), &dir.path().join("s"))).unwrap();
+    let have = pull(&library, server.image(":t"), PullPolicy::Always).await;
+    let have = have.unwrap();
+    let digest: FlistDigest = have.info.digest.parse().unwrap();
+    let begun = library.inner.shelf.begin_forgetting(digest).unwrap_err();
+    assert_eq!(begun.kind(), EnsureErrorKind::FailedPrecondition);
+    let flist = open_flist(&have.flist).unwrap();
+    let card = Card::checked(&flist).unwrap();
+    drop(have);
+    // Whoever made it holds it for a moment longer than who asked for it.
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let going = loop {
+        match library.inner.shelf.begin_forgetting(digest) {
+            Ok(going) => break going,
+            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    let by_digest = || Source {
+        from: Some(SourceFrom::Flist(FlistSource {
+            digest: digest.to_string(),
+            ..FlistSource::default()
+        })),
+    };
+    let by_name = || image_source(server.image(":t"), PullPolicy::Always, "");
+    for source in [by_digest(), by_name()] {
+        let refused = ensure(&library, source).await;
+        assert_eq!(refused.unwrap_err(), EnsureErrorKind::Aborted);
+    }
+    let twice = library.forget(digest, true, &[]).await.unwrap_err();
+    assert_eq!(twice.kind(), EnsureErrorKind::Aborted);
+    let again = library.inner.shelf.put(&flist, card).unwrap_err();
+    assert_eq!(again.kind(), EnsureErrorKind::Aborted);
+    // Given up.
+    drop(going);
+    for source in [by_digest(), by_name()] {
+        assert!(ensure(&library, source).await.unwrap().was_here);
+    }
+    library.forget(digest, true, &[]).await.unwrap();
+    let absent = ensure(&library, by_digest()).await;
+    assert_eq!(absent.unwrap_err(), EnsureErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use lamina_image::{ImageRef, Platform};
 use lamina_proto::lamina::v1::source::From as SourceFrom;
 use lamina_proto::lamina::v1::{ArchiveSource, FlistSource, ImageSource, PullPolicy, Source};
 
+use super::Have;
 use crate::layers::{EnsureError, EnsureErrorKind};
 
 /// What is asked for.
@@ -157,6 +158,16 @@ impl TryFrom<FlistSource> for WantedFlist {
             image: image.map(TryInto::try_into).transpose()?,
             archive: archive.map(TryInto::try_into).transpose()?,
         })
+    }
+}
+
+impl WantedFlist {
+    /// What is here, as this caller names it: others may have asked for the same flist by a name of theirs.
+    pub(super) fn name(&self, mut have: Have) -> Have {
+        if let Some(image) = &self.image {
+            image.text.clone_into(&mut have.info.reference);
+        }
+        have
     }
 }
 
