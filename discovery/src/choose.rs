@@ -152,6 +152,11 @@ impl Attempt {
         self.brought.retain(|brought| brought != id);
     }
 
+    /// Time has passed: those who were tried may be asked again.
+    pub fn ask_all_again(&mut self) {
+        self.tried.clear();
+    }
+
     /// This node had only no time: it may be asked again.
     pub fn was_busy(&mut self, id: &NodeId) {
         self.tried.retain(|tried| tried != id);

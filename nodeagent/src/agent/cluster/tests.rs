@@ -400,6 +400,33 @@ fn a_home_that_says_it_pulled_and_gives_nothing_keeps_nobody_from_the_data() {
 }
 
 #[test]
+fn who_has_it_by_now_is_asked_while_a_home_pulls_from_a_registry_that_is_away() {
+    let scene = Scene::new(&[]);
+    let inside = scene.runtime.enter();
+    let home = Node::start("home", &scene.sample, Fault::Pulls);
+    let late = Node::start("late", &scene.sample, Fault::None);
+    let layer = &scene.sample.layer;
+    scene
+        .runtime
+        .block_on(scene.discovery.told(&home, layer, false));
+    drop(inside);
+    let source = scene.source();
+    let (fetcher, read) = (Arc::clone(&scene.fetcher), Arc::clone(&source));
+    let reading = scene
+        .runtime
+        .spawn(async move { fetcher.ensure(&read, 0..2, Urgency::Demand).await });
+    while home.pulls() == 0 {
+        std::thread::yield_now();
+    }
+    scene
+        .runtime
+        .block_on(scene.discovery.told(&late, layer, true));
+    scene.runtime.block_on(reading).unwrap().unwrap();
+    assert!(late.asked() > 0);
+    scene.assert_reads(&source);
+}
+
+#[test]
 fn when_nobody_has_it_readers_hear_so_in_time() {
     let patience = Patience {
         another: Duration::from_millis(50),

@@ -24,7 +24,7 @@ const ARRIVED_MAX: usize = 4;
 /// Between two rounds through everybody; doubles.
 const ROUND: Duration = Duration::from_millis(100);
 const ROUND_MAX: Duration = Duration::from_secs(2);
-/// While our own layerstore pulls, others are asked again after so long.
+/// While somebody pulls, others are asked again after so long.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long whoever pulls a layer for all is waited for before our own layerstore does.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -161,37 +161,63 @@ impl Part {
             return;
         }
         self.is_at_last = true;
-        for provider in self.offer(offered).providers {
-            if !self.is_done() {
-                let nobody = Offer::default();
-                self.ask_peer(provider.id, offered, &nobody).await;
-            }
-        }
+        self.ask_everybody(offered).await;
         if self.is_done() {
             return;
         }
-        // A registry that is away may take all the time there is.
         let (member, want) = (Arc::clone(&self.member), Arc::clone(&self.want));
+        let pulling = member.pull_own(&want.layer, &want.image, self.how.until);
+        self.unless_others_have_it(pulling).await;
+    }
+
+    /// Waits for a pull, and asks others beside it: a registry that is away may take all the time there is.
+    async fn unless_others_have_it(&mut self, pulling: impl Future<Output = Option<Brought>>) {
         let pulled = tokio::select! {
-            pulled = member.pull_own(&want.layer, &want.image, self.how.until) => pulled,
+            pulled = pulling => pulled,
             () = self.ask_again_and_again() => None,
         };
         self.brought(pulled).await;
     }
 
-    /// Asks everybody once a second, whoever that is by then, until everything came.
+    /// Asks others once a second, whoever that is by then, until everything came.
     async fn ask_again_and_again(&mut self) {
         let (layer, member) = (Arc::clone(&self.layer), Arc::clone(&self.member));
         while !self.is_done() {
             tokio::time::sleep(AGAIN).await;
             self.without.clear();
+            self.attempt.ask_all_again();
             layer.doubt();
             let offered = layer.offered(&member, &self.want.layer, false).await;
-            for provider in self.offer(&offered).providers {
-                if !self.is_done() {
-                    let nobody = Offer::default();
-                    self.ask_peer(provider.id, &offered, &nobody).await;
-                }
+            while let Some((peer, offer)) = self.another(&offered) {
+                self.ask_peer(peer, &offered, &offer).await;
+            }
+            if self.is_at_last {
+                self.ask_everybody(&offered).await;
+            }
+        }
+    }
+
+    /// Whom to ask now, without waiting for anybody, or having it pulled.
+    fn another(&mut self, offered: &Offered) -> Option<(NodeId, Offer)> {
+        if self.is_done() {
+            return None;
+        }
+        let offer = Offer {
+            homes: Vec::new(),
+            ..self.offer(offered)
+        };
+        match self.member.choices.next(&mut self.attempt, &offer) {
+            Step::Peer(peer) => Some((peer, offer)),
+            _ => None,
+        }
+    }
+
+    /// Those in disgrace, too.
+    async fn ask_everybody(&mut self, offered: &Offered) {
+        for provider in self.offer(offered).providers {
+            if !self.is_done() {
+                let nobody = Offer::default();
+                self.ask_peer(provider.id, offered, &nobody).await;
             }
         }
     }
@@ -216,14 +242,13 @@ impl Part {
     }
 
     async fn pull_at(&mut self, id: &NodeId) {
-        let homes = self.homes.iter().flatten();
-        let Some(home) = homes.into_iter().find(|home| home.node_id == id.as_str()) else {
+        let mut homes = self.homes.iter().flatten();
+        let Some(home) = homes.find(|home| home.node_id == id.as_str()).cloned() else {
             return;
         };
-        let (want, until) = (&self.want, self.how.until);
-        let pulling = self.member.pull_at(home, &want.layer, &want.image, until);
-        let pulled = pulling.await;
-        self.brought(pulled).await;
+        let (member, want) = (Arc::clone(&self.member), Arc::clone(&self.want));
+        let pulling = member.pull_at(&home, &want.layer, &want.image, self.how.until);
+        self.unless_others_have_it(pulling).await;
     }
 
     async fn brought(&mut self, pulled: Option<Brought>) {

@@ -61,6 +61,8 @@ pub(super) enum Fault {
     Empty,
     /// Says that it pulled, and has nothing.
     Forgets,
+    /// Pulls for ever.
+    Pulls,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<ReadChunksResponse, Status>> + Send>>;
@@ -102,7 +104,7 @@ impl Server {
     }
 
     fn of(shelf: Arc<Shelf>, cache: CacheDir, bring: Arc<dyn Bring>, fault: Fault) -> Self {
-        let has = !matches!(fault, Fault::Empty | Fault::Forgets);
+        let has = !matches!(fault, Fault::Empty | Fault::Forgets | Fault::Pulls);
         Self {
             chunks: Chunks::new(shelf, cache, bring, ChunkLimits::default()),
             fault,
@@ -258,7 +260,7 @@ impl Layers for Server {
             Fault::Busy(times) if asked < times => {
                 return Err(Status::resource_exhausted("not now"));
             }
-            Fault::Empty | Fault::Forgets if !self.has.load(Ordering::Relaxed) => {
+            Fault::Empty | Fault::Forgets | Fault::Pulls if !self.has.load(Ordering::Relaxed) => {
                 return Ok(Response::new(Box::pin(futures::stream::empty())));
             }
             _ => {}
@@ -321,6 +323,10 @@ impl LayerStore for Server {
         let request = request.into_inner();
         assert_eq!(request.image, "registry.test/a/b:1");
         assert_eq!(request.layers.len(), 1);
+        if self.fault == Fault::Pulls {
+            self.pulls.fetch_add(1, Ordering::Relaxed);
+            futures::future::pending::<()>().await;
+        }
         let brings = self.fault != Fault::Forgets;
         if !self.has.swap(brings, Ordering::Relaxed) {
             self.pulls.fetch_add(1, Ordering::Relaxed);
