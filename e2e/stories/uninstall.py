@@ -18,7 +18,7 @@ VALUES = (*commands.VALUES, "--set", "networkPolicy.enabled=true")
 LEFT = r"""
 awk '$5 ~ "^/run/lamina|^/var/lib/lamina/|/volumes/kubernetes.io~csi/|/plugins/[a-z]*.lamina.dev" {print "mount", $0}' /proc/self/mountinfo
 for folder in /proc/[0-9]*; do
-  words=$(tr '\0' ' ' < $folder/cmdline 2>/dev/null) || continue
+  words=$({ tr '\0' ' ' < $folder/cmdline; } 2>/dev/null) || continue
   case "$words" in /var/lib/lamina/bin/*|/usr/local/bin/lamina*|"COMMAND "|*sandbox-spawne[r]*) echo "process $folder $words";; esac
 done
 ls -d /run/lamina /var/lib/lamina/* /var/lib/kubelet/plugins/*lamina* /var/lib/kubelet/plugins_registry/*lamina* 2>/dev/null | sed 's/^/file /'
